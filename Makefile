@@ -1,0 +1,78 @@
+# Patchwarden's few everyday commands; `make help` lists them.
+#
+# Everything happens in .venv at the root, made by `make setup` (which the other targets call) from the two lock files.
+# PYTHON chooses the interpreter that .venv is made from: `make setup PYTHON=/path/to/python3.12`.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp-setup
+PACKAGES := wire provenance ledger consensus agent node
+PURE := wire,provenance,ledger,consensus
+
+# A lock names every file by its hash, and .venv is built without isolation: what the caller's environment says about
+# other places for packages stays valid, what it says about versions does not matter.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
+
+.PHONY: help setup demo test check lint types layers fast coverage bench format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## make .venv with patchwarden in it; does nothing when it is up to date
+
+$(STAMP): requirements.lock requirements-build.lock pyproject.toml scripts/ensure-packages
+	@scripts/ensure-packages "$(PYTHON)"
+	@echo "setup: making $(VENV) from the lock files (about half a minute)"
+	@rm -f $(STAMP)
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(INSTALL) --requirement requirements-build.lock
+	@$(INSTALL) --requirement requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@$(PIP) check
+	@touch $(STAMP)
+	@echo "setup: $(BIN)/patchwarden is ready"
+
+demo: setup ## the whole story on this machine: network, patch, refusal, approvals, application, audit
+	@$(BIN)/patchwarden demo
+
+test: setup ## the whole test suite, except what needs the internet
+	@$(BIN)/python -m pytest -m "not network"
+
+check: lint types layers fast ## lint, types, layer contracts and the fast tests
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict, over the shipped packages
+	@$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
+
+layers: setup ## who may import whom
+	@$(BIN)/lint-imports
+
+fast: setup ## the tests that take no long time, start no processes and need no internet
+	@$(BIN)/python -m pytest -q -m "not network and not slow and not live"
+
+coverage: setup ## branch coverage of the pure packages; fails under the threshold of pyproject.toml
+	@$(BIN)/coverage run -m pytest -q -m "not network and not live"
+	@$(BIN)/coverage report
+
+bench: setup ## measure
+	@$(BIN)/python -m tests.bench
+
+format: setup ## rewrite the code as ruff would
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: ## choose versions anew and write both lock files
+	@scripts/lock "$(PYTHON)"
+
+clean: ## remove .venv and everything that tools have written
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage build dist
+	@find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Identities, transactions, blocks, state, certificates and proofs; pure."""

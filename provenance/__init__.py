@@ -1,0 +1,1 @@
+"""The patch file: its format, statements, exact diff and verification; pure."""
