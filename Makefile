@@ -6,13 +6,14 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+# The first of these that really runs and is new enough (a version manager's shim can exist without its Python).
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && exit; done; echo python3)
 
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/.stamp-locked
 STAMP := $(VENV)/.stamp-setup
-PACKAGES := wire provenance ledger consensus agent node
-PURE := wire,provenance,ledger,consensus
 
 # A lock names every file by its hash, and .venv is built without isolation: what the caller's environment says about
 # other places for packages stays valid, what it says about versions does not matter.
@@ -26,16 +27,18 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with patchwarden in it; does nothing when it is up to date
 
-$(STAMP): requirements.lock requirements-build.lock pyproject.toml scripts/ensure-packages
+$(LOCKED): requirements.lock requirements-build.lock
 	@scripts/ensure-packages "$(PYTHON)"
 	@echo "setup: making $(VENV) from the lock files (about half a minute)"
-	@rm -f $(STAMP)
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@$(INSTALL) --requirement requirements-build.lock
 	@$(INSTALL) --requirement requirements.lock
+	@touch $@
+
+$(STAMP): $(LOCKED) pyproject.toml
 	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index --editable .
-	@$(PIP) check
-	@touch $(STAMP)
+	@report=$$($(PIP) check) || { echo "$$report" >&2; exit 1; }
+	@touch $@
 	@echo "setup: $(BIN)/patchwarden is ready"
 
 demo: setup ## the whole story on this machine: network, patch, refusal, approvals, application, audit
@@ -51,7 +54,7 @@ lint: setup ## ruff: rules and format
 	@$(BIN)/ruff format --check .
 
 types: setup ## mypy, strict, over the shipped packages
-	@$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
+	@$(BIN)/mypy
 
 layers: setup ## who may import whom
 	@$(BIN)/lint-imports
