@@ -1,8 +1,8 @@
-"""Canonical positional msgpack: one value has one encoding, and one encoding has one value.
+r"""Canonical positional msgpack: one value has one encoding, and one encoding has one value.
 
 A value is ``None``, a bool, an integer from -2**63 to 2**64-1, bytes, text, or a tuple of values. Maps, floats, extensions and lists do
 not exist here: records are tuples whose positions carry the meaning, which `wire.fields` names and checks. msgpack alone accepts several
-encodings of one value (``b"\\xcd\\x00\\x01"`` is 1 as well as ``b"\\x01"``), so decoding ends with encoding again and comparing.
+encodings of one value (``b"\xcd\x00\x01"`` is 1 as well as ``b"\x01"``), so decoding ends with encoding again and comparing.
 
 This is the only door to msgpack. Source: docs/spec/wire.md 3.
 """
@@ -45,13 +45,10 @@ def encode(value: Value) -> bytes:
     elif type(value) not in _SCALARS:
         _check_scalar_subclass(value)
     try:
-        # The stubs cannot know it, but for these types packb always returns bytes.
-        return cast(bytes, packb(value, use_bin_type=True))
+        return packb(value, use_bin_type=True)
     except (OverflowError, ValueError) as error:
         # OverflowError: an integer beyond 64 bits. ValueError: UnicodeEncodeError, or bytes beyond 4 GiB.
-        raise MalformedError(
-            "wire.codec.unencodable", f"a value has no canonical encoding ({error})"
-        ) from None
+        raise MalformedError("wire.codec.unencodable", f"a value has no canonical encoding ({error})") from None
 
 
 def decode_untrusted(data: bytes, *, bytes_max: int) -> Value:
@@ -76,9 +73,7 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Value:
     # msgpack allocates a whole tuple for every array header, before its values come, down to 1024 levels: one megabyte of headers took
     # 1.5 GB and four seconds (msgpack 1.2.3). Few bytes that could be such headers cannot do that, so only the others are walked first.
     array_length_max = min(len(data), CODEC_ITEMS_MAX)
-    if (
-        data.count(_ARRAY_16) + data.count(_ARRAY_32)
-    ) * array_length_max > _UNWALKED_ITEMS_MAX:
+    if (data.count(_ARRAY_16) + data.count(_ARRAY_32)) * array_length_max > _UNWALKED_ITEMS_MAX:
         _check_headers(data)
     try:
         value = unpackb(
@@ -137,11 +132,7 @@ def _check_headers(data: bytes) -> None:
             position += width + int.from_bytes(data[position : position + width], "big")
         elif skip >= _ITEMS_32:
             width = _ITEMS_0 - skip
-            length = (
-                int.from_bytes(data[position : position + width], "big")
-                if width
-                else byte & 0x0F
-            )
+            length = int.from_bytes(data[position : position + width], "big") if width else byte & 0x0F
             position += width
             items += length
             if items > CODEC_ITEMS_MAX:

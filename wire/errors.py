@@ -32,9 +32,7 @@ def show_value(value: object) -> str:
         text = ascii(value[: SHOWN_CHARACTERS_MAX + 1])[1:-1] or "an empty text"
     else:
         text = str(value)
-    return (
-        text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
-    )
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
 
 
 class PatchwardenError(Exception):
@@ -60,9 +58,7 @@ class PatchwardenError(Exception):
         details: Mapping[str, str | int] | None = None,
     ) -> None:
         if expected is not None and actual is not None:
-            message = (
-                f"{message}: expected {show_value(expected)}, got {show_value(actual)}"
-            )
+            message = f"{message}: expected {show_value(expected)}, got {show_value(actual)}"
         elif expected is not None:
             message = f"{message}: expected {show_value(expected)}"
         elif actual is not None:
@@ -71,9 +67,7 @@ class PatchwardenError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
-        self.details: Mapping[str, str | int] = (
-            MappingProxyType(dict(details)) if details else _NO_DETAILS
-        )
+        self.details: Mapping[str, str | int] = MappingProxyType(dict(details)) if details else _NO_DETAILS
 
     def __str__(self) -> str:
         """Return the message alone, ready to follow a file name or a command."""

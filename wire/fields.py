@@ -25,21 +25,20 @@ INTEGER_MAX: Final = 2**63 - 1
 
 IDENTIFIER_PATTERN: Final = rf"[a-z0-9][a-z0-9._-]{{0,{IDENTIFIER_BYTES_MAX - 1}}}"
 _IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN, re.ASCII)
-_IDENTITY_ID: Final = re.compile(
-    rf"{IDENTIFIER_PATTERN}@{IDENTIFIER_PATTERN}", re.ASCII
-)
+_IDENTITY_ID: Final = re.compile(rf"{IDENTIFIER_PATTERN}@{IDENTIFIER_PATTERN}", re.ASCII)
 
 # C0, DEL and C1 controls; line and paragraph separators; the bidirectional embeddings, overrides, isolates and marks; the invisible
 # characters that make two texts look alike (zero width space, word joiner, byte order mark, soft hyphen); tags. The joiners U+200C and
 # U+200D are accepted: Persian and Hindi cannot be written without them.
-_CONTROLS: Final = "\\x00-\\x1f\\x7f-\\x9f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f"
+_CONTROLS: Final = (
+    r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f"
+)
 _FORBIDDEN: Final = re.compile(f"[{_CONTROLS}]")
-_FORBIDDEN_MULTILINE: Final = re.compile(f"(?!\\n)[{_CONTROLS}]")
+_FORBIDDEN_MULTILINE: Final = re.compile(rf"(?!\n)[{_CONTROLS}]")
 
 
-def as_tuple(
-    value: object, name: str, length: int | None = None, length_max: int | None = None
-) -> tuple[object, ...]:
+def as_tuple(value: object, name: str, length: int | None = None, length_max: int | None = None) -> tuple[object, ...]:
     """Return `value`, a tuple of exactly `length` or at most `length_max` values when given.
 
     Raises:
@@ -48,19 +47,13 @@ def as_tuple(
     if type(value) is not tuple:
         raise _refuse("tuple", name, "is not a sequence", "a tuple", _kind(value))
     if length is not None and len(value) != length:
-        raise _refuse(
-            "length", name, "has the wrong number of values", length, len(value)
-        )
+        raise _refuse("length", name, "has the wrong number of values", length, len(value))
     if length_max is not None and len(value) > length_max:
-        raise _refuse(
-            "length", name, "has too many values", f"at most {length_max}", len(value)
-        )
+        raise _refuse("length", name, "has too many values", f"at most {length_max}", len(value))
     return value
 
 
-def as_int(
-    value: object, name: str, minimum: int = 0, maximum: int = INTEGER_MAX
-) -> int:
+def as_int(value: object, name: str, minimum: int = 0, maximum: int = INTEGER_MAX) -> int:
     """Return `value`, an integer from `minimum` to `maximum`, both included.
 
     Raises:
@@ -69,9 +62,7 @@ def as_int(
     if type(value) is not int:
         raise _refuse("int", name, "is not an integer", "an integer", _kind(value))
     if not minimum <= value <= maximum:
-        raise _refuse(
-            "range", name, "is out of range", f"{minimum} to {maximum}", value
-        )
+        raise _refuse("range", name, "is out of range", f"{minimum} to {maximum}", value)
     return value
 
 
@@ -86,9 +77,7 @@ def as_bool(value: object, name: str) -> bool:
     return value
 
 
-def as_bytes(
-    value: object, name: str, length: int | None = None, bytes_max: int | None = None
-) -> bytes:
+def as_bytes(value: object, name: str, length: int | None = None, bytes_max: int | None = None) -> bytes:
     """Return `value`, exactly `length` or at most `bytes_max` bytes when given.
 
     Raises:
@@ -97,13 +86,9 @@ def as_bytes(
     if type(value) is not bytes:
         raise _refuse("bytes", name, "is not a byte string", "bytes", _kind(value))
     if length is not None and len(value) != length:
-        raise _refuse(
-            "length", name, "has the wrong length", f"{length} bytes", len(value)
-        )
+        raise _refuse("length", name, "has the wrong length", f"{length} bytes", len(value))
     if bytes_max is not None and len(value) > bytes_max:
-        raise _refuse(
-            "length", name, "is too long", f"at most {bytes_max} bytes", len(value)
-        )
+        raise _refuse("length", name, "is too long", f"at most {bytes_max} bytes", len(value))
     return value
 
 
@@ -138,9 +123,7 @@ def as_text(
     """
     if type(value) is not str:
         raise _refuse("text", name, "is not a text", "text", _kind(value))
-    if (
-        len(value) > bytes_max
-    ):  # A text of n characters has at least n bytes: refuse a huge one before encoding it.
+    if len(value) > bytes_max:  # A text of n characters has at least n bytes: refuse a huge one before encoding it.
         raise _refuse(
             "length",
             name,
@@ -151,9 +134,7 @@ def as_text(
     try:
         length = len(value.encode("utf-8"))
     except UnicodeEncodeError:
-        raise _refuse(
-            "characters", name, "holds a lone surrogate", None, None
-        ) from None
+        raise _refuse("characters", name, "holds a lone surrogate", None, None) from None
     if not bytes_min <= length <= bytes_max:
         raise _refuse(
             "length",
@@ -214,9 +195,7 @@ def as_identity_id(value: object, name: str) -> str:
     return value
 
 
-def as_optional(
-    value: object, name: str, reader: Callable[[object, str], T]
-) -> T | None:
+def as_optional(value: object, name: str, reader: Callable[[object, str], T]) -> T | None:
     """Return None for None, and otherwise what `reader` makes of the value.
 
     Raises:
@@ -225,9 +204,7 @@ def as_optional(
     return None if value is None else reader(value, name)
 
 
-def _refuse(
-    rule: str, name: str, sentence: str, expected: object, actual: object
-) -> MalformedError:
+def _refuse(rule: str, name: str, sentence: str, expected: object, actual: object) -> MalformedError:
     return MalformedError(
         f"wire.field.{rule}",
         f"{name} {sentence}",
