@@ -1,0 +1,216 @@
+"""The parsed diff as values, and its one printed form.
+
+A `Diff` is what `provenance.diff.parse_diff_untrusted` proves about some bytes; `print_diff` turns it back into the same bytes.
+Nothing here checks a value: the parser and the maker of diffs do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MODE_REGULAR: Final = 0o100644
+"""A regular file, in git's notation."""
+MODE_EXECUTABLE: Final = 0o100755
+"""An executable regular file."""
+MODES: Final = (MODE_REGULAR, MODE_EXECUTABLE)
+"""The modes that a diff may name; every other one (links, submodules, set-user-id) is refused."""
+
+NO_NEWLINE_LINE: Final = b"\\ No newline at end of file\n"
+"""What follows a hunk line whose own newline is not in the file."""
+
+
+class ChangeKind(StrEnum):
+    """What a section of a diff does to its file."""
+
+    ADD = "add"
+    MODIFY = "modify"
+    DELETE = "delete"
+    RENAME = "rename"
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """One run of changed lines with its context."""
+
+    old_start: int
+    """1-based number of the first pre-image line; with `old_count` 0, the number of the line before the place (0 at the top)."""
+    old_count: int
+    """Lines of the pre-image that the hunk covers."""
+    new_start: int
+    """As `old_start`, in the post-image."""
+    new_count: int
+    """Lines of the post-image that the hunk covers."""
+    section: bytes
+    """The heading after the second `@@`, without the space before it; only for a reader, never for application."""
+    lines: tuple[bytes, ...]
+    """Marker (space, `-` or `+`) and the file's own bytes: a line ends with LF unless the file ends there without one."""
+
+    @property
+    def old_begin(self) -> int:
+        """Return the 0-based index of the first covered pre-image line."""
+        return self.old_start - 1 if self.old_count else self.old_start
+
+    @property
+    def new_begin(self) -> int:
+        """Return the 0-based index of the first covered post-image line."""
+        return self.new_start - 1 if self.new_count else self.new_start
+
+    @property
+    def context_before(self) -> int:
+        """Return the number of context lines before the first changed line."""
+        return _leading_context(iter(self.lines))
+
+    @property
+    def context_after(self) -> int:
+        """Return the number of context lines after the last changed line."""
+        return _leading_context(reversed(self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One section of a diff: everything it does to one path (two for a rename)."""
+
+    kind: ChangeKind
+    old_path: str | None
+    """Path of the pre-image, relative, `/` between components; None when the file is added."""
+    new_path: str | None
+    """Path of the post-image; None when the file is deleted."""
+    old_mode: int | None
+    """One of `MODES`, or None where the diff does not say it (always None when the file is added)."""
+    new_mode: int | None
+    """One of `MODES`, or None where the diff does not say it (always None when the file is deleted)."""
+    similarity: int | None
+    """Percent, 0–100, on a rename; 100 means equal content. Otherwise None."""
+    blobs: tuple[str, str] | None
+    """Git's names of both contents as the `index` line gives them (4–64 hexadecimal digits). Shown, never trusted."""
+    hunks: tuple[Hunk, ...]
+    """In the order of the file; empty when the content stays or is empty."""
+
+    @property
+    def path(self) -> str:
+        """Return the path after the change, or the path that a deletion removes."""
+        path = self.old_path if self.new_path is None else self.new_path
+        if path is None:  # pragma: no cover - the parser never builds a section without a path
+            raise AssertionError("a section names at least one path")
+        return path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return every path that the change touches: one, or old and new of a rename."""
+        if self.kind is ChangeKind.RENAME and self.old_path is not None and self.new_path is not None:
+            return (self.old_path, self.new_path)
+        return (self.path,)
+
+    @property
+    def lines_added(self) -> int:
+        """Return the number of `+` lines."""
+        return sum(line.startswith(b"+") for hunk in self.hunks for line in hunk.lines)
+
+    @property
+    def lines_removed(self) -> int:
+        """Return the number of `-` lines."""
+        return sum(line.startswith(b"-") for hunk in self.hunks for line in hunk.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """A whole diff that has one meaning for every tool."""
+
+    files: tuple[FileChange, ...]
+    """The sections in the order of the text; no path occurs twice."""
+    raw: bytes
+    """The text itself; `print_diff` gives the same bytes."""
+    lines_added: int
+    """`+` lines in all sections."""
+    lines_removed: int
+    """`-` lines in all sections."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return every touched path, sorted by its UTF-8 bytes."""
+        return tuple(sorted((path for change in self.files for path in change.paths), key=str.encode))
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """One regular file at one moment."""
+
+    mode: int
+    """`MODE_REGULAR` or `MODE_EXECUTABLE`."""
+    content: bytes
+    """All its bytes."""
+
+
+def print_diff(diff: Diff) -> bytes:
+    """Return the text of a diff, computed from its parts; equal to `diff.raw` for every parsed diff.
+
+    Source: docs/spec/diff.md 2.
+    """
+    return b"".join(piece for change in diff.files for piece in _print_change(change))
+
+
+def print_mode(mode: int) -> bytes:
+    """Return a mode in git's notation, six octal digits."""
+    return b"%06o" % mode
+
+
+def name_tail(path: str) -> bytes:
+    """Return what follows a path on `---` and `+++` lines: TAB for a path with a space, so that GNU patch reads all of it."""
+    return b"\t\n" if " " in path else b"\n"
+
+
+def _print_change(change: FileChange) -> Iterator[bytes]:
+    """Yield the section's text in git's order of lines."""
+    old = change.old_path if change.old_path is not None else change.path
+    new = change.new_path if change.new_path is not None else change.path
+    yield b"diff --git a/%s b/%s\n" % (old.encode(), new.encode())
+    modes_differ = change.old_mode != change.new_mode
+    if change.kind is ChangeKind.ADD and change.new_mode is not None:
+        yield b"new file mode %s\n" % print_mode(change.new_mode)
+    elif change.kind is ChangeKind.DELETE and change.old_mode is not None:
+        yield b"deleted file mode %s\n" % print_mode(change.old_mode)
+    elif modes_differ and change.old_mode is not None and change.new_mode is not None:
+        yield b"old mode %s\n" % print_mode(change.old_mode)
+        yield b"new mode %s\n" % print_mode(change.new_mode)
+    if change.similarity is not None:
+        yield b"similarity index %d%%\n" % change.similarity
+        yield b"rename from %s\n" % old.encode()
+        yield b"rename to %s\n" % new.encode()
+    if change.blobs is not None:
+        in_place = change.kind in (ChangeKind.MODIFY, ChangeKind.RENAME)
+        mode = (
+            b" " + print_mode(change.old_mode) if in_place and not modes_differ and change.old_mode is not None else b""
+        )
+        yield b"index %s..%s%s\n" % (change.blobs[0].encode(), change.blobs[1].encode(), mode)
+    if change.hunks:
+        yield b"--- /dev/null\n" if change.old_path is None else b"--- a/%s%s" % (old.encode(), name_tail(old))
+        yield b"+++ /dev/null\n" if change.new_path is None else b"+++ b/%s%s" % (new.encode(), name_tail(new))
+        for hunk in change.hunks:
+            yield from print_hunk(hunk)
+
+
+def print_hunk(hunk: Hunk) -> Iterator[bytes]:
+    """Yield the hunk's header and lines as text."""
+    heading = b" " + hunk.section if hunk.section else b""
+    ranges = (_print_range(hunk.old_start, hunk.old_count), _print_range(hunk.new_start, hunk.new_count))
+    yield b"@@ -%s +%s @@%s\n" % (*ranges, heading)
+    for line in hunk.lines:
+        yield line
+        if not line.endswith(b"\n"):
+            yield b"\n" + NO_NEWLINE_LINE
+
+
+def _print_range(start: int, count: int) -> bytes:
+    return b"%d" % start if count == 1 else b"%d,%d" % (start, count)
+
+
+def _leading_context(lines: Iterator[bytes]) -> int:
+    count = 0
+    for line in lines:
+        if not line.startswith(b" "):
+            break
+        count += 1
+    return count
