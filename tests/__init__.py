@@ -1,0 +1,1 @@
+"""Everything that shows that Patchwarden keeps its word; nothing here is shipped."""

@@ -1,0 +1,1 @@
+"""Real processes, disks and sockets, and what happens when they are killed, paused or cut off."""

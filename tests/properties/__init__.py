@@ -1,0 +1,1 @@
+"""Hypothesis: laws that hold for all values, and twins that do the same slowly and obviously."""

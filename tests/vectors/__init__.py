@@ -1,0 +1,1 @@
+"""Fixed inputs with their expected outputs, which other implementations can use too."""
