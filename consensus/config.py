@@ -1,0 +1,90 @@
+"""What a replica is told at its start, and what it tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consensus import limits
+from consensus.effects import HardState
+from consensus.messages import NodeId
+from wire.certificate import CommitCertificate
+from wire.hashing import Digest
+from wire.keys import PrivateKey, PublicKey
+
+
+class Role(StrEnum):
+    """What a replica is at the moment."""
+
+    FOLLOWER = "follower"
+    PRECANDIDATE = "precandidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The identity of one replica and its limits. Raises nothing: a wrong one is the caller's bug and fails an assertion."""
+
+    chain_id: str
+    """Bound into every signature."""
+    node_id: NodeId
+    """The key id of `key`."""
+    key: PrivateKey
+    """The Ed25519 node key."""
+    validators: tuple[PublicKey, ...]
+    """Keys of all voting members, this node usually among them; a node that is not only follows."""
+    election_ticks: int = limits.ELECTION_TICKS
+    heartbeat_ticks: int = limits.HEARTBEAT_TICKS
+    append_bytes_max: int = limits.APPEND_BYTES_MAX
+    append_entries_max: int = limits.APPEND_ENTRIES_MAX
+    inflight_max: int = limits.INFLIGHT_MAX
+    uncommitted_blocks_max: int = limits.UNCOMMITTED_BLOCKS_MAX
+    uncommitted_bytes_max: int = limits.UNCOMMITTED_BYTES_MAX
+    held_bytes_max: int = limits.HELD_BYTES_MAX
+    recent_bytes_max: int = limits.RECENT_BYTES_MAX
+
+    def __post_init__(self) -> None:
+        """Check what the program, not an operator, must get right."""
+        assert self.node_id == self.key.public_key.key_id, "the node id is the key id of the node key"
+        assert 1 <= self.heartbeat_ticks < self.election_ticks, "several heartbeats fit into an election timeout"
+        assert 1 <= self.append_entries_max <= limits.APPEND_ENTRIES_MAX
+        assert 1 <= self.append_bytes_max <= limits.APPEND_BYTES_MAX
+        assert 1 <= self.uncommitted_blocks_max < limits.ACKNOWLEDGEMENTS_MAX
+        assert self.inflight_max >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the driver reads from disk at the start, besides the log itself."""
+
+    hard_state: HardState
+    commit_height: int
+    """The height that the ledger has applied; 0 for genesis only."""
+    commit_certificate: CommitCertificate | None = None
+    """The certificate with the greatest height, at most `commit_height`; None at genesis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a replica knows now."""
+
+    role: Role
+    term: int
+    leader: NodeId | None
+    """Whom this node follows, itself when it leads, None when nobody is known."""
+    voted_for: NodeId | None
+    last_term: int
+    last_height: int
+    last_hash: Digest
+    durable_height: int
+    """Up to here the log in memory is on disk."""
+    commit_height: int
+    """Proven by a certificate."""
+    applied_height: int
+    """Handed out in `Effects.apply`; at most `commit_height`."""
+    match: Mapping[NodeId, int]
+    """When leading: the height up to which each peer's log is durable and the same. Else empty."""
+    heard: Mapping[NodeId, bool]
+    """When leading: which peers answered since the last quorum check. Else empty."""

@@ -1,0 +1,152 @@
+"""What goes into a replica and what comes out, as values. The order of duties is the order of the fields of `Effects`.
+
+The driver's contract, in full:
+
+1. One task calls `Replica.step`. Events are handled one at a time; their effects are carried out in the order in which they came out.
+2. `send` may leave at once, and may be lost, repeated or reordered.
+3. `persist` goes to one writer that finishes them in order. Further steps may run meanwhile. Each finished one is reported by
+   `Persisted`, also one that holds a hard state only.
+4. Before it writes, the writer executes `persist.entries` on the ledger. If it refuses one:
+
+   * it writes the hard state in any case;
+   * without `truncate_from` it writes the entries before the refused one; with `truncate_from` **neither truncates nor writes any
+     entry**: the old blocks are replaced by all of the new ones or stay (docs/spec/consensus.md 6.3);
+   * it drops `send_after_persist`, reports `Persisted` for what it wrote, and then `EntriesRefused`;
+   * entries of persists that came out before that report and stand upon a refused one are dropped without a report of their own
+     (their hard states are written and reported).
+
+5. `send_after_persist` leaves when the `persist` of the same effects is durable, never before.
+6. `apply` and `certificate` are committed: the ledger makes them its state in one synced batch, in order, each exactly once.
+7. A failed write ends the process. Nothing is retried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from consensus.messages import Entry, Message, NodeId
+from wire.certificate import CommitCertificate, ElectionCertificate
+from wire.hashing import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What must be durable before a promise that rests on it leaves: the term, and the vote given in it."""
+
+    term: int = 0
+    """The latest term this validator has seen, 0 or more."""
+    voted_for: NodeId | None = None
+    """The candidate that got this validator's vote in `term`."""
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick of the driver's clock has passed; 50 to 100 ms in a usual network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came from a peer whose identity the transport has proven."""
+
+    message: Message
+    sender: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """This node, as leader, has made and executed a block that extends its last one."""
+
+    entry: Entry
+    """Term: the current one. Height: the last one plus one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """One `Persist` is durable."""
+
+    upto_height: int
+    """Height of the last block of the log on disk now."""
+    block_hash: Digest
+    """Hash of that block; of genesis at height 0."""
+    hard_state: HardState
+    """The hard state on disk now."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesRefused:
+    """The ledger refused a block of a `Persist`. Every earlier `Persist` has been reported by `Persisted` before."""
+
+    height: int
+    block_hash: Digest
+    reason: str
+    """The ledger's error code and sentence, for the alarm."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUnreachable:
+    """What was last sent to the peer may be lost."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReachable:
+    """A connection to the peer stands (again)."""
+
+    peer: NodeId
+
+
+Event: TypeAlias = Tick | Received | Propose | Persisted | EntriesRefused | PeerUnreachable | PeerReachable
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to one peer, never to this node itself."""
+
+    to: NodeId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """One atomic, synced write."""
+
+    hard_state: HardState | None = None
+    """To be written when not None."""
+    truncate_from: int | None = None
+    """Blocks from this height on leave the log, in the same write that adds `entries`; never at or below the commit height."""
+    entries: tuple[Entry, ...] = ()
+    """Blocks without gap, the first one at `truncate_from` or right after the last one of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What the driver must do after one step, in the order of the fields."""
+
+    send: tuple[Outgoing, ...] = ()
+    """May leave at once."""
+    persist: Persist | None = None
+    """Must be durable before `send_after_persist` leaves."""
+    send_after_persist: tuple[Outgoing, ...] = ()
+    """Leaves when `persist` is durable; empty when `persist` is None."""
+    apply: tuple[Entry, ...] = ()
+    """Committed and durable here, ascending without gap over the life of the replica, each exactly once."""
+    certificate: CommitCertificate | None = None
+    """Proves the last entry of `apply` or one shortly before it; no higher one is known for what has been applied."""
+    elected: ElectionCertificate | None = None
+    """This node leads from now on: it must propose a block upon `last_hash` that carries this certificate."""
+    stepped_down: bool = False
+    """This node led until now and does so no more."""
+    alarms: tuple[str, ...] = ()
+    """Each a stable code, a colon and a sentence: what an honest network never shows."""
+
+
+NO_EFFECTS = Effects()
+"""Nothing to do."""

@@ -1,0 +1,17 @@
+"""What consensus refuses, by who must act. Codes begin with ``consensus.``."""
+
+from __future__ import annotations
+
+from wire.errors import CorruptionError, MalformedError, UnavailableError
+
+
+class MalformedMessageError(MalformedError):
+    """A message breaks a rule of its form (``consensus.message.*``): its sender must act."""
+
+
+class ProposalRefusedError(UnavailableError):
+    """A block cannot be proposed here and now (``consensus.not_leader``, ``consensus.window_full``); nothing was changed."""
+
+
+class StoredStateError(CorruptionError):
+    """What was read from disk at the start contradicts itself (``consensus.stored.*``): this node must not vote."""

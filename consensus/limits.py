@@ -1,0 +1,66 @@
+"""The limits that only consensus needs. Sizes are bytes, counts are items, times are ticks, unless the name says otherwise.
+
+What several packages share (`BLOCK_BYTES_MAX`, `FRAME_BYTES_MAX`, `CERTIFICATE_BYTES_MAX`, `VALIDATORS_MAX`) lives in `wire/limits.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wire.limits import BLOCK_BYTES_MAX, FRAME_BYTES_MAX, MEBIBYTE
+
+MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX
+"""One encoded message: an append of `APPEND_BYTES_MAX` or of one block of `BLOCK_BYTES_MAX`, with its certificate."""
+
+TERM_MAX: Final = 2**62
+"""No message carries a higher term. Terms are not reused, so the end of the numbers would be the end of the network."""
+
+TERM_STEP_MAX: Final = 2**24
+"""A message whose term is further ahead than this is dropped: one faulty validator cannot use up the terms. PreVote keeps an
+honest validator within a few terms of the others, however long it was alone."""
+
+HEIGHT_MAX: Final = 2**62
+"""No message carries a greater height."""
+
+ROUND_MAX: Final = 2**62
+"""No message carries a greater round id."""
+
+ELECTION_TICKS: Final = 10
+"""Ticks without a leader before an election, at least; the timeout is drawn from one to two times this (Raft 9.3)."""
+
+HEARTBEAT_TICKS: Final = 2
+"""Ticks between two heartbeats. Several fit into `ELECTION_TICKS`, so that one lost message starts no election."""
+
+APPEND_BYTES_MAX: Final = BLOCK_BYTES_MAX
+"""Block bytes in one append; one block may always travel alone, whatever its size."""
+
+APPEND_ENTRIES_MAX: Final = 64
+"""Blocks in one append."""
+
+ACKNOWLEDGEMENTS_MAX: Final = 128
+"""Signed acknowledgements in one reply: a follower signs each block that is not yet certified, the highest ones first."""
+
+INFLIGHT_MAX: Final = 8
+"""Appends with blocks that one follower has not answered yet."""
+
+UNCOMMITTED_BLOCKS_MAX: Final = 64
+"""Blocks that a leader proposes ahead of the commit height; beyond it `Propose` is refused. At most `ACKNOWLEDGEMENTS_MAX`, so that
+followers whose disks write different batches still sign common heights."""
+
+UNCOMMITTED_BYTES_MAX: Final = 16 * MEBIBYTE
+"""Block bytes that a leader proposes ahead of the commit height."""
+
+HELD_BYTES_MAX: Final = 256 * MEBIBYTE
+"""Block bytes that a follower holds back until they lead further than the blocks they replace (docs/spec/consensus.md 6.3)."""
+
+RECENT_BYTES_MAX: Final = 32 * MEBIBYTE
+"""Durable block bytes kept in memory for followers that are close behind; older ones are read from the log reader."""
+
+RECENT_ENTRIES_MAX: Final = 1024
+"""Durable blocks kept in memory for followers that are close behind."""
+
+REFUSED_BLOCKS_MAX: Final = 64
+"""Refused block hashes that a follower remembers, so that a leader that repeats one costs no execution each time."""
+
+RECENT_CERTIFICATES_MAX: Final = 256
+"""Commit certificates kept in memory for followers that are close behind."""
