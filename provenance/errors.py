@@ -10,6 +10,8 @@ class                      result code of the agent       codes
                                                           ``provenance.preamble.*``, ``provenance.seal.*``
 ``AttestationRefusedError`` none: the line is set aside   ``provenance.attestation.*``, ``provenance.field.*``, ``wire.*``
 ``ApplyRefusedError``      ``ERROR_APPLY_FAILED``         ``provenance.apply.*``
+``MakeRefusedError``       none: nothing is signed yet    ``provenance.make.*``
+``ImportRefusedError``     none: nothing is signed yet    ``provenance.import.*``
 =========================  =============================  =========================================================
 
 All are `RejectedError`: the patch is wrong and stays wrong, whoever reads it and whenever.
@@ -55,6 +57,14 @@ class ApplyRefusedError(RejectedError):
     """The diff does not apply exactly to these pre-images (``provenance.apply.*``); nothing was produced."""
 
     RESULT_CODE: ClassVar[str] = "ERROR_APPLY_FAILED"
+
+
+class MakeRefusedError(RejectedError):
+    """The change between two states has no accepted text form (``provenance.make.*``)."""
+
+
+class ImportRefusedError(RejectedError):
+    """A foreign patch cannot be read, or has no single place in its base (``provenance.import.*``)."""
 
 
 def refuse_as(family: type[_Refusal], error: RejectedError, context: str = "") -> _Refusal:
