@@ -37,7 +37,8 @@ _FIRST_AFTER_SURROGATES: Final = "\ue000"
 def encode(value: object) -> bytes:
     """Return the one RFC 8785 form of `value`, in UTF-8.
 
-    Takes what `JsonValue` says, and tuples for lists. What `decode_untrusted` would refuse is refused here too, so nothing is ever signed that nobody accepts.
+    Takes what `JsonValue` says, and tuples for lists. What `decode_untrusted` would refuse is refused here too, so nothing is ever signed
+    that nobody accepts.
 
     Raises:
         MalformedError: ``wire.json.type`` (a float, bytes, a member name that is no text, …), ``wire.json.integer_range``,
@@ -131,10 +132,10 @@ def _check_values(value: object) -> bool:
     level: list[object] = [value]
     while level:
         depth += 1
-        if depth > JSON_DEPTH_MAX:
-            raise _too_deep(JSON_DEPTH_MAX)
         below: list[object] = []
         for item in level:
+            if depth == JSON_DEPTH_MAX and isinstance(item, dict | list | tuple):
+                raise _too_deep(JSON_DEPTH_MAX)
             if isinstance(item, str):
                 _check_text(item)
             elif isinstance(item, int):  # bool is an int, and in range
@@ -156,7 +157,6 @@ def _check_values(value: object) -> bool:
                 raise _wrong_type(type(item).__name__)
         if items > JSON_ITEMS_MAX:
             raise _too_many_items()
-        # An empty object or array at the deepest level counts like a full one: values in it would be one deeper.
         level = below
     return sorts_alike
 
@@ -175,8 +175,8 @@ def _check_text(text: str) -> None:
 def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        duplicate = next(name for index, name in enumerate(names) if name in names[:index])
+        # Taking names out of the finished object as they come, the first that is no longer there is the second of its name.
+        duplicate = next(name for name, _ in pairs if members.pop(name, _TAKEN) is _TAKEN)
         raise MalformedError("wire.json.duplicate_member", "an object has two members of one name", actual=duplicate)
     return members
 
@@ -225,6 +225,7 @@ def _too_many_items() -> MalformedError:
     return MalformedError("wire.json.too_many_items", "there are too many values", expected=f"at most {JSON_ITEMS_MAX}")
 
 
+_TAKEN: Final = object()
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_members, parse_float=_refuse_float, parse_int=_integer, parse_constant=_refuse_float, strict=True

@@ -109,8 +109,8 @@ def decode_envelope_untrusted(
     """
     document = canonical_json.decode_untrusted(line, bytes_max=bytes_max, canonical=False)
     match document:
-        case {"payload": str(payload), "payloadType": str(payload_type), "signatures": list(signatures)} if (
-            len(document) == 3
+        case {"payload": str(payload), "payloadType": str(payload_type), "signatures": list(signatures), **others} if (
+            not others
         ):
             pass
         case _:
