@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from wire import codec, fields
 from wire.errors import InvalidProofError, MalformedError
-from wire.hashing import Digest
+from wire.hashing import DIGEST_BYTES, Digest
 
 Node: TypeAlias = tuple[int, int, Digest]
 """(level, index, hash) of a perfect subtree."""
@@ -302,7 +302,8 @@ def _check_sizes(size_before: int, size_after: int) -> None:
 
 
 def _check_proof_hashes(proof: Sequence[Digest]) -> None:
-    if len(proof) > PROOF_HASHES_MAX:
+    # A hash of another length would move the border between the two children of a node.
+    if len(proof) > PROOF_HASHES_MAX or any(len(digest) != DIGEST_BYTES for digest in proof):
         raise _wrong_length(len(proof))
 
 
