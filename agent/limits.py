@@ -1,0 +1,80 @@
+"""The agent's own limits. Sizes are bytes and counts are items unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wire.limits import KIBIBYTE, MEBIBYTE
+
+# Policy text. Cedar's parser recurses without a limit of its own: about 660 nested brackets end a process with an 8 MiB stack.
+POLICY_BYTES_MAX: Final = 64 * KIBIBYTE
+"""One policy's text."""
+POLICY_SCHEMA_BYTES_MAX: Final = 128 * KIBIBYTE
+"""The schema's text."""
+POLICY_SET_BYTES_MAX: Final = 512 * KIBIBYTE
+"""All policies of a set together; a set must fit into one transaction."""
+POLICIES_MAX: Final = 256
+"""Policies in one set."""
+POLICY_BRACKETS_MAX: Final = 400
+"""Opening brackets in one text, also those in strings and comments: an upper bound on nesting that no lexical trick gets round."""
+POLICY_CONDITIONALS_MAX: Final = 400
+"""`if` in one text: `if … then … else if …` nests without a bracket."""
+POLICY_CHILD_STACK_BYTES: Final = 1 * MEBIBYTE
+"""Stack on which the child process parses. Threads of the agent have at least twice that, so what passes there cannot overflow here."""
+POLICY_CHILD_MEMORY_BYTES_MAX: Final = 2048 * MEBIBYTE
+"""Address space of the child process."""
+POLICY_CHILD_SECONDS_MAX: Final = 10
+"""Time that the child process may take."""
+POLICY_SETS_CACHED_MAX: Final = 4
+"""Parsed policy sets kept: the one in force and those of decisions that are replayed."""
+
+# Decisions
+DECISION_BYTES_MAX: Final = 128 * KIBIBYTE
+"""A decision as it goes into an intent. A patch whose facts need more is refused by name, not cut."""
+COMPONENTS_DECIDED_MAX: Final = 64
+"""Different component names in one patch; each is one policy evaluation."""
+FACT_ITEMS_MAX: Final = 2000
+"""Members of one list in the facts: paths, references, installed patches, approvals."""
+FACT_TEXT_BYTES_MAX: Final = 4 * KIBIBYTE
+"""One text in the facts."""
+
+# Targets
+TARGETS_MAX: Final = 64
+"""Targets of one host."""
+TREE_ENTRIES_MAX: Final = 500_000
+"""Files, directories and links below one target."""
+TREE_DEPTH_MAX: Final = 100
+"""Directories inside one another below one target; each holds one file descriptor while it is read."""
+STATE_FILE_BYTES_MAX: Final = 64 * MEBIBYTE
+"""One file of the agent's state."""
+DRIFT_PATHS_MAX: Final = 40
+"""Paths that a drift report names; the count says how many there are."""
+WINDOWS_MAX: Final = 32
+"""Maintenance windows of one target."""
+PATTERNS_MAX: Final = 256
+"""Component names or patterns of one target."""
+
+# Outbox
+OUTBOX_ENTRIES_MAX: Final = 10_000
+"""Records that wait for the ledger. Beyond this nothing is applied: an outcome must always find room."""
+OUTBOX_REFUSALS_MAX: Final = 5_000
+"""Records that wait before refusals are kept in the local history only."""
+OUTBOX_LINES_MAX: Final = 2_000
+"""Lines after which an outbox log is rewritten with what still matters."""
+RECORD_BYTES_MAX: Final = 1 * MEBIBYTE
+"""One line of an append-only log."""
+DETAIL_BYTES_MAX: Final = 16 * KIBIBYTE
+"""The detail of an outcome, canonical JSON."""
+HISTORY_LINES_MAX: Final = 10_000
+"""Endings kept in a target's local history; older ones stand on the ledger."""
+
+# Time
+REPLICA_AGE_MS_MAX: Final = 60_000
+"""Default of the oldest replica on which the agent decides."""
+INTENT_WAIT_SECONDS_MAX: Final = 15.0
+"""Default of how long an application waits for its intent to be committed."""
+DELIVERY_PAUSE_SECONDS: Final = 2.0
+"""Pause after a failed delivery, doubled up to `DELIVERY_PAUSE_SECONDS_MAX`."""
+DELIVERY_PAUSE_SECONDS_MAX: Final = 60.0
+DRIFT_INTERVAL_SECONDS: Final = 300.0
+"""Default of how often every target is compared with its record."""

@@ -1,0 +1,60 @@
+"""Facts of an ordinary patch on an ordinary target: what every policy set must evaluate without an error before it is used."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent.facts import (
+    AttestorFacts,
+    AuthorFacts,
+    ComponentFacts,
+    Facts,
+    PatchFacts,
+    RequesterFacts,
+    SystemFacts,
+)
+
+SAMPLE_FACTS: Final = Facts(
+    now_ms=1_795_330_200_000,
+    height=1234,
+    author=AuthorFacts("alice@acme", "acme", ("developer",)),
+    patch=PatchFacts(
+        id="1f" * 32,
+        created_ms=1_795_244_000_000,
+        category="security-update",
+        references=("CVE-2026-0001",),
+        release_counter=7,
+        supersedes=(),
+        prerequisites=(),
+        files=1,
+        lines_added=3,
+        lines_removed=1,
+        environment_digest="2e" * 32,
+        tests_digest="3d" * 32,
+        tests_count=12,
+        sealed=True,
+        attestations_damaged=0,
+    ),
+    components=(ComponentFacts("pkg:deb/debian/foo@1.2", ("src/frame.c",), ("modify",), True, 6),),
+    approvals=(
+        AttestorFacts("bob@beta", "beta", "security-review", 1200),
+        AttestorFacts("carol@gamma", "gamma", "qa", 1201),
+    ),
+    rejections=(),
+    requester=RequesterFacts("root", ("operator",), "socket"),
+    system=SystemFacts(
+        host="web1@acme",
+        host_organisation="acme",
+        host_group="fleet",
+        target="app",
+        tree_digest="4c" * 32,
+        drifted=False,
+        frozen=False,
+        in_maintenance_window=True,
+        installed=("5b" * 32,),
+        replica_age_ms=1000,
+        replica_age_ms_max=60_000,
+        records_waiting=0,
+    ),
+)
+"""A security update with two independent approvals; the default policy set allows it."""
