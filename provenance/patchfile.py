@@ -1,0 +1,114 @@
+"""Making patch files: body, author's signature, appended attestations. Everything made here is verified before it is returned.
+
+::
+
+    metadata + diff ──build_body──▶ body ──sign──▶ file ──append_attestation──▶ file ──append_attestation (seal)──▶ file, closed
+
+Source: docs/spec/patch-file.md 2 and 7.
+"""
+
+from __future__ import annotations
+
+from provenance.components import check_components
+from provenance.diff import parse_diff_untrusted
+from provenance.errors import AttestationRefusedError, InvalidMetadataError, MalformedPatchError
+from provenance.layout import BODY_END, PatchFile, PatchId, split_patch_file_untrusted
+from provenance.limits import ENVELOPE_LINE_BYTES_MAX
+from provenance.metadata import DiffSummary, PatchMetadata, check_metadata_form
+from provenance.preamble import render_preamble
+from provenance.statement import AuthorStatement, encode_author_statement
+from provenance.verify import verify_patch_untrusted
+from wire.envelope import encode_envelope, sign_envelope
+from wire.hashing import sha256
+from wire.keys import PrivateKey
+
+__all__ = [
+    "BODY_END",
+    "PatchFile",
+    "PatchId",
+    "append_attestation",
+    "build_body",
+    "build_patch_file",
+    "split_patch_file_untrusted",
+]
+
+
+def build_body(metadata: PatchMetadata, diff: bytes) -> bytes:
+    """Return preamble, diff and end mark: everything that is signed as the body.
+
+    Raises:
+        DiffRefusedError: ``provenance.diff.*``.
+        InvalidMetadataError: ``provenance.field.*``, ``provenance.metadata.*`` when the metadata does not describe this diff.
+    """
+    check_metadata_form(metadata)
+    parsed = parse_diff_untrusted(diff)
+    if metadata.patch_diff != (summary := DiffSummary.of(parsed)):
+        raise InvalidMetadataError(
+            "provenance.metadata.diff_digest",
+            "patch_diff does not describe this diff",
+            expected=summary,
+            actual=metadata.patch_diff,
+        )
+    check_components(metadata.affected_components, parsed)
+    return render_preamble(metadata) + diff + BODY_END
+
+
+def build_patch_file(metadata: PatchMetadata, diff: bytes, key: PrivateKey) -> bytes:
+    """Return a signed patch file without attestations.
+
+    Args:
+        metadata: What the author says about the diff.
+        diff: A unified diff in the one form that `provenance.diff` accepts.
+        key: The one that `creator_identity` names.
+
+    Raises:
+        DiffRefusedError: ``provenance.diff.*``.
+        InvalidMetadataError: As `build_body`.
+        InvalidSignatureError: ``provenance.signature.keyid`` when `key` is another one, ``wire.key.*``, ``wire.x509.*``.
+        MalformedPatchError: ``provenance.file.author_line_length`` when the metadata is too long for a trailer line.
+    """
+    body = build_body(metadata, diff)
+    statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
+    line = encode_envelope(sign_envelope(encode_author_statement(statement), key))
+    if len(line) > ENVELOPE_LINE_BYTES_MAX:
+        raise MalformedPatchError(
+            "provenance.file.author_line_length",
+            "the metadata is too long for a trailer line",
+            hint="Disclose only the build environment's digest, or split the patch.",
+            expected=f"at most {ENVELOPE_LINE_BYTES_MAX} bytes",
+            actual=len(line),
+        )
+    data = body + line + b"\n"
+    verify_patch_untrusted(data)
+    return data
+
+
+def append_attestation(data: bytes, line: bytes) -> bytes:
+    """Return the patch file with one more trailer line, an attestation or a seal; its body and patch id stay.
+
+    Args:
+        data: A patch file that verifies.
+        line: `encode_envelope` of an attestation, without line feed.
+
+    Raises:
+        MalformedPatchError: As `verify_patch_untrusted`, for the file and for the line.
+        InvalidSignatureError: As `verify_patch_untrusted`, for the file.
+        InvalidMetadataError: As `verify_patch_untrusted`; ``provenance.seal.sealed`` after a seal; ``provenance.seal.*`` for a seal that
+            does not hold for this file.
+        AttestationRefusedError: The reason for which verification would set the line aside.
+    """
+    before = verify_patch_untrusted(data)
+    if before.seal is not None:
+        raise InvalidMetadataError(
+            "provenance.seal.sealed",
+            "the patch is sealed: nothing can be added",
+            hint="Attest before sealing, or publish the attestation alone.",
+        )
+    if b"\n" in line:
+        raise MalformedPatchError("provenance.file.trailer_line", "an attestation is one line")
+    appended = data + line + b"\n"
+    after = verify_patch_untrusted(appended)
+    if len(after.attestations_refused) > len(before.attestations_refused):
+        refused = after.attestations_refused[-1]
+        raise AttestationRefusedError(refused.code, refused.message)
+    return appended
