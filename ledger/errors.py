@@ -1,0 +1,47 @@
+"""Why the ledger refuses: one class for each thing that can be refused, so that a caller can tell a bad transaction from a bad block.
+
+============================  =====================================================================  ==================
+class                         codes                                                                  who must act
+============================  =====================================================================  ==================
+``TransactionRefusedError``   ``ledger.tx.*``, ``ledger.identity.*``, ``ledger.patch.*``,            the submitter
+                              ``ledger.proposal.*``, ``ledger.host.*``
+``BlockRefusedError``         ``ledger.block.*``                                                     the proposer
+``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
+``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``                               who sent the proof
+``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
+``NotYetAvailableError``      ``ledger.mempool.full``, ``ledger.receipt.not_certified``              the caller, later
+``LedgerCorruptionError``     ``ledger.corruption.*``                                                the operator
+============================  =====================================================================  ==================
+"""
+
+from __future__ import annotations
+
+from wire.errors import CorruptionError, RejectedError, UnavailableError
+
+
+class TransactionRefusedError(RejectedError):
+    """The transaction breaks a rule at the height where it would be executed; it changed nothing."""
+
+
+class BlockRefusedError(RejectedError):
+    """The block is not the one valid successor that its header claims to be; it changed nothing."""
+
+
+class GenesisRefusedError(RejectedError):
+    """The founding document breaks a rule; details name the field."""
+
+
+class ProofRefusedError(RejectedError):
+    """A receipt or state proof does not prove what it claims."""
+
+
+class ArchiveRefusedError(RejectedError):
+    """The bytes are not a whole, undamaged archive of a chain."""
+
+
+class NotYetAvailableError(UnavailableError):
+    """What was asked for cannot be had now; the same call may succeed later."""
+
+
+class LedgerCorruptionError(CorruptionError):
+    """A stored record is missing or is not one that this program wrote."""

@@ -1,0 +1,69 @@
+"""The limits of the ledger alone. Those that other packages share stand in `wire.limits`.
+
+All of them decide whether a transaction or a block is valid, so raising one is a change of the protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from provenance.limits import ENVELOPE_LINE_BYTES_MAX
+from wire.limits import KIBIBYTE
+
+NONCE_BYTES: Final = 16
+"""Chance that keeps two otherwise equal transactions of one signer apart."""
+NOT_AFTER_WINDOW_MAX: Final = 100_000
+"""How many heights ahead a transaction may stay executable: a lost one is certainly dead after that."""
+TIME_AHEAD_MS_MAX: Final = 60_000
+"""How far a block's time may run ahead of a follower's clock."""
+
+ROLES_MAX: Final = 32
+"""Roles of one identity."""
+KEYS_PER_IDENTITY_MAX: Final = 64
+"""Keys of one identity, retired ones included; they are never forgotten, because old signatures are judged by them."""
+ADMINISTRATORS_MAX: Final = 64
+"""Administrators of one organisation; the rule about the last one looks at each."""
+CA_CERTIFICATES_MAX: Final = 16
+"""CA certificates of one organisation."""
+ORGANISATIONS_MAX: Final = 256
+"""Organisations of one network: each has one vote, and every vote looks at all."""
+REASON_BYTES_MAX: Final = 1 * KIBIBYTE
+"""A reason for people, in UTF-8."""
+
+DESCRIPTION_BYTES_MAX: Final = 8 * KIBIBYTE
+"""A proposal's description for people, in UTF-8."""
+PROPOSAL_LIFETIME: Final = 100_000
+"""Heights after which an open proposal can no longer be voted on."""
+POLICIES_MAX: Final = 64
+"""Policies of one set."""
+POLICY_BYTES_MAX: Final = 64 * KIBIBYTE
+"""One policy's text, in UTF-8."""
+POLICY_SCHEMA_BYTES_MAX: Final = 64 * KIBIBYTE
+"""The policy schema's text, in UTF-8."""
+POLICY_SET_BYTES_MAX: Final = 512 * KIBIBYTE
+"""Schema and policies together: a set must fit a transaction with room to spare."""
+
+ENVELOPE_BYTES_MAX: Final = ENVELOPE_LINE_BYTES_MAX
+"""One author's or attestor's envelope inside a transaction: whatever a patch file may carry, the ledger can record."""
+ATTESTATION_DIGESTS_MAX: Final = 256
+"""Attestations that a published patch file may carry (`wire.limits.TRAILER_LINES_MAX` counts the author's line too)."""
+ATTESTATIONS_PER_PATCH_MAX: Final = 256
+"""Attestations recorded for one patch."""
+
+TARGET_BYTES_MAX: Final = 63
+"""A target's name is an identifier."""
+DECISION_BYTES_MAX: Final = 256 * KIBIBYTE
+"""The canonical JSON of one decision, inside an intent."""
+DETAIL_BYTES_MAX: Final = 64 * KIBIBYTE
+"""The canonical JSON of one outcome's details."""
+REPORT_BYTES_MAX: Final = 4 * KIBIBYTE
+"""The body of one host report."""
+RESULT_BYTES_MAX: Final = 64
+"""An outcome's result code, such as SUCCESS."""
+INSTALLED_MAX: Final = 1024
+"""Installed patches that a target's record lists, newest last; older ones stay in the transactions and in the history."""
+
+GENESIS_BYTES_MAX: Final = 1024 * KIBIBYTE
+"""The founding document."""
+ADDRESS_BYTES_MAX: Final = 256
+"""A validator's network address."""

@@ -1,0 +1,480 @@
+"""The records under the state root: what the ledger knows after a block, one frozen record for each thing.
+
+A record's encoding is the canonical tuple of a format version and its fields in the order in which they stand here; the order never
+changes. Records are decoded from this node's own tables, whose rows carry a checksum and stand under the state root, so decoding checks
+the shape and not every field: a row that fails is corruption, not somebody's input.
+
+Source: docs/spec/ledger.md 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Final, Self, cast
+
+from ledger.errors import LedgerCorruptionError
+from wire.codec import Value, decode_untrusted, encode
+from wire.errors import MalformedError
+from wire.hashing import DOMAIN_POLICY, DOMAIN_VALIDATORS, Digest, hash_domain
+from wire.keys import KeyId, PublicKey, public_key_from_spki_untrusted
+from wire.limits import TX_BYTES_MAX
+
+RECORD_VERSION: Final = 1
+RECORD_BYTES_MAX: Final = 2 * TX_BYTES_MAX
+"""The longest record: everything one transaction can carry, and what the record adds."""
+
+ACTIVE: Final = "active"
+SUSPENDED: Final = "suspended"
+REVOKED: Final = "revoked"
+
+OPEN: Final = "open"
+EXECUTED: Final = "executed"
+DEFEATED: Final = "rejected"
+WITHDRAWN: Final = "withdrawn"
+
+
+class Record:
+    """A record of the state: a frozen dataclass whose fields all have a canonical encoding."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        """Return the canonical encoding: format version, then the fields in order."""
+        return encode((RECORD_VERSION, *_values(self)))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Return the record that `encode` made `data` from.
+
+        Raises:
+            LedgerCorruptionError: ``ledger.corruption.record``: the stored bytes are not such a record.
+        """
+        try:
+            value = decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
+        except MalformedError as error:
+            raise _corrupt(cls, error.message) from error
+        if type(value) is not tuple or len(value) != len(_names(cls)) + 1 or value[0] != RECORD_VERSION:
+            raise _corrupt(cls, "wrong shape or version")
+        return cls(*cast("tuple[Any, ...]", value[1:]))
+
+
+_NAMES: Final[dict[type[Record], tuple[str, ...]]] = {}
+_GETTERS: Final[dict[type[Record], attrgetter[tuple[Value, ...]]]] = {}
+
+
+def _names(cls: type[Record]) -> tuple[str, ...]:
+    names = _NAMES.get(cls)
+    if names is None:
+        names = _NAMES[cls] = tuple(field.name for field in fields(cast(Any, cls)))
+    return names
+
+
+def _values(record: Record) -> tuple[Value, ...]:
+    cls = type(record)
+    getter = _GETTERS.get(cls)
+    if getter is None:
+        getter = _GETTERS[cls] = attrgetter(*_names(cls))
+    return getter(record)
+
+
+def _corrupt(cls: type[Record], why: str) -> LedgerCorruptionError:
+    return LedgerCorruptionError("ledger.corruption.record", f"a stored {cls.__name__} cannot be read ({why})")
+
+
+@dataclass(frozen=True, slots=True)
+class Network(Record):
+    """What the founding document fixed for ever."""
+
+    chain_id: str
+    """The network's name; every signature covers it."""
+    genesis_hash: bytes
+    """Domain-separated SHA-256 of the canonical founding document, 32 bytes."""
+    transaction_bytes_max: int
+    """The longest transaction of this network, at most `TX_BYTES_MAX`."""
+    block_bytes_max: int
+    """The longest block of this network, at most `BLOCK_BYTES_MAX`."""
+    block_transactions_max: int
+    """Transactions in one block of this network, at most `BLOCK_TRANSACTIONS_MAX`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation(Record):
+    """A member of the network; it owns identities and has one vote."""
+
+    name: str
+    """Identifier; the part of an identity id after ``@``."""
+    display_name: str
+    """Name for people."""
+    admitted_height: int
+    """Height of the block that admitted it; 0 for a founder."""
+    ca_certificates: tuple[bytes, ...]
+    """DER certificates in which the chains of its identities must be anchored."""
+    administrators: tuple[str, ...]
+    """Ids of its active identities with the role administrator, in order of id."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRecord(Record):
+    """A person, service or host of an organisation."""
+
+    identity_id: str
+    """Such as ``alice@acme``."""
+    organisation: str
+    """The part after ``@``."""
+    display_name: str
+    """Name for people."""
+    roles: tuple[str, ...]
+    """In order, without repeats: see `ledger.roles`."""
+    status: str
+    """``active``, ``suspended`` (reversible) or ``revoked`` (for ever)."""
+    key_ids: tuple[KeyId, ...]
+    """All keys it ever had, oldest first, 32 bytes each."""
+    registered_height: int
+    """Height of the block that registered it."""
+    changed_height: int
+    """Height of the last block that changed this record."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may act now, given a valid key."""
+        return self.status == ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord(Record):
+    """A public key and when its signatures count. Revocation is by height, never by clock."""
+
+    key_id: KeyId
+    """SHA-256 of `spki`, 32 bytes."""
+    spki: bytes
+    """DER SubjectPublicKeyInfo; the algorithm follows from it and from nothing else."""
+    identity_id: str
+    """Whose key it is, for ever: a key is registered once in a network's life."""
+    added_height: int
+    """The first height at which it counts."""
+    retired_height: int | None
+    """The last height at which it counts because a rotation replaced it, or None."""
+    last_valid_height: int | None
+    """The last height at which it counts because a revocation said so, or None; may lie before the revocation itself."""
+    reason: str
+    """Why it was revoked, for people, or empty."""
+    certificate_chain: tuple[bytes, ...]
+    """DER certificates from the leaf upwards, or empty for a bare key (a DID)."""
+
+    def is_valid_at(self, height: int) -> bool:
+        """Whether what the ledger recorded at `height` under this key counts."""
+        return (
+            self.added_height <= height
+            and (self.retired_height is None or height <= self.retired_height)
+            and (self.last_valid_height is None or height <= self.last_valid_height)
+        )
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key itself."""
+        return public_key_from_spki_untrusted(self.spki)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRecord(Record):
+    """A published patch: the author's statement is on the ledger, the diff is not."""
+
+    patch_id: bytes
+    """SHA-256 of the patch file's body, 32 bytes."""
+    author: str
+    """Identity id of the author."""
+    organisation: str
+    """The author's organisation."""
+    author_key_id: KeyId
+    """The key that signed the author's statement."""
+    author_payload_digest: bytes
+    """SHA-256 of the author's payload bytes: what attestations bind to, 32 bytes."""
+    file_digest: bytes
+    """SHA-256 of the whole patch file as published, 32 bytes: its address in the nodes' file stores."""
+    file_bytes: int
+    """Size of that file."""
+    published_height: int
+    """Height of the block that recorded it."""
+    tx_id: bytes
+    """The publishing transaction, 32 bytes."""
+    attestation_digests: tuple[bytes, ...]
+    """Payload digests of the attestations that the file carried when it was published, in its order."""
+    components: tuple[str, ...]
+    """Names of the affected components, in order, without repeats."""
+    release_counter: int
+    """Monotonic per component: an older patch cannot come back."""
+    supersedes: tuple[bytes, ...]
+    """Patches that this one replaces."""
+    prerequisites: tuple[bytes, ...]
+    """Patches that must be applied first."""
+    superseded_by: bytes | None
+    """The newest patch that replaces this one, or None."""
+    withdrawn_height: int | None
+    """From this height on no agent applies it, or None."""
+    withdrawn_reason: str
+    """Why, for people, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationRecord(Record):
+    """One attestor's verdict on one patch, at the height where the ledger recorded it."""
+
+    patch_id: bytes
+    """The patch, 32 bytes."""
+    payload_digest: bytes
+    """SHA-256 of the attestation's payload bytes, 32 bytes."""
+    identity_id: str
+    """The attestor."""
+    organisation: str
+    """The attestor's organisation."""
+    key_id: KeyId
+    """The key that signed it; it counts if that key is valid at `recorded_height`."""
+    role: str
+    """Attestation role such as ``security-review``; the attestor held ``attestor:<role>``."""
+    verdict: str
+    """``approve`` or ``reject``."""
+    predicate_type: str
+    """What kind of statement it is: a URI."""
+    recorded_height: int
+    """Height of the block that recorded it: the only time of an attestation that counts."""
+    tx_id: bytes
+    """The recording transaction, 32 bytes."""
+    current: bool
+    """False once a later one of the same attestor and role replaced it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationList(Record):
+    """The attestations of one patch in the order in which they were recorded."""
+
+    payload_digests: tuple[bytes, ...]
+    """Payload digests, 32 bytes each."""
+    current: tuple[tuple[str, str, bytes], ...]
+    """Identity id, role and payload digest of the ones that are current, in order of recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord(Record):
+    """Where a host's chain of deployment records stands."""
+
+    host: str
+    """Identity id with the role host."""
+    counter: int
+    """Number of its last deployment record; 0 before the first."""
+    last_tx_id: bytes
+    """Its last deployment record, 32 bytes; zeros before the first."""
+    changed_height: int
+    """Height of the block with that record."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRecord(Record):
+    """What the ledger last heard about one directory tree of a host."""
+
+    host: str
+    """Identity id."""
+    target: str
+    """The tree's name on its host."""
+    tree_digest: bytes | None
+    """Digest of the tree after the last successful deployment, or None when there was none."""
+    installed: tuple[tuple[bytes, int], ...]
+    """Patch id and height for each installed patch, oldest first, at most `INSTALLED_MAX`."""
+    changed_height: int
+    """Height of the block that last changed this record."""
+    report_kind: str
+    """The kind of the last report about it (``drift``, ``adopt``, ``rollback``), or empty."""
+    report_tx_id: bytes | None
+    """The transaction with that report, or None."""
+    report_height: int | None
+    """Its height, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRecord(Record):
+    """One application of a patch, or one refusal, as its host told it."""
+
+    deployment_id: bytes
+    """tx_id of the intent; of the outcome where a refusal had no intent."""
+    host: str
+    """Identity id."""
+    target: str
+    """The tree's name on its host."""
+    patch_id: bytes
+    """The patch; 32 zero bytes when the refused file had none."""
+    counter: int
+    """The host's counter of the record that opened it."""
+    intent_height: int | None
+    """Height of the intent, or None for a refusal without one."""
+    outcome_height: int | None
+    """Height of the outcome, or None while it is open: an intent without outcome is a gap that an auditor sees."""
+    outcome_tx_id: bytes | None
+    """The outcome, or None while it is open."""
+    result: str
+    """The outcome's result code, or empty while it is open."""
+    tree_before: bytes
+    """Tree digest before, 32 bytes."""
+    tree_after: bytes | None
+    """Tree digest after, or None while it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRecord(Record):
+    """The highest release counter that was published for one component."""
+
+    name: str
+    """The component."""
+    release_counter: int
+    """The highest recorded."""
+    patch_id: bytes
+    """The patch that carried it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet(Record):
+    """The policies in force from a height on; an empty set denies."""
+
+    version: int
+    """0 for the founding set, one more with each adopted set."""
+    schema: str
+    """Cedar schema in its human form; the same text as in the policies' engine."""
+    policies: tuple[tuple[str, str], ...]
+    """Name and text of each policy."""
+    policy_hash: bytes
+    """Domain-separated SHA-256 of schema and policies, 32 bytes; stands in every header."""
+    adopted_height: int
+    """Height of the block that adopted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion(Record):
+    """Which policy set is in force."""
+
+    version: int
+    """Its version."""
+    policy_hash: bytes
+    """Its hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Governance(Record):
+    """Who votes and how many votes decide."""
+
+    threshold: str
+    """``majority``, ``two-thirds`` or ``unanimous`` of the organisations."""
+    organisations: tuple[str, ...]
+    """Names of all organisations, in order; each has one vote."""
+    changed_height: int
+    """Height of the block that last changed this record."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalRecord(Record):
+    """A proposal of governance and the votes so far."""
+
+    proposal_id: bytes
+    """tx_id of the transaction that created it, 32 bytes."""
+    proposer: str
+    """Identity id."""
+    organisation: str
+    """The proposer's organisation."""
+    action: tuple[Value, ...]
+    """What it does when it is executed: the wire form of a `ledger.actions` record."""
+    description: str
+    """Why, for people."""
+    created_height: int
+    """Height of the block that created it."""
+    expires_height: int
+    """The last height at which it can be voted on."""
+    status: str
+    """``open``, ``executed``, ``rejected`` or ``withdrawn``."""
+    votes: tuple[tuple[str, str, bool, int], ...]
+    """Organisation, voting identity, approval, height; one for each organisation, in order of organisation."""
+    closed_height: int | None
+    """Height at which it stopped being open, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """A node that votes on blocks."""
+
+    name: str
+    """The node's name, unique in the set."""
+    organisation: str
+    """The organisation that runs it."""
+    spki: bytes
+    """Its Ed25519 node key as DER SubjectPublicKeyInfo."""
+    address: str
+    """Where its peers reach it: a multiaddr."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """Its node key."""
+        return public_key_from_spki_untrusted(self.spki)
+
+    @property
+    def key_id(self) -> KeyId:
+        """SHA-256 of `spki`, 32 bytes: its name in headers and certificates."""
+        return self.public_key.key_id
+
+
+@dataclass(frozen=True)
+class ValidatorSet:
+    """The nodes that vote on blocks, in order of key id.
+
+    Not slotted: the maps derived from it are computed once and kept.
+    """
+
+    validators: tuple[Validator, ...]
+    """In order of key id."""
+
+    @cached_property
+    def public_keys(self) -> Mapping[KeyId, PublicKey]:
+        """Key id to key, for checking certificates."""
+        return MappingProxyType({validator.key_id: validator.public_key for validator in self.validators})
+
+    @cached_property
+    def hash(self) -> Digest:
+        """Domain-separated SHA-256 of the set, 32 bytes; stands in every header."""
+        return hash_domain(DOMAIN_VALIDATORS, self.encode())
+
+    def find(self, key_id: bytes) -> Validator | None:
+        """Return the validator with this key, or None."""
+        return next((validator for validator in self.validators if validator.key_id == key_id), None)
+
+    def encode(self) -> bytes:
+        """Return the canonical encoding."""
+        rows = tuple((each.name, each.organisation, each.spki, each.address) for each in self.validators)
+        return encode((RECORD_VERSION, rows))
+
+    @classmethod
+    def decode(cls, data: bytes) -> ValidatorSet:
+        """Return the set that `encode` made `data` from; the same bytes give the same object.
+
+        Raises:
+            LedgerCorruptionError: ``ledger.corruption.record``.
+        """
+        return _decode_validators(data)
+
+
+@lru_cache(maxsize=8)
+def _decode_validators(data: bytes) -> ValidatorSet:
+    try:
+        version, rows = cast(
+            "tuple[int, tuple[tuple[Any, ...], ...]]", decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
+        )
+        if version != RECORD_VERSION:
+            raise ValueError("wrong version")
+        return ValidatorSet(tuple(Validator(*row) for row in rows))
+    except (MalformedError, TypeError, ValueError) as error:
+        raise LedgerCorruptionError(
+            "ledger.corruption.record", f"the stored validator set cannot be read ({error})"
+        ) from error
+
+
+def hash_policy(schema: str, policies: tuple[tuple[str, str], ...]) -> Digest:
+    """Return the hash by which headers and decisions name a policy set, 32 bytes."""
+    return hash_domain(DOMAIN_POLICY, encode((schema, policies)))

@@ -1,0 +1,83 @@
+"""The roles that an identity can hold, and the readers that refuse every other.
+
+======================  ==================================================================================
+role                    may
+======================  ==================================================================================
+``administrator``       manage the identities of its organisation, propose and vote
+``developer``           publish patches
+``attestor:<role>``     attest in that role; ``<role>`` is an identifier such as ``security-review``
+``host``                record deployments and reports
+``auditor``             nothing that changes the ledger; it names who is meant to look
+``validator``           nothing by itself: the validator set decides who votes on blocks
+======================  ==================================================================================
+
+Source: docs/spec/ledger.md 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ledger.errors import TransactionRefusedError
+from ledger.limits import ROLES_MAX
+from wire.errors import MalformedError
+from wire.fields import as_identifier, as_tuple
+
+ADMINISTRATOR: Final = "administrator"
+DEVELOPER: Final = "developer"
+HOST: Final = "host"
+AUDITOR: Final = "auditor"
+VALIDATOR: Final = "validator"
+ATTESTOR_PREFIX: Final = "attestor:"
+
+PLAIN_ROLES: Final = (ADMINISTRATOR, AUDITOR, DEVELOPER, HOST, VALIDATOR)
+
+
+def attestor_role(role: str) -> str:
+    """Return the identity role that lets its holder attest in `role`."""
+    return ATTESTOR_PREFIX + role
+
+
+def is_attestor(roles: Iterable[str]) -> bool:
+    """Return whether any of `roles` lets its holder attest."""
+    return any(role.startswith(ATTESTOR_PREFIX) for role in roles)
+
+
+def normalise_roles(roles: Iterable[str]) -> tuple[str, ...]:
+    """Return the roles in order and without repeats: their one form in transactions and records."""
+    return tuple(sorted(set(roles)))
+
+
+def as_roles(value: object, name: str) -> tuple[str, ...]:
+    """Return `value`, 1 to `ROLES_MAX` roles in order and without repeats.
+
+    Raises:
+        MalformedError: ``wire.field.*``.
+        TransactionRefusedError: ``ledger.identity.bad_role``.
+    """
+    roles = tuple(_as_role(role, name) for role in as_tuple(value, name, length_max=ROLES_MAX))
+    if not roles or roles != normalise_roles(roles):
+        raise TransactionRefusedError(
+            "ledger.identity.bad_role",
+            f"{name} must be one or more roles in order and without repeats",
+            actual=", ".join(roles),
+        )
+    return roles
+
+
+def _as_role(value: object, name: str) -> str:
+    if isinstance(value, str):
+        if value in PLAIN_ROLES:
+            return value
+        if value.startswith(ATTESTOR_PREFIX):
+            try:
+                return ATTESTOR_PREFIX + as_identifier(value.removeprefix(ATTESTOR_PREFIX), name)
+            except MalformedError:
+                pass  # Told below, with all the roles there are.
+    raise TransactionRefusedError(
+        "ledger.identity.bad_role",
+        f"{name} holds something that is not a role",
+        expected=f"{', '.join(PLAIN_ROLES)} or {ATTESTOR_PREFIX}<role>",
+        actual=value,
+    )
