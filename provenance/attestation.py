@@ -51,7 +51,7 @@ TEST_RESULTS: Final = ("PASSED", "WARNED", "FAILED")
 """What a test run can end with (in-toto test-result v0.1)."""
 
 
-def build_attestation(
+def build_attestation(  # noqa: PLR0917 - the order in which one says it: what, in which capacity, how, by whom
     patch: VerifiedPatch, role: str, verdict: Verdict | str, key: PrivateKey, identity: str, comment: str, time: str
 ) -> Envelope:
     """Return a signed review of `patch`.
@@ -123,7 +123,7 @@ def build_test_result(
     return _sign(_claim(patch, PREDICATE_TEST_RESULT, role, None, key, identity, comment, time), predicate, key)
 
 
-def build_predicate_attestation(
+def build_predicate_attestation(  # noqa: PLR0917 - as `build_attestation`
     patch: VerifiedPatch,
     predicate_type: str,
     predicate: bytes,
@@ -196,7 +196,7 @@ def build_seal(patch: VerifiedPatch, key: PrivateKey, identity: str, time: str) 
     return sign_envelope(payload, key)
 
 
-def _claim(
+def _claim(  # noqa: PLR0917 - as `build_attestation`
     patch: VerifiedPatch,
     predicate_type: str,
     role: str,

@@ -133,6 +133,23 @@ def encode_base64(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
+def decode_base64_untrusted(value: object, name: str) -> bytes:
+    """Return the bytes of a text in canonical base64.
+
+    Raises:
+        InvalidMetadataError: ``provenance.field.base64``, also for unused bits that are not zero: four texts would stand for one value.
+    """
+    if not isinstance(value, str):
+        raise refuse_field("base64", name, "is not base64", "base64", type(value).__name__)
+    try:
+        data = binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:  # binascii.Error, and a text that is not ASCII
+        raise refuse_field("base64", name, "is not base64", None, value) from None
+    if encode_base64(data) != value:
+        raise refuse_field("base64", name, "is not canonical base64", None, value)
+    return data
+
+
 def _read_person(members: Mapping[str, object], name: str) -> tuple[str, str]:
     person = read_line(members["name"], f"{name}.name", PERSON_NAME_BYTES_MAX)
     if found := _NAME_FORBIDDEN.search(person):
@@ -147,15 +164,7 @@ def _read_person(members: Mapping[str, object], name: str) -> tuple[str, str]:
 
 def _read_certificate(value: object, name: str) -> bytes:
     """Return the bytes of a canonical base64 text."""
-    if not isinstance(value, str):
-        raise refuse_field("base64", name, "is not base64", "base64", type(value).__name__)
     # Four characters carry three bytes; refuse a long text before decoding it.
-    if len(value) > (X509_CERTIFICATE_BYTES_MAX + 2) // 3 * 4:
+    if isinstance(value, str) and len(value) > (X509_CERTIFICATE_BYTES_MAX + 2) // 3 * 4:
         raise refuse_field("length", name, "is too long", f"at most {X509_CERTIFICATE_BYTES_MAX} bytes", len(value))
-    try:
-        der = binascii.a2b_base64(value, strict_mode=True)
-    except ValueError:  # binascii.Error, and not ASCII
-        raise refuse_field("base64", name, "is not base64", None, value) from None
-    if encode_base64(der) != value:
-        raise refuse_field("base64", name, "is not canonical base64", None, value)
-    return der
+    return decode_base64_untrusted(value, name)

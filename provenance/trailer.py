@@ -205,7 +205,7 @@ def _check_new(attestation: Attestation, seen: set[object]) -> None:
     seen.update(claims)
 
 
-def _read_seal(
+def _read_seal(  # noqa: PLR0917 - everything that a seal is compared with
     index: int,
     envelope: Envelope,
     statement: SealStatement,
