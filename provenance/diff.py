@@ -69,6 +69,11 @@ _HUNK_HEADER: Final = re.compile(
 _INDEX: Final = re.compile(rb"([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: ([0-7]{6}))?")
 _MODE: Final = re.compile(rb"[0-7]{6}")
 _SIMILARITY: Final = re.compile(rb"(0|[1-9][0-9]?|100)%")
+_EMPTY_BLOBS: Final = (
+    "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+    "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
+)
+"""Git's names of empty content, with SHA-1 and with SHA-256."""
 _NO_NEWLINE: Final = NO_NEWLINE_LINE[:-1]
 
 _REFUSED_HEADERS: Final = (
@@ -333,15 +338,31 @@ def _check_substance(change: FileChange, line: int) -> None:
     """Raise unless the section's parts fit each other: something changes, and no line speaks of content that stays."""
     match change.kind:
         case ChangeKind.ADD | ChangeKind.DELETE:
-            return  # an empty file comes and goes without a hunk
+            if not change.hunks:
+                _check_empty(change, line)
         case ChangeKind.MODIFY:
             if not change.hunks and change.old_mode == change.new_mode:
                 raise _refusal("no_change", "a section changes something", line)
+            if change.blobs is not None and not change.hunks:
+                raise _refusal("index_line", "an index line stands only where content changes", line)
         case ChangeKind.RENAME:
             if (change.similarity == 100) == bool(change.hunks):
                 raise _refusal("similarity", "a rename has hunks exactly if its similarity is below 100%", line)
-    if change.blobs is not None and not change.hunks:
-        raise _refusal("index_line", "an index line stands only where content changes", line)
+            if change.blobs is not None and not change.hunks:
+                raise _refusal("index_line", "an index line stands only where content changes", line)
+    if not change.hunks and any(" " in path for path in change.paths):
+        raise _refusal("name_space", "GNU patch does not find a name with a space in a section without '---' and '+++'", line)
+
+
+def _check_empty(change: FileChange, line: int) -> None:
+    """Raise unless a file that comes or goes without a hunk has an index line that says it is empty.
+
+    Without the line, GNU patch in batch mode leaves a deleted empty file where it is.
+    """
+    blobs = change.blobs or ("", "")
+    name = blobs[1] if change.kind is ChangeKind.ADD else blobs[0]
+    if not name or not any(empty.startswith(name) for empty in _EMPTY_BLOBS):
+        raise _refusal("index_line", "an empty file that is added or deleted has an index line with the name of no content", line)
 
 
 def _read_hunks(reader: _Reader, kind: ChangeKind) -> tuple[Hunk, ...]:

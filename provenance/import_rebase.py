@@ -1,0 +1,273 @@
+"""Where a foreign patch's hunks belong in one base: the search of GNU patch without fuzz, refusing what has two answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from provenance.diff_apply import split_lines
+from provenance.diff_model import MODE_REGULAR, FileState
+from provenance.diff_paths import check_path
+from provenance.errors import ImportRefusedError
+from provenance.import_model import ForeignFile, ForeignHunk, ForeignPatch, Move, Rebased
+from wire.errors import RejectedError
+
+SEARCH_LINES_MAX: Final = 50_000_000
+"""Lines looked at in all searches of one patch: seconds of work; a patch that needs more is not meant for this base."""
+
+ReadState: TypeAlias = Callable[[str], FileState | None]
+"""Answers the state of a path in the base, None if it is absent. Called with checked paths only."""
+
+
+def rebase(foreign: ForeignPatch, read: ReadState, *, strip: int | None = None) -> Rebased:
+    """Return what the patch does to a base, with every hunk at its one place.
+
+    Without `strip` the patch is tried with one leading component taken from its names and with none. If both fit the base, names that
+    all begin with `a/` and `b/` decide; otherwise the patch is refused.
+
+    Args:
+        foreign: A patch that was read.
+        read: The base; the `get` of a mapping will do.
+        strip: Leading components of its names that do not belong to the base's paths, 0 or 1, if the caller knows.
+
+    Raises:
+        ImportRefusedError: `provenance.import.<rule>`, the 1-based line of the patch in `details["line"]`.
+        DiffRefusedError: `provenance.diff.path_*` for a name that no diff may touch.
+
+    Source: docs/spec/diff.md 7.3.
+    """
+    if strip is not None:
+        return _Base(read, strip).apply(foreign)
+    results: dict[int, Rebased] = {}
+    refusals: dict[int, RejectedError] = {}
+    for level in (1, 0):
+        try:
+            results[level] = _Base(read, level).apply(foreign)
+        except RejectedError as error:
+            refusals[level] = error
+    prefixed = all(_is_prefixed(file) for file in foreign.files)
+    if len(results) == 2 and not prefixed and results[0].post != results[1].post:
+        raise ImportRefusedError(
+            "provenance.import.strip_ambiguous",
+            "the names fit the base with and without their first component",
+            hint="Say which is meant: strip 1 or strip 0.",
+        )
+    if results:
+        return results[1] if 1 in results else results[0]
+    # Of two refusals, the one that says more: a name that is not there is what the wrong level usually gives.
+    tells_more = (
+        prefixed or refusals[0].code == "provenance.import.absent" or refusals[1].code != "provenance.import.absent"
+    )
+    raise refusals[1 if tells_more else 0]
+
+
+class _Base:
+    """The base while a patch is applied to a copy of it."""
+
+    def __init__(self, read: ReadState, strip: int) -> None:
+        self._read = read
+        self._strip = strip
+        self._pre: dict[str, FileState | None] = {}
+        self._now: dict[str, FileState | None] = {}
+        self._renames: dict[str, str] = {}
+        self._moves: list[Move] = []
+        self._search_lines = 0
+
+    def apply(self, foreign: ForeignPatch) -> Rebased:
+        for file in foreign.files:
+            self._apply_file(file)
+        touched = {path for path, state in self._pre.items() if self._now[path] != state}
+        return Rebased(
+            pre={path: self._pre[path] for path in sorted(touched)},
+            post={path: self._now[path] for path in sorted(touched)},
+            renames={new: old for new, old in sorted(self._renames.items()) if self._is_plain_rename(old, new)},
+            strip=self._strip,
+            moves=tuple(self._moves),
+        )
+
+    def _is_plain_rename(self, old: str, new: str) -> bool:
+        """Return whether a rename is still one after all sections, in a form that every tool reads."""
+        before, after = self._pre[old], self._now[new]
+        if before is None or after is None or self._pre[new] is not None or self._now[old] is not None:
+            return False
+        # GNU patch reads names with spaces only from `---` and `+++`, which a rename without changed lines does not have.
+        return before.content != after.content or " " not in old + new
+
+    def _get(self, path: str) -> FileState | None:
+        if path not in self._now:
+            check_path(path)
+            self._pre[path] = self._now[path] = self._read(path)
+        return self._now[path]
+
+    def _apply_file(self, file: ForeignFile) -> None:
+        if file.rename_from is not None and file.rename_to is not None:
+            self._apply_rename(file, file.rename_from, file.rename_to)
+            return
+        path = self._find_path(file)
+        state = self._get(path)
+        is_new = file.old_name is None or (state is None and len(file.hunks) == 1 and not file.hunks[0].old_lines)
+        if is_new and state is not None:
+            raise _refusal("exists", f"a file to add is already in the base: {path!a}", file.line)
+        if not is_new and state is None:
+            raise _refusal("absent", f"a file to change is not in the base: {path!a}", file.line)
+        before = FileState(file.new_mode or MODE_REGULAR, b"") if state is None else state
+        content = self._apply_hunks(file, before.content, path)
+        if file.new_name is None:
+            if content:
+                raise _refusal(
+                    "remainder", f"a deleted file has lines that the patch does not show: {path!a}", file.line
+                )
+            self._now[path] = None
+        else:
+            self._now[path] = FileState(file.new_mode or before.mode, content)
+
+    def _apply_rename(self, file: ForeignFile, source: str, target: str) -> None:
+        state = self._get(source)
+        if state is None:
+            raise _refusal("absent", f"a file to rename or copy is not in the base: {source!a}", file.line)
+        if self._get(target) is not None:
+            raise _refusal("exists", f"a file stands where another one should go: {target!a}", file.line)
+        content = self._apply_hunks(file, state.content, source)
+        self._now[target] = FileState(file.new_mode or state.mode, content)
+        if not file.is_copy:
+            self._now[source] = None
+            self._renames[target] = source
+
+    def _find_path(self, file: ForeignFile) -> str:
+        """Return the path that a section means: the new name, or the old one where only that is in the base."""
+        names = [self._strip_name(name, file.line) for name in (file.new_name, file.old_name) if name is not None]
+        known = [name for name in dict.fromkeys(names) if self._get(name) is not None]
+        if len(known) > 1:
+            raise _refusal(
+                "name_ambiguous", f"two names of one section are in the base: {known[0]!a} and {known[1]!a}", file.line
+            )
+        return known[0] if known else names[0]
+
+    def _strip_name(self, name: str, line: int) -> str:
+        components = [component for component in name.split("/") if component not in ("", ".")]
+        if name.startswith("/") or len(components) <= self._strip:
+            raise _refusal("absent", f"a name does not lead into the base: {name!a}", line)
+        return "/".join(components[self._strip :])
+
+    def _apply_hunks(self, file: ForeignFile, content: bytes, path: str) -> bytes:
+        if not file.has_carriage_returns:
+            return self._place(file.hunks, content, path)
+        # The whole section has gone through a conversion to CR LF, or it really changes a file with such lines.
+        try:
+            return self._place([hunk.without_carriage_returns() for hunk in file.hunks], content, path)
+        except ImportRefusedError as refusal:
+            if refusal.code != "provenance.import.mismatch":
+                raise
+            return self._place(file.hunks, content, path)
+
+    def _place(self, hunks: Sequence[ForeignHunk], content: bytes, path: str) -> bytes:
+        """Return the content after all hunks of one section."""
+        lines = split_lines(content)
+        result: list[bytes] = []
+        moves: list[Move] = []
+        done = shift = 0
+        for hunk in hunks:
+            begin = self._locate(lines, hunk, done, shift, path)
+            end = begin + len(hunk.old_lines)
+            if hunk.new_lines and not hunk.new_lines[-1].endswith(b"\n") and end != len(lines):
+                raise _refusal("no_newline", f"a line without newline is the last one of its file: {path!a}", hunk.line)
+            result += lines[done:begin]
+            result += hunk.new_lines
+            done = end
+            shift = begin - _guess(hunk)
+            if shift:
+                moves.append(Move(path, hunk.line, shift))
+        self._moves += moves
+        return b"".join(result + lines[done:])
+
+    def _locate(self, lines: Sequence[bytes], hunk: ForeignHunk, frozen: int, shift: int, path: str) -> int:
+        """Return the index at which the hunk's old lines stand, not before `frozen`."""
+        pattern = list(hunk.old_lines)
+        last = len(lines) - len(pattern)
+        if not pattern:
+            if lines:
+                raise _refusal(
+                    "no_context", f"lines are inserted at a place that no context fixes: {path!a}", hunk.line
+                )
+            return 0
+        # Less context on one side says that the file begins or ends there; both git and GNU patch read it so.
+        if hunk.context_before < hunk.context_after and hunk.old_start <= 1:
+            candidates = [0] if not frozen and list(lines[: len(pattern)]) == pattern else []
+        elif hunk.context_after < hunk.context_before:
+            candidates = [last] if last >= frozen and list(lines[last:]) == pattern else []
+        else:
+            expected = _guess(hunk) + shift
+            if expected >= frozen and list(lines[expected : expected + len(pattern)]) == pattern:
+                return expected
+            self._search_lines += len(lines) - frozen
+            if self._search_lines > SEARCH_LINES_MAX:
+                raise _refusal("search_limit", "too many hunks of the patch are not where it says", hunk.line)
+            candidates = find_lines(lines, pattern, frozen)
+        if not candidates:
+            raise self._mismatch(lines, hunk, shift, path)
+        if len(candidates) > 1:
+            shown = ", ".join(str(at + 1) for at in candidates[:3])
+            raise _refusal(
+                "ambiguous", f"a hunk that has moved fits {path!a} at more than one line ({shown})", hunk.line
+            )
+        return candidates[0]
+
+    def _mismatch(self, lines: Sequence[bytes], hunk: ForeignHunk, shift: int, path: str) -> ImportRefusedError:
+        if find_lines(lines, list(hunk.new_lines), 0) if hunk.new_lines else []:
+            return _refusal("already_applied", f"a hunk's result already stands in {path!a}", hunk.line)
+        expected = _guess(hunk) + shift
+        wanted, found = next(
+            ((old, new) for old, new in zip(hunk.old_lines, lines[max(0, expected) :], strict=False) if old != new),
+            (hunk.old_lines[0], b""),
+        )
+        return _refusal(
+            "mismatch", f"a hunk fits nowhere in {path!a}", hunk.line, expected=_show(wanted), actual=_show(found)
+        )
+
+
+def find_lines(lines: Sequence[bytes], pattern: Sequence[bytes], begin: int) -> list[int]:
+    """Return every index from `begin` on at which all lines of `pattern` (at least one) stand; linear in both lengths.
+
+    Source: D. E. Knuth, J. H. Morris, V. R. Pratt, "Fast pattern matching in strings", 1977.
+    """
+    fallback = [0] * len(pattern)
+    matched = 0
+    for index in range(1, len(pattern)):
+        while matched and pattern[index] != pattern[matched]:
+            matched = fallback[matched - 1]
+        matched += pattern[index] == pattern[matched]
+        fallback[index] = matched
+    found: list[int] = []
+    matched = 0
+    for index in range(begin, len(lines)):
+        while matched and lines[index] != pattern[matched]:
+            matched = fallback[matched - 1]
+        matched += lines[index] == pattern[matched]
+        if matched == len(pattern):
+            found.append(index + 1 - len(pattern))
+            matched = fallback[matched - 1]
+    return found
+
+
+def _guess(hunk: ForeignHunk) -> int:
+    """Return the 0-based index at which the hunk says that it stands."""
+    return hunk.old_start - 1 if hunk.old_lines else hunk.old_start
+
+
+def _is_prefixed(file: ForeignFile) -> bool:
+    return (file.old_name is None or file.old_name.startswith("a/")) and (
+        file.new_name is None or file.new_name.startswith("b/")
+    )
+
+
+def _show(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def _refusal(
+    rule: str, message: str, line: int, *, expected: object = None, actual: object = None
+) -> ImportRefusedError:
+    """Return the refusal of one line of the patch."""
+    return ImportRefusedError(
+        f"provenance.import.{rule}", f"line {line}: {message}", expected=expected, actual=actual, details={"line": line}
+    )
