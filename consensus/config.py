@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The identity of one replica and its limits. Raises nothing: a wrong one is the caller's bug and fails an assertion."""
+    """The identity of one replica and its limits; a wrong one is the caller's bug and fails an assertion."""
 
     chain_id: str
     """Bound into every signature."""
@@ -81,10 +81,10 @@ class Status:
     durable_height: int
     """Up to here the log in memory is on disk."""
     commit_height: int
-    """Proven by a certificate."""
-    applied_height: int
-    """Handed out in `Effects.apply`; at most `commit_height`."""
+    """Proven by a certificate and durable here; everything up to it has been handed out in `Effects.apply`."""
     match: Mapping[NodeId, int]
     """When leading: the height up to which each peer's log is durable and the same. Else empty."""
     heard: Mapping[NodeId, bool]
     """When leading: which peers answered since the last quorum check. Else empty."""
+    round_confirmed: int
+    """When leading: the latest heartbeat round that a majority has answered, this node included. Else 0."""

@@ -139,7 +139,7 @@ class Effects:
     apply: tuple[Entry, ...] = ()
     """Committed and durable here, ascending without gap over the life of the replica, each exactly once."""
     certificate: CommitCertificate | None = None
-    """Proves the last entry of `apply` or one shortly before it; no higher one is known for what has been applied."""
+    """Comes with every `apply` and with nothing else: proves its last entry, and thereby the others."""
     elected: ElectionCertificate | None = None
     """This node leads from now on: it must propose a block upon `last_hash` that carries this certificate."""
     stepped_down: bool = False

@@ -10,7 +10,8 @@ class MalformedMessageError(MalformedError):
 
 
 class ProposalRefusedError(UnavailableError):
-    """A block cannot be proposed here and now (``consensus.not_leader``, ``consensus.window_full``); nothing was changed."""
+    """A block cannot be proposed here and now (``consensus.not_leader``, ``consensus.stale_proposal``,
+    ``consensus.window_full``); nothing was changed."""
 
 
 class StoredStateError(CorruptionError):

@@ -57,7 +57,7 @@ class Entry:
     block_hash: Digest
     """32-byte hash of the block's header. That it is the hash of `data` is for the ledger to check, before anything is written."""
     data: bytes
-    """The encoded block, 1 to `BLOCK_BYTES_MAX` bytes."""
+    """The encoded block, at most `BLOCK_BYTES_MAX` bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,24 +252,24 @@ def decode_message_untrusted(data: bytes) -> Message:
     return reader(value)
 
 
-def _term(value: codec.Value, name: str) -> int:
+def _term(value: object, name: str) -> int:
     return as_int(value, name, minimum=0, maximum=TERM_MAX)
 
 
-def _own_term(value: codec.Value) -> int:
+def _own_term(value: object) -> int:
     # A message is sent in a term, and the first one is 1: term 0 is genesis.
     return as_int(value, "term", minimum=1, maximum=TERM_MAX)
 
 
-def _height(value: codec.Value, name: str) -> int:
+def _height(value: object, name: str) -> int:
     return as_int(value, name, minimum=0, maximum=HEIGHT_MAX)
 
 
-def _node(value: codec.Value, name: str) -> NodeId:
+def _node(value: object, name: str) -> NodeId:
     return NodeId(as_digest(value, name))
 
 
-def _read_pre_vote(value: tuple[codec.Value, ...]) -> PreVote:
+def _read_pre_vote(value: tuple[object, ...]) -> PreVote:
     _, term, candidate, last_term, last_height, last_hash = as_tuple(value, "prevote", length=6)
     return PreVote(
         _own_term(term),
@@ -280,12 +280,12 @@ def _read_pre_vote(value: tuple[codec.Value, ...]) -> PreVote:
     )
 
 
-def _read_pre_vote_reply(value: tuple[codec.Value, ...]) -> PreVoteReply:
+def _read_pre_vote_reply(value: tuple[object, ...]) -> PreVoteReply:
     _, term, granted, voter = as_tuple(value, "prevote_reply", length=4)
     return PreVoteReply(_term(term, "term"), as_bool(granted, "granted"), _node(voter, "voter"))
 
 
-def _read_request_vote(value: tuple[codec.Value, ...]) -> RequestVote:
+def _read_request_vote(value: tuple[object, ...]) -> RequestVote:
     _, term, candidate, last_term, last_height, last_hash, transfer = as_tuple(value, "request_vote", length=7)
     return RequestVote(
         _own_term(term),
@@ -297,7 +297,7 @@ def _read_request_vote(value: tuple[codec.Value, ...]) -> RequestVote:
     )
 
 
-def _read_vote(value: tuple[codec.Value, ...]) -> Vote:
+def _read_vote(value: tuple[object, ...]) -> Vote:
     _, term, granted_value, voter, signature_value = as_tuple(value, "vote", length=5)
     granted = as_bool(granted_value, "granted")
     if granted is (signature_value is None):
@@ -306,7 +306,7 @@ def _read_vote(value: tuple[codec.Value, ...]) -> Vote:
     return Vote(_own_term(term), granted, _node(voter, "voter"), signature)
 
 
-def _read_append(value: tuple[codec.Value, ...]) -> Append:
+def _read_append(value: tuple[object, ...]) -> Append:
     (
         _,
         term_value,
@@ -361,7 +361,7 @@ def _read_append(value: tuple[codec.Value, ...]) -> Append:
     )
 
 
-def _read_append_reply(value: tuple[codec.Value, ...]) -> AppendReply:
+def _read_append_reply(value: tuple[object, ...]) -> AppendReply:
     (
         _,
         term,
@@ -409,7 +409,7 @@ def _read_append_reply(value: tuple[codec.Value, ...]) -> AppendReply:
     return reply
 
 
-_READERS: Final[dict[int, Callable[[tuple[codec.Value, ...]], Message]]] = {
+_READERS: Final[dict[int, Callable[[tuple[object, ...]], Message]]] = {
     TYPE_PRE_VOTE: _read_pre_vote,
     TYPE_PRE_VOTE_REPLY: _read_pre_vote_reply,
     TYPE_REQUEST_VOTE: _read_request_vote,

@@ -1,0 +1,96 @@
+"""How far one follower is, and what may be sent to it.
+
+==========  =====================================  ==========================================
+state       what the leader knows                  what it sends
+==========  =====================================  ==========================================
+probe       nothing, or that something got lost    one append, then waits for the answer
+replicate   where the two logs agree               up to `inflight_max` appends ahead
+snapshot    reserved: the log does not reach back  (follow-up)
+==========  =====================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+
+
+class ProgressState(StrEnum):
+    """How the leader feeds one follower."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+
+
+class Progress:
+    """The leader's book about one follower. Heights here steer what is sent; commitment rests on signatures alone."""
+
+    __slots__ = (
+        "certificate_sent",
+        "commit_height",
+        "heard",
+        "inflight",
+        "match_height",
+        "next_height",
+        "paused",
+        "round_id",
+        "state",
+    )
+
+    def __init__(self, next_height: int) -> None:
+        """Begin by probing at `next_height`."""
+        self.state = ProgressState.PROBE
+        self.match_height = 0
+        """Durable at the follower and the same as here."""
+        self.next_height = next_height
+        """The next block to send; above `match_height`."""
+        self.paused = False
+        """Probing: an append with blocks awaits its answer."""
+        self.heard = False
+        """Answered since the last quorum check."""
+        self.commit_height = 0
+        """The follower's commit height, as it last said."""
+        self.certificate_sent = 0
+        """Height of the last certificate sent."""
+        self.round_id = 0
+        """The latest heartbeat round it has answered."""
+        self.inflight: deque[int] = deque()
+        """Last height of each unanswered append with blocks, ascending."""
+
+    def can_send(self, inflight_max: int) -> bool:
+        """Return whether an append with blocks may leave."""
+        if self.state is ProgressState.PROBE:
+            return not self.paused
+        return len(self.inflight) < inflight_max
+
+    def note_sent(self, last_height: int) -> None:
+        """Take note that blocks up to `last_height` left."""
+        if self.state is ProgressState.PROBE:
+            self.paused = True
+        else:
+            self.next_height = last_height + 1
+            self.inflight.append(last_height)
+
+    def note_agreement(self, match_height: int, received_height: int) -> None:
+        """Take note of an answer: durable up to `match_height`, held up to `received_height`. Nothing ever falls by it."""
+        self.match_height = max(self.match_height, match_height)
+        while self.inflight and self.inflight[0] <= received_height:
+            self.inflight.popleft()
+        if self.state is ProgressState.PROBE:
+            self.state = ProgressState.REPLICATE
+            self.next_height = max(self.match_height, received_height) + 1
+        else:
+            self.next_height = max(self.next_height, received_height + 1)
+
+    def is_stale_refusal(self, reject_height: int) -> bool:
+        """Return whether a refusal of the append after `reject_height` answers something that has long been overtaken."""
+        if reject_height <= self.match_height:
+            return True
+        return self.state is ProgressState.PROBE and reject_height != self.next_height - 1
+
+    def probe_from(self, next_height: int) -> None:
+        """Probe at `next_height`, or right above what is known to match."""
+        self.state = ProgressState.PROBE
+        self.next_height = max(next_height, self.match_height + 1)
+        self.paused = False
+        self.inflight.clear()
