@@ -80,7 +80,7 @@ class SignatureJob:
     """The signature."""
 
 
-def build_transaction(
+def build_transaction(  # noqa: PLR0917 - the order of the wire form
     chain_id: str,
     kind: str,
     body: Body,
