@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from consensus.config import Stored
 from consensus.effects import HardState, Persist
@@ -94,7 +94,7 @@ class BlockStore:
         if genesis_row is None:
             if store.get(TABLE_LOG_TIP, _ONLY_KEY) is not None:
                 raise _missing(TABLE_LOG_TERM, height_key(0))
-            rows: dict[tuple[int, bytes], bytes | None] = {**genesis_writes}
+            rows = dict(_as_rows(genesis_writes))
             rows[TABLE_LOG_TERM, height_key(0)] = _term_row(0, genesis_hash)
             rows[TABLE_LOG_TIP, _ONLY_KEY] = encode((0, genesis_hash, 0, genesis_hash))
             store.write(rows)
@@ -279,7 +279,7 @@ class BlockStore:
                 rows[TABLE_LOG_ENTRY, key] = None
             else:
                 rows[TABLE_LOG_TERM, key] = _term_row(header.term, block_hash)
-            rows.update(block.writes)
+            rows.update(_as_rows(block.writes))
         last_height, last_hash = self._last_height, self._last_hash
         if height > last_height:
             last_height, last_hash = height, block_hash
@@ -348,6 +348,11 @@ class _Damaged:
 
 def _term_row(term: int, block_hash: Digest) -> bytes:
     return term.to_bytes(_TERM_BYTES, "big") + block_hash
+
+
+def _as_rows(writes: WriteSet) -> dict[tuple[int, bytes], bytes | None]:
+    """Return the same dictionary: a `Table` is an int, which the invariant type of a dictionary's keys cannot say."""
+    return cast("dict[tuple[int, bytes], bytes | None]", writes)
 
 
 def _values(row: bytes, name: str, length: int) -> tuple[Value, ...]:

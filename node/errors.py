@@ -1,0 +1,45 @@
+"""Errors of the node's own rooms: storage, network, keys. Each belongs to one of the families of `wire.errors`.
+
+A storage error is always of the corruption family: the node ends with exit code 4 and says which file or row is wrong. Network errors are
+`UnavailableError` when a peer is away or slow, `RejectedError` when a peer's bytes break a rule.
+"""
+
+from __future__ import annotations
+
+from wire.errors import CorruptionError, RejectedError, UnavailableError
+
+
+class StorageError(CorruptionError):
+    """The data directory holds something else than this node wrote (``node.storage.checksum``, ``node.storage.damaged``, …)."""
+
+
+class StorageFailedError(CorruptionError):
+    """A write or its sync failed (``node.storage.write_failed``): nothing after it may be trusted to be durable; the node stops."""
+
+
+class StorageRefusedError(RejectedError):
+    """This data directory is not ours to open (``node.storage.in_use``, ``node.storage.foreign_directory``, ``node.storage.wiped``)."""
+
+
+class KeyFileError(RejectedError):
+    """A key file is missing, readable by others, or not a key (``node.key.*``)."""
+
+
+class AddressError(RejectedError):
+    """A network address or PeerId is not one that we can use (``node.net.address``, ``node.net.peer_id``)."""
+
+
+class PeerProtocolError(RejectedError):
+    """A peer's bytes break the rules of docs/spec/network.md; its connection is cut (``node.net.protocol``)."""
+
+
+class PeerUnavailableError(UnavailableError):
+    """A peer cannot be reached, does not answer in time, or is busy (``node.net.unreachable``, ``node.net.timeout``, ``node.net.busy``)."""
+
+
+class ListenError(UnavailableError):
+    """We cannot listen on the configured address (``node.net.listen``)."""
+
+
+class PeerRefusedError(RejectedError):
+    """A peer proved a key that the ledger does not list as a node of this network (``node.net.not_a_member``)."""
