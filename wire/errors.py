@@ -19,6 +19,8 @@ from types import MappingProxyType
 SHOWN_CHARACTERS_MAX = 120
 """How much of an expected or actual value an error shows; enough for a digest in hexadecimal, far below a payload."""
 
+_SHOWN_INTEGER_BITS_MAX = 4096
+
 _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
 
@@ -30,6 +32,8 @@ def show_value(value: object) -> str:
     elif isinstance(value, str):
         # Cut before escaping, so that a huge text costs nothing; escape, so that control characters never reach a terminal.
         text = ascii(value[: SHOWN_CHARACTERS_MAX + 1])[1:-1] or "an empty text"
+    elif isinstance(value, int) and value.bit_length() > _SHOWN_INTEGER_BITS_MAX:
+        text = f"an integer of {value.bit_length()} bits"  # Python refuses to print the longest ones
     else:
         text = str(value)
     return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
