@@ -9,23 +9,26 @@ module                  holds
 ======================  =======================================================
 ``diff_model``          the values and their printed form
 ``diff_paths``          which path names are allowed
-``diff`` (this one)     the reader; also the door to the values
+``diff_reader``         the lines and the place in them
+``diff_hunks``          the reader of hunks
+``diff`` (this one)     the reader of sections; also the door to the values
 ``diff_apply``          the exact application to pre-images
+``diff_match``          which lines of two files differ
 ``diff_make``           the exact diff between two states
+``diff_lint``           what an accepted diff may still hide
 ======================  =======================================================
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
+from provenance.diff_hunks import read_hunks
 from provenance.diff_model import (
     MODE_EXECUTABLE,
     MODE_REGULAR,
     MODES,
-    NO_NEWLINE_LINE,
     ChangeKind,
     Diff,
     FileChange,
@@ -35,6 +38,7 @@ from provenance.diff_model import (
     print_diff,
 )
 from provenance.diff_paths import check_no_nesting, decode_path_untrusted
+from provenance.diff_reader import Reader, refusal
 from provenance.errors import DiffRefusedError
 from wire.limits import PATCH_FILE_BYTES_MAX
 
@@ -59,13 +63,7 @@ DIFF_LINE_BYTES_MAX: Final = 1024 * 1024
 """One line without its newline; generated sources do hold lines of hundreds of kilobytes."""
 DIFF_FILES_MAX: Final = 20_000
 """Sections of one diff, more than a release of a large system touches."""
-CONTEXT_LINES: Final = 3
-"""Context before and after a change wherever the file has it; git's and GNU diff's default, and what their searches rely on."""
 
-_HUNK_HEADER: Final = re.compile(
-    # A count of 1 is left out, and no number has leading zeros: one printed form for each hunk.
-    rb"@@ -(0|[1-9][0-9]{0,8})(?:,(0|[2-9]|[1-9][0-9]{1,8}))? \+(0|[1-9][0-9]{0,8})(?:,(0|[2-9]|[1-9][0-9]{1,8}))? @@(?: ([^\r]+))?",
-)
 _INDEX: Final = re.compile(rb"([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: ([0-7]{6}))?")
 _MODE: Final = re.compile(rb"[0-7]{6}")
 _SIMILARITY: Final = re.compile(rb"(0|[1-9][0-9]?|100)%")
@@ -74,15 +72,6 @@ _EMPTY_BLOBS: Final = (
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 )
 """Git's names of empty content, with SHA-1 and with SHA-256."""
-_NO_NEWLINE: Final = NO_NEWLINE_LINE[:-1]
-
-_REFUSED_HEADERS: Final = (
-    (b"GIT binary patch", "binary", "binary changes are not accepted"),
-    (b"Binary files ", "binary", "binary changes are not accepted"),
-    (b"copy from ", "copy", "copies are not accepted: GNU patch and busybox patch read them differently"),
-    (b"copy to ", "copy", "copies are not accepted: GNU patch and busybox patch read them differently"),
-    (b"dissimilarity index ", "rewrite", "complete rewrites are not accepted: print the diff without -B"),
-)
 
 
 def parse_diff_untrusted(data: bytes) -> Diff:
@@ -115,13 +104,13 @@ def parse_diff_untrusted(data: bytes) -> Diff:
         )
     if (position := data.find(b"\0")) >= 0:
         line = data.count(b"\n", 0, position) + 1
-        raise _refusal("nul_byte", "a text diff has no NUL byte: busybox patch ends the line there", line)
+        raise refusal("nul_byte", "a text diff has no NUL byte: busybox patch ends the line there", line)
     lines = data.split(b"\n")
     lines.pop()
     for number, text in enumerate(lines, 1):
         if len(text) > DIFF_LINE_BYTES_MAX:
-            raise _refusal("size", "a line has too many bytes", number, expected=DIFF_LINE_BYTES_MAX, actual=len(text))
-    reader = _Reader(lines)
+            raise refusal("size", "a line has too many bytes", number, expected=DIFF_LINE_BYTES_MAX, actual=len(text))
+    reader = Reader(lines)
     files: list[FileChange] = []
     touched: set[str] = set()
     while not reader.at_end:
@@ -129,11 +118,11 @@ def parse_diff_untrusted(data: bytes) -> Diff:
         change = _read_section(reader)
         for path in change.paths:
             if path in touched:
-                raise _refusal("duplicate_path", "two sections touch one path", at, actual=path)
+                raise refusal("duplicate_path", "two sections touch one path", at, actual=path)
             touched.add(path)
         files.append(change)
         if len(files) > DIFF_FILES_MAX:
-            raise _refusal("size", "a diff has too many sections", at, expected=DIFF_FILES_MAX)
+            raise refusal("size", "a diff has too many sections", at, expected=DIFF_FILES_MAX)
     check_no_nesting(touched)
     added = sum(change.lines_added for change in files)
     removed = sum(change.lines_removed for change in files)
@@ -145,55 +134,7 @@ def parse_diff_untrusted(data: bytes) -> Diff:
     return diff
 
 
-class _Reader:
-    """The lines of a diff and a place in them."""
-
-    __slots__ = ("index", "lines")
-
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self.lines = lines
-        self.index = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self.index >= len(self.lines)
-
-    @property
-    def number(self) -> int:
-        """1-based number of the current line, for people."""
-        return self.index + 1
-
-    @property
-    def line(self) -> bytes:
-        """The current line without newline; b"" at the end, which no rule accepts."""
-        return b"" if self.at_end else self.lines[self.index]
-
-    def take(self, prefix: bytes) -> bytes | None:
-        """Step over the current line if it begins so, and return the rest of it."""
-        line = self.line
-        if not line.startswith(prefix):
-            return None
-        self.index += 1
-        return line[len(prefix) :]
-
-    def demand(self, prefix: bytes, message: str) -> bytes:
-        """As `take`, but refuse the diff if the line begins otherwise."""
-        rest = self.take(prefix)
-        if rest is None:
-            raise self.unexpected(message)
-        return rest
-
-    def unexpected(self, message: str) -> DiffRefusedError:
-        """Return the refusal of the current line, with the code of its own if it is a known one."""
-        if self.at_end:
-            return _refusal("truncated", f"the diff ends where more must follow; {message}", self.number)
-        for prefix, rule, sentence in _REFUSED_HEADERS:
-            if self.line.startswith(prefix):
-                return _refusal(rule, sentence, self.number)
-        return _refusal("unexpected_line", message, self.number, actual=self.line)
-
-
-def _read_section(reader: _Reader) -> FileChange:
+def _read_section(reader: Reader) -> FileChange:
     """Read one section, header and hunks."""
     at = reader.number
     names = reader.demand(b"diff --git ", "a section begins with 'diff --git '")
@@ -201,24 +142,24 @@ def _read_section(reader: _Reader) -> FileChange:
     similarity: int | None = None
     if reader.line.startswith(b"similarity index "):
         if kind is not ChangeKind.MODIFY:
-            raise _refusal("header_order", "a file that is added or deleted is not renamed as well", reader.number)
+            raise refusal("header_order", "a file that is added or deleted is not renamed as well", reader.number)
         kind = ChangeKind.RENAME
         similarity, old, new = _read_rename(reader)
         _check_names(names, b"a/%s b/%s" % (old.encode(), new.encode()), at)
     elif reader.line.startswith((b"rename from ", b"rename to ")):
-        raise _refusal("header_order", "'similarity index' stands before 'rename from'", reader.number)
+        raise refusal("header_order", "'similarity index' stands before 'rename from'", reader.number)
     else:
         old = new = _split_names(names, at)
     blobs, index_mode = _read_index(reader, kind)
     if index_mode is not None:
         if old_mode is not None or kind not in (ChangeKind.MODIFY, ChangeKind.RENAME):
-            raise _refusal("index_line", "an index line names a mode only where no other line does", reader.number - 1)
+            raise refusal("index_line", "an index line names a mode only where no other line does", reader.number - 1)
         old_mode = new_mode = index_mode
     hunks: tuple[Hunk, ...] = ()
     if reader.line.startswith((b"--- ", b"@@ ", b"+++ ")):
         _read_name_line(reader, b"--- ", b"a/", None if kind is ChangeKind.ADD else old)
         _read_name_line(reader, b"+++ ", b"b/", None if kind is ChangeKind.DELETE else new)
-        hunks = _read_hunks(reader, kind)
+        hunks = read_hunks(reader, kind)
     elif not reader.at_end and not reader.line.startswith(b"diff --git "):
         raise reader.unexpected("after its header a section goes on with '--- ', or ends")
     change = FileChange(
@@ -235,7 +176,7 @@ def _read_section(reader: _Reader) -> FileChange:
     return change
 
 
-def _read_modes(reader: _Reader) -> tuple[ChangeKind, int | None, int | None]:
+def _read_modes(reader: Reader) -> tuple[ChangeKind, int | None, int | None]:
     """Read the lines that say what happens to the file and its mode; none of them: modified, mode not said."""
     if (text := reader.take(b"new file mode ")) is not None:
         return ChangeKind.ADD, None, _parse_mode(text, reader.number - 1)
@@ -245,37 +186,37 @@ def _read_modes(reader: _Reader) -> tuple[ChangeKind, int | None, int | None]:
         old = _parse_mode(text, reader.number - 1)
         new = _parse_mode(reader.demand(b"new mode ", "'new mode' follows 'old mode'"), reader.number - 1)
         if old == new:
-            raise _refusal("mode", "a change of mode changes the mode", reader.number - 1)
+            raise refusal("mode", "a change of mode changes the mode", reader.number - 1)
         return ChangeKind.MODIFY, old, new
     return ChangeKind.MODIFY, None, None
 
 
 def _parse_mode(text: bytes, line: int) -> int:
     if _MODE.fullmatch(text) is None:
-        raise _refusal("mode", "a mode has six octal digits", line, actual=text)
+        raise refusal("mode", "a mode has six octal digits", line, actual=text)
     mode = int(text, 8)
     if mode & 0o170000 != 0o100000:
-        raise _refusal(
+        raise refusal(
             "file_type", "only regular files are accepted, no links, submodules or directories", line, actual=text
         )
     if mode not in MODES:
-        raise _refusal("mode", "a mode is 100644 or 100755", line, actual=text)
+        raise refusal("mode", "a mode is 100644 or 100755", line, actual=text)
     return mode
 
 
-def _read_rename(reader: _Reader) -> tuple[int, str, str]:
+def _read_rename(reader: Reader) -> tuple[int, str, str]:
     """Read `similarity index`, `rename from` and `rename to`."""
     text = reader.demand(b"similarity index ", "a rename has a similarity")
     if _SIMILARITY.fullmatch(text) is None:
-        raise _refusal("similarity", "a similarity is a percentage from 0% to 100%", reader.number - 1, actual=text)
+        raise refusal("similarity", "a similarity is a percentage from 0% to 100%", reader.number - 1, actual=text)
     old = _decode_name(reader.demand(b"rename from ", "'rename from' follows 'similarity index'"), reader.number - 1)
     new = _decode_name(reader.demand(b"rename to ", "'rename to' follows 'rename from'"), reader.number - 1)
     if old == new:
-        raise _refusal("name_disagreement", "a rename has two names", reader.number - 1, actual=new)
+        raise refusal("name_disagreement", "a rename has two names", reader.number - 1, actual=new)
     return int(text[:-1]), old, new
 
 
-def _read_index(reader: _Reader, kind: ChangeKind) -> tuple[tuple[str, str] | None, int | None]:
+def _read_index(reader: Reader, kind: ChangeKind) -> tuple[tuple[str, str] | None, int | None]:
     """Read the optional index line: both blob names and the mode."""
     text = reader.take(b"index ")
     if text is None:
@@ -283,19 +224,19 @@ def _read_index(reader: _Reader, kind: ChangeKind) -> tuple[tuple[str, str] | No
     line = reader.number - 1
     match = _INDEX.fullmatch(text)
     if match is None:
-        raise _refusal("index_line", "an index line has two blob names and at most one mode", line, actual=text)
+        raise refusal("index_line", "an index line has two blob names and at most one mode", line, actual=text)
     old, new = match[1].decode(), match[2].decode()
     old_absent, new_absent = not old.strip("0"), not new.strip("0")
     if old_absent != (kind is ChangeKind.ADD) or new_absent != (kind is ChangeKind.DELETE):
-        raise _refusal(
+        raise refusal(
             "index_line", "a blob name of zeros stands for the missing side, and only there", line, actual=text
         )
     if old == new:
-        raise _refusal("index_line", "an index line names two contents", line, actual=text)
+        raise refusal("index_line", "an index line names two contents", line, actual=text)
     return (old, new), None if match[3] is None else _parse_mode(match[3], line)
 
 
-def _read_name_line(reader: _Reader, marker: bytes, prefix: bytes, path: str | None) -> None:
+def _read_name_line(reader: Reader, marker: bytes, prefix: bytes, path: str | None) -> None:
     """Step over a `---` or `+++` line that names exactly `path` (None: `/dev/null`)."""
     text = reader.demand(marker, f"'{marker.decode()}' with the file's name comes next")
     expected = b"/dev/null" if path is None else prefix + path.encode() + name_tail(path)[:-1]
@@ -303,35 +244,35 @@ def _read_name_line(reader: _Reader, marker: bytes, prefix: bytes, path: str | N
         return
     line = reader.number - 1
     if text.startswith(b'"'):
-        raise _refusal("quoted_name", "names in quotes are not accepted", line)
+        raise refusal("quoted_name", "names in quotes are not accepted", line)
     if path is not None and text == prefix + path.encode():
-        raise _refusal("name_tab", "a name with a space ends with a TAB, or GNU patch reads it short", line)
+        raise refusal("name_tab", "a name with a space ends with a TAB, or GNU patch reads it short", line)
     if b"\t" in text and text.split(b"\t", 1)[0] == expected.rstrip(b"\t"):
-        raise _refusal("name_suffix", "nothing follows a name, no TAB without need and no date", line, actual=text)
-    raise _refusal("name_disagreement", "all names of a section agree", line, expected=expected, actual=text)
+        raise refusal("name_suffix", "nothing follows a name, no TAB without need and no date", line, actual=text)
+    raise refusal("name_disagreement", "all names of a section agree", line, expected=expected, actual=text)
 
 
 def _split_names(names: bytes, line: int) -> str:
     """Return P of `a/P b/P`."""
     if names.startswith(b'"') or names.endswith(b'"'):
-        raise _refusal("quoted_name", "names in quotes are not accepted", line)
+        raise refusal("quoted_name", "names in quotes are not accepted", line)
     half = len(names) // 2
     if not names.startswith(b"a/") or b" b/" not in names:
-        raise _refusal("name_prefix", "names begin with 'a/' and 'b/'", line, actual=names)
+        raise refusal("name_prefix", "names begin with 'a/' and 'b/'", line, actual=names)
     if names[half : half + 3] != b" b/" or names[2:half] != names[half + 3 :]:
-        raise _refusal("name_disagreement", "both names of a section agree unless it is a rename", line, actual=names)
+        raise refusal("name_disagreement", "both names of a section agree unless it is a rename", line, actual=names)
     return decode_path_untrusted(names[2:half], line=line)
 
 
 def _decode_name(name: bytes, line: int) -> str:
     if name.startswith(b'"'):
-        raise _refusal("quoted_name", "names in quotes are not accepted", line)
+        raise refusal("quoted_name", "names in quotes are not accepted", line)
     return decode_path_untrusted(name, line=line)
 
 
 def _check_names(names: bytes, expected: bytes, line: int) -> None:
     if names != expected:
-        raise _refusal("name_disagreement", "all names of a section agree", line, expected=expected, actual=names)
+        raise refusal("name_disagreement", "all names of a section agree", line, expected=expected, actual=names)
 
 
 def _check_substance(change: FileChange, line: int) -> None:
@@ -342,16 +283,18 @@ def _check_substance(change: FileChange, line: int) -> None:
                 _check_empty(change, line)
         case ChangeKind.MODIFY:
             if not change.hunks and change.old_mode == change.new_mode:
-                raise _refusal("no_change", "a section changes something", line)
+                raise refusal("no_change", "a section changes something", line)
             if change.blobs is not None and not change.hunks:
-                raise _refusal("index_line", "an index line stands only where content changes", line)
+                raise refusal("index_line", "an index line stands only where content changes", line)
         case ChangeKind.RENAME:
             if (change.similarity == 100) == bool(change.hunks):
-                raise _refusal("similarity", "a rename has hunks exactly if its similarity is below 100%", line)
+                raise refusal("similarity", "a rename has hunks exactly if its similarity is below 100%", line)
             if change.blobs is not None and not change.hunks:
-                raise _refusal("index_line", "an index line stands only where content changes", line)
+                raise refusal("index_line", "an index line stands only where content changes", line)
     if not change.hunks and any(" " in path for path in change.paths):
-        raise _refusal("name_space", "GNU patch does not find a name with a space in a section without '---' and '+++'", line)
+        raise refusal(
+            "name_space", "GNU patch does not find a name with a space in a section without '---' and '+++'", line
+        )
 
 
 def _check_empty(change: FileChange, line: int) -> None:
@@ -362,121 +305,6 @@ def _check_empty(change: FileChange, line: int) -> None:
     blobs = change.blobs or ("", "")
     name = blobs[1] if change.kind is ChangeKind.ADD else blobs[0]
     if not name or not any(empty.startswith(name) for empty in _EMPTY_BLOBS):
-        raise _refusal("index_line", "an empty file that is added or deleted has an index line with the name of no content", line)
-
-
-def _read_hunks(reader: _Reader, kind: ChangeKind) -> tuple[Hunk, ...]:
-    """Read all hunks of a section and check their places against each other."""
-    section_at = reader.number - 2
-    hunks: list[Hunk] = []
-    old_end = shift = 0
-    must_be_last = False
-    while reader.line.startswith(b"@@ "):
-        at = reader.number
-        if must_be_last:
-            raise _refusal("hunk_context", "after a hunk that ends its file no other one follows", at)
-        hunk, ends_file = _read_hunk(reader)
-        if hunk.old_begin < old_end:
-            raise _refusal("hunk_order", "hunks stand in the file's order and do not overlap", at)
-        if hunk.new_begin != hunk.old_begin + shift:
-            raise _refusal(
-                "hunk_position", "the new position follows from the old one", at, expected=hunk.old_begin + shift + 1
-            )
-        must_be_last = _check_context(hunk, at) or ends_file
-        old_end = hunk.old_begin + hunk.old_count
-        shift += hunk.new_count - hunk.old_count
-        hunks.append(hunk)
-    if not hunks:
-        raise reader.unexpected("a hunk beginning with '@@ ' follows the names")
-    if kind in (ChangeKind.ADD, ChangeKind.DELETE):
-        covered = hunks[0].old_count if kind is ChangeKind.ADD else hunks[0].new_count
-        if len(hunks) != 1 or covered or hunks[0].old_begin:
-            raise _refusal("whole_file", "an added or deleted file is one hunk of nothing else", section_at)
-    return tuple(hunks)
-
-
-def _check_context(hunk: Hunk, line: int) -> bool:
-    """Raise unless the amount of context leaves one place for every tool; return whether that place is the end of the file.
-
-    git and GNU patch read less context on one side as "here the file begins" or "here it ends". So less than `CONTEXT_LINES`, or less
-    than on the other side, is accepted only there. The application checks the end against the pre-image.
-    """
-    before, after = hunk.context_before, hunk.context_after
-    if (before < CONTEXT_LINES or before < after) and hunk.old_begin:
-        raise _refusal(
-            "hunk_context",
-            "a hunk inside a file has at least three lines of context before the change",
-            line,
-            actual=before,
+        raise refusal(
+            "index_line", "an empty file that is added or deleted has an index line with the name of no content", line
         )
-    return after < CONTEXT_LINES or after < before
-
-
-def _read_hunk(reader: _Reader) -> tuple[Hunk, bool]:
-    """Read one hunk; also return whether a missing newline says that it ends its file."""
-    at = reader.number
-    match = _HUNK_HEADER.fullmatch(reader.line)
-    if match is None:
-        raise _refusal("hunk_header", "a hunk header has the form '@@ -l,n +l,n @@ heading'", at, actual=reader.line)
-    old_start, new_start = int(match[1]), int(match[3])
-    old_count = 1 if match[2] is None else int(match[2])
-    new_count = 1 if match[4] is None else int(match[4])
-    if (old_count and not old_start) or (new_count and not new_start):
-        raise _refusal("hunk_header", "only an empty side begins at line 0", at, actual=reader.line)
-    reader.index += 1
-    body, ends_file = _read_hunk_lines(reader, old_count, new_count)
-    hunk = Hunk(old_start, old_count, new_start, new_count, match[5] or b"", tuple(body))
-    if hunk.context_before == len(body):
-        raise _refusal("no_change", "a hunk changes something", at)
-    return hunk, ends_file
-
-
-def _read_hunk_lines(reader: _Reader, old_left: int, new_left: int) -> tuple[list[bytes], bool]:
-    """Read as many lines as the header counts, markers kept; the flag says whether one of them lacks its newline."""
-    body: list[bytes] = []
-    old_ended = new_ended = False
-    marker_before = b" "
-    while old_left or new_left:
-        line = reader.line
-        marker = line[:1]
-        on_old, on_new = marker in (b" ", b"-"), marker in (b" ", b"+")
-        if not on_old and not on_new:
-            raise _bad_hunk_line(reader)
-        if (on_old and not old_left) or (on_new and not new_left):
-            raise _refusal("hunk_count", "a hunk has as many lines as its header says", reader.number)
-        if marker == b"-" and marker_before == b"+":
-            raise _refusal("hunk_order", "removed lines stand before added ones", reader.number)
-        if (on_old and old_ended) or (on_new and new_ended):
-            raise _refusal("no_newline", "after a line without newline its side of the file has ended", reader.number)
-        reader.index += 1
-        old_left -= on_old
-        new_left -= on_new
-        if reader.line == _NO_NEWLINE:
-            if len(line) == 1:
-                raise _refusal("no_newline", "a line without newline has content", reader.number)
-            reader.index += 1
-            old_ended, new_ended = old_ended or on_old, new_ended or on_new
-            body.append(line)
-        else:
-            body.append(line + b"\n")
-        marker_before = marker
-    if reader.line[:1] in (b" ", b"-", b"+"):
-        raise _refusal("hunk_count", "a hunk has as many lines as its header says", reader.number)
-    return body, old_ended or new_ended
-
-
-def _bad_hunk_line(reader: _Reader) -> DiffRefusedError:
-    if reader.at_end or reader.line.startswith((b"diff --git ", b"@@ ")):
-        return _refusal("hunk_count", "a hunk has as many lines as its header says", reader.number)
-    if reader.line.startswith(b"\\"):
-        return _refusal(
-            "no_newline", "a line without newline is followed by exactly git's English sentence, once", reader.number
-        )
-    return _refusal("hunk_line", "a hunk line begins with a space, '-' or '+'", reader.number, actual=reader.line)
-
-
-def _refusal(rule: str, message: str, line: int, *, expected: object = None, actual: object = None) -> DiffRefusedError:
-    """Return the refusal of one line."""
-    return DiffRefusedError(
-        f"provenance.diff.{rule}", f"line {line}: {message}", expected=expected, actual=actual, details={"line": line}
-    )

@@ -7,13 +7,10 @@ pre-images are the ones that the diff was taken from, as far as the diff shows t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
+from provenance.diff_hunks import CONTEXT_LINES
 from provenance.diff_model import MODES, ChangeKind, Diff, FileChange, FileState, Hunk
 from provenance.errors import ApplyRefusedError
-
-SHORT_CONTEXT_LINES: Final = 3
-"""With less context than this after its change, a hunk ends its file (as `provenance.diff.CONTEXT_LINES`)."""
 
 
 def apply_diff(diff: Diff, pre: Mapping[str, FileState | None]) -> dict[str, FileState | None]:
@@ -141,7 +138,7 @@ def _check_inside(hunk: Hunk, path: str, end: int) -> None:
     if not hunk.lines[-1].endswith(b"\n"):
         raise _refusal("no_newline", "a line without newline is the last one of its file", path, line=end + 1)
     after = hunk.context_after
-    if after < SHORT_CONTEXT_LINES or after < hunk.context_before:
+    if after < CONTEXT_LINES or after < hunk.context_before:
         raise _refusal(
             "hunk_context",
             "a hunk with less context after its change than three lines or than before it ends its file",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from provenance.diff import CONTEXT_LINES, parse_diff_untrusted
+from provenance.diff import parse_diff_untrusted
 from provenance.diff_apply import apply_diff, split_lines
+from provenance.diff_hunks import CONTEXT_LINES
 from provenance.diff_match import Edit, find_edits
 from provenance.diff_model import MODES, ChangeKind, Diff, FileChange, FileState, Hunk, print_diff
 from provenance.diff_paths import check_path

@@ -152,6 +152,11 @@ def print_diff(diff: Diff) -> bytes:
     return b"".join(piece for change in diff.files for piece in _print_change(change))
 
 
+def print_header(change: FileChange) -> bytes:
+    """Return the lines of a section before its first hunk, in git's order."""
+    return b"".join(_print_header(change))
+
+
 def print_mode(mode: int) -> bytes:
     """Return a mode in git's notation, six octal digits."""
     return b"%06o" % mode
@@ -163,7 +168,13 @@ def name_tail(path: str) -> bytes:
 
 
 def _print_change(change: FileChange) -> Iterator[bytes]:
-    """Yield the section's text in git's order of lines."""
+    """Yield the section's text."""
+    yield from _print_header(change)
+    for hunk in change.hunks:
+        yield from print_hunk(hunk)
+
+
+def _print_header(change: FileChange) -> Iterator[bytes]:
     old = change.old_path if change.old_path is not None else change.path
     new = change.new_path if change.new_path is not None else change.path
     yield b"diff --git a/%s b/%s\n" % (old.encode(), new.encode())
@@ -188,8 +199,6 @@ def _print_change(change: FileChange) -> Iterator[bytes]:
     if change.hunks:
         yield b"--- /dev/null\n" if change.old_path is None else b"--- a/%s%s" % (old.encode(), name_tail(old))
         yield b"+++ /dev/null\n" if change.new_path is None else b"+++ b/%s%s" % (new.encode(), name_tail(new))
-        for hunk in change.hunks:
-            yield from print_hunk(hunk)
 
 
 def print_hunk(hunk: Hunk) -> Iterator[bytes]:

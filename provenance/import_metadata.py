@@ -44,12 +44,15 @@ _BETWEEN_ENCODED_WORDS: Final = re.compile(r"(\?=)[ \t]+(?==\?)")
 _FIELD: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,60}):(?:[ \t](.*)|)")
 _BODY_FIELDS: Final = re.compile(
     r"(?i)description|subject|author|from|origin|bug(?:-[a-z0-9]+)?|forwarded|applied-upstream|last-update|reviewed-by|acked-by"
-    r"|closes|link|fixes|signed-off-by|co-authored-by|date|index"
+    r"|closes|link|fixes|signed-off-by|co-authored-by|date"
 )
 _TAG: Final = re.compile(r"\[[^\]\[]{0,80}PATCH[^\]\[]{0,80}\]\s*", re.IGNORECASE)
 _PERSON: Final = re.compile(r"\s*\"?([^<\"]*?)\"?\s*<([^<>\s]+)>")
 _CVE: Final = re.compile(r"(?i)\bCVE-[0-9]{4}-[0-9]{4,19}\b")
 _URL: Final = re.compile(r"https?://[^\s<>\"',]+")
+_DPATCH_TEXT: Final = re.compile(r"#+\s*DP:")
+_DIFF_NOISE: Final = re.compile(r"Index:? .*|=+|diff .*")
+"""What diff programs print above a section."""
 _DPATCH_AUTHOR: Final = re.compile(r"##\s*\S+ by (.+)")
 _SECURITY: Final = re.compile(r"(?i)\bsecurity\b|\bvulnerab")
 _FEATURE: Final = re.compile(r"(?i)\s*(?:add|implement|support|introduce|allow|new)\b")
@@ -81,11 +84,12 @@ class _Header:
         return " ".join(line.strip() for line in self.find(*names) or [])
 
 
-def read_metadata(header: bytes) -> ForeignMetadata:
+def read_metadata(header: bytes, file_name: str = "") -> ForeignMetadata:
     """Return what the text before a diff says about it; never fails.
 
     Args:
         header: Bytes before the first section; only the first `HEADER_BYTES_MAX` are looked at.
+        file_name: The patch file's own name, where distributions often put the CVE id.
 
     Source: docs/spec/diff.md 7.2; DEP-3; RFC 2047.
     """
@@ -93,7 +97,7 @@ def read_metadata(header: bytes) -> ForeignMetadata:
     parts = _take_apart(text.split("\n"))
     title, description = _title_and_description(parts)
     name, email = _author(parts)
-    references = _references(text, parts)
+    references = _references(f"{file_name}\n{text}", parts)
     return ForeignMetadata(
         title=_clean_line(title, TITLE_BYTES_MAX),
         description=_clean(description, DESCRIPTION_BYTES_MAX),
@@ -149,6 +153,8 @@ def _take_apart(lines: Sequence[str]) -> _Header:
         if line.startswith("#"):
             _take_comment(line, parts)
             continue
+        if _DIFF_NOISE.fullmatch(line):
+            continue
         if value is not None and line[:1] in (" ", "\t") and line.strip():
             value.append("" if line.strip() == "." else line[1:])
             continue
@@ -168,8 +174,8 @@ def _take_apart(lines: Sequence[str]) -> _Header:
 
 def _take_comment(line: str, parts: _Header) -> None:
     """Keep what dpatch's comments say."""
-    if line.startswith("## DP:"):
-        parts.body.append(line[len("## DP:") :].strip())
+    if (match := _DPATCH_TEXT.match(line)) is not None:
+        parts.body.append(line[match.end() :].strip())
     elif (match := _DPATCH_AUTHOR.fullmatch(line)) is not None:
         parts.fields.append(("author", [match[1]]))
 
