@@ -10,8 +10,10 @@ class MalformedMessageError(MalformedError):
 
 
 class ProposalRefusedError(UnavailableError):
-    """A block cannot be proposed here and now (``consensus.not_leader``, ``consensus.stale_proposal``,
-    ``consensus.window_full``); nothing was changed."""
+    """A block cannot be proposed here and now; nothing was changed.
+
+    Codes: ``consensus.not_leader``, ``consensus.stale_proposal``, ``consensus.window_full``.
+    """
 
 
 class StoredStateError(CorruptionError):
