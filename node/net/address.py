@@ -9,7 +9,7 @@ Source: docs/spec/network.md 2; libp2p specs, peer-ids.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
@@ -123,6 +123,18 @@ def parse_address_untrusted(text: str) -> Address:
     if not _PORT.fullmatch(port) or int(port) > 65535:
         raise _refuse(text)
     return Address(protocol, host, int(port), raw_key_from_peer_id_untrusted(parts[6]) if len(parts) == 7 else None)
+
+
+def with_peer_id_untrusted(text: str, raw_key: bytes) -> str:
+    """Return the multiaddress with the PeerId of this 32-byte key at its end.
+
+    Raises:
+        AddressError: ``node.net.address``; ``node.net.peer_id`` when it ends in another one already.
+    """
+    address = parse_address_untrusted(text)
+    if address.raw_key not in (None, raw_key):
+        raise AddressError("node.net.peer_id", "the address belongs to another peer", actual=text)
+    return str(replace(address, raw_key=raw_key))
 
 
 def _refuse(text: str) -> AddressError:

@@ -189,14 +189,18 @@ class Network:
         """Return whether the link to the peer stands."""
         return peer in self._linked
 
-    async def request(self, peer: KeyId | str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+    async def request(
+        self, peer: KeyId, method: str, payload: bytes, *, timeout_s: float, address: str | None = None
+    ) -> bytes:
         """Return a peer's answer to a request.
 
         Args:
-            peer: The key id of a connected peer, or a multiaddress with ``/p2p/…``, which is dialled when it is not connected.
+            peer: The key id of the peer.
             method: Up to 64 of ``a-z 0-9 . _ -``.
             payload: At most `RPC_PAYLOAD_BYTES_MAX` bytes.
-            timeout_s: For all of it, the dial included.
+            timeout_s: For all of it, a dial included.
+            address: Where to dial the peer when it is not connected: a multiaddress with ``/p2p/…``, which may be left out for a linked
+                peer. Without an address, a peer that is not connected is unreachable.
 
         Raises:
             RejectedError: The peer refused, with its code; ``node.net.too_large``, ``node.net.address``, ``node.net.peer_id``.
@@ -204,7 +208,9 @@ class Network:
                 ``node.net.connection_lost``.
         """
         deadline = trio.current_time() + timeout_s
-        session = await self._session_to(peer, timeout_s)
+        session = self._find_session(peer)
+        if session is None:
+            session = await self._dialled_session(peer, address, timeout_s)
         assert session.rpc is not None, "a session is listed when its RPC stream stands"
         return await session.rpc.request(method, payload, max(0.0, deadline - trio.current_time()))
 
@@ -355,21 +361,18 @@ class Network:
         nursery.start_soon(session.run)
         return session
 
-    async def _session_to(self, peer: KeyId | str, timeout_s: float) -> Session:
-        if isinstance(peer, bytes):
-            session = self._find_session(peer)
-            if session is None:
-                raise PeerUnavailableError("node.net.unreachable", "the peer is not connected", actual=peer)
-            return session
-        address = parse_address_untrusted(peer)
-        if address.raw_key is None:
+    async def _dialled_session(self, key_id: KeyId, text: str | None, timeout_s: float) -> Session:
+        if text is None:
+            raise PeerUnavailableError("node.net.unreachable", "the peer is not connected", actual=key_id)
+        address = parse_address_untrusted(text)
+        link = self._links.get(key_id)
+        if address.raw_key is None and link is None:
             raise AddressError(
-                "node.net.address", "the address does not say whose it is", expected="…/p2p/PEERID", actual=peer
+                "node.net.address", "the address does not say whose it is", expected="…/p2p/PEERID", actual=text
             )
-        target = peer_of(address.raw_key)
-        session = self._find_session(target.key_id)
-        if session is not None:
-            return session
+        target = link.peer if link is not None else peer_of(address.raw_key or b"")
+        if target.key_id != key_id or address.raw_key not in (None, target.raw_key):
+            raise AddressError("node.net.peer_id", "the address belongs to another peer", actual=text)
         # One dial for all who want it, in a task of its own: a caller who gives up does not take the others' connection along.
         event = self._dials.get(target.key_id)
         if event is None:
