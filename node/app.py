@@ -1,0 +1,457 @@
+"""One node, put together: store, ledger, network, consensus or observer, agent, local socket, gateway. And its orderly end.
+
+::
+
+    run_node ─┬─ network          libp2p; the only door to peers
+              ├─ validator        or observer: what the next block is
+              ├─ agent            on a host
+              ├─ local server     the Unix socket
+              ├─ gateway          a child process with HTTP
+              └─ signals          SIGTERM and SIGINT begin the stop
+
+The first of them that fails ends the node; the others are cancelled, the network and the store are closed in this order, and what the
+node says of itself (`run.json`, the socket) is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
+from ledger.mempool import Mempool
+from ledger.roles import has_role
+from ledger.state import StateView
+from node import clock
+from node.agent_access import AgentService
+from node.config import Home, NodeConfig
+from node.errors import PeerUnavailableError
+from node.keystore import load_key
+from node.local.server import LocalServer
+from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
+from node.net.network import Network
+from node.observer import Observer
+from node.patch_store import PatchStore
+from node.replica import LedgerReplica
+from node.services import Services
+from node.storage.block_store import BlockStore
+from node.storage.leveldb import Store
+from node.submission import Submitted, Submitter
+from node.supervisor import Gateway, bind_http, rpc_url
+from node.sync import PeerLedger, SyncServer
+from node.telemetry import Metrics
+from node.validator import Validator
+from wire.errors import RejectedError, UnavailableError
+from wire.hashing import Digest
+from wire.keys import KeyId, PrivateKey
+from wire.limits import PATCH_FILE_BYTES_MAX
+
+GENESIS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A founding document with its policies."""
+DRAIN_TIMEOUT_S: Final = 2.0
+"""How long a stop waits for what was admitted to be committed."""
+READY_AGE_MAX_MS: Final = 60_000
+"""A node whose last block is older than this is not ready, leader or not."""
+TOKEN_BYTES: Final = 32
+
+VERSION: Final = "0.1.0"
+
+_log = structlog.get_logger("node.app")
+
+
+class Node:
+    """A running node. Made by `open_node`, run by `run_node`."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        config: NodeConfig,
+        key: PrivateKey,
+        genesis: Genesis,
+        genesis_raw: bytes,
+        store: Store,
+        blocks: BlockStore,
+        listener: socket.socket | None,
+    ) -> None:
+        self.home = home
+        self.config = config
+        self.genesis = genesis
+        self.genesis_raw = genesis_raw
+        self.metrics = Metrics()
+        self.replica = LedgerReplica(blocks, clock.now_ms)
+        self.mempool = Mempool(transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max)
+        self.patch_store = PatchStore(home.patches, random_suffix=lambda: clock.random_bytes(8).hex())
+        self.started_ms = clock.now_ms()
+        self.multiaddr = ""
+        self.gateway = None if listener is None else Gateway(home, listener)
+        self._listener = listener
+        self._store = store
+        self._key = key
+        self._stop = trio.Event()
+        self.validator: Validator | None = None
+        self.observer: Observer | None = None
+        self.network = Network(
+            seed=key.seed,
+            listen=config.listen,
+            is_member=self._is_member,
+            on_consensus=self._on_consensus,
+            on_link=self._on_link,
+        )
+        SyncServer(self).register(self.network)
+        if config.role == "validator":
+            self.validator = Validator(
+                replica=self.replica,
+                config=config,
+                key=key,
+                mempool=self.mempool,
+                send=self.network.send,
+                entropy=clock.entropy,
+                metrics=self.metrics,
+            )
+        else:
+            self.observer = Observer(self.replica, self._peer_ledgers(), self.metrics)
+        self.submitter = Submitter(
+            self.replica,
+            self.mempool,
+            is_leader=lambda: self.validator is not None and self.validator.is_leader,
+            forward=self._forward,
+            mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
+        )
+        self.agent = AgentService.open(self) if config.role == "host" else None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until a signal, `request_stop`, or the first part that fails."""
+        async with trio.open_nursery() as nursery:
+            self.multiaddr = await nursery.start(self.network.run)
+            if self.validator is not None:
+                self._link_validators()
+                await nursery.start(self.validator.run)
+            if self.observer is not None:
+                nursery.start_soon(self.observer.run)
+            await nursery.start(LocalServer(self.home.socket, Services(self).methods()).run)
+            if self.gateway is not None:
+                nursery.start_soon(self.gateway.run)
+            if self.agent is not None:
+                nursery.start_soon(self.agent.run)
+            self._write_run_file()
+            _log.info("node started", name=self.config.name, role=self.config.role, address=self.multiaddr)
+            task_status.started()
+            await self._stop.wait()
+            _log.info("node stopping", name=self.config.name)
+            await self._drain()
+            nursery.cancel_scope.cancel()
+
+    def request_stop(self) -> None:
+        """Begin a graceful stop."""
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        """Take no more, and give what was admitted a moment to be committed."""
+        self.submitter.open = False
+        with trio.move_on_after(DRAIN_TIMEOUT_S):
+            while self.validator is not None and self.validator.is_leader and len(self.mempool):
+                await self.replica.wait_above(self.replica.height)
+
+    def close(self) -> None:
+        """Remove what says that this node runs, and close the store."""
+        self.home.run.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._listener.close()
+        self._store.close()
+
+    def _write_run_file(self) -> None:
+        document = {
+            "name": self.config.name,
+            "role": self.config.role,
+            "pid": os.getpid(),
+            "rpc": None if self._listener is None else rpc_url(self._listener),
+            "multiaddr": self.multiaddr,
+            "started_ms": self.started_ms,
+        }
+        part = self.home.run.with_suffix(".part")
+        part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        part.replace(self.home.run)
+
+    # -- peers -----------------------------------------------------------------------------------------------------
+
+    def _is_member(self, raw_key: bytes) -> bool:
+        """Whether the ledger names this Ed25519 key: a validator's, or a valid one of an active host or auditor."""
+        try:
+            key_id = key_id_of(raw_key)
+        except RejectedError:
+            return False
+        view = self.replica.latest_view()
+        if key_id in view.validators().public_keys:
+            return True
+        key = view.key(key_id)
+        if key is None or not key.is_valid_at(view.height):
+            return False
+        identity = view.identity(key.identity_id)
+        return (
+            identity is not None
+            and identity.is_active
+            and any(has_role(identity, role) for role in ("host", "auditor", "validator"))
+        )
+
+    def _on_consensus(self, peer: KeyId, payloads: list[bytes]) -> None:
+        if self.validator is not None:
+            self.validator.receive(peer, payloads)
+
+    def _on_link(self, peer: KeyId, up: bool) -> None:
+        if self.validator is not None:
+            self.validator.link_changed(peer, is_up=up)
+
+    def _link_validators(self) -> None:
+        own = self._key.public_key.key_id
+        self.network.set_links(
+            {
+                validator.key_id: (validator.public_key.raw, validator.address)
+                for validator in self.replica.latest_view().validators().validators
+                if validator.key_id != own
+            }
+        )
+
+    def peer_addresses(self) -> dict[KeyId, str]:
+        """Return where this node may ask for blocks and files: its configured peers, then the ledger's validators."""
+        own = self._key.public_key.key_id
+        addresses: dict[KeyId, str] = {}
+        for text in self.config.peers:
+            raw_key = parse_address_untrusted(text).raw_key
+            if raw_key is not None:
+                addresses[key_id_of(raw_key)] = text
+        for validator in self.replica.latest_view().validators().validators:
+            addresses.setdefault(validator.key_id, with_peer_id_untrusted(validator.address, validator.public_key.raw))
+        addresses.pop(own, None)
+        return addresses
+
+    def _peer_ledgers(self) -> list[PeerLedger]:
+        return [PeerLedger(self.network, key_id, address) for key_id, address in self.peer_addresses().items()]
+
+    async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
+        """Pass transactions on to the leader; a node that does not know the leader asks the validators in turn."""
+        candidates = self.peer_addresses()
+        if self.validator is not None:
+            leader = self.validator.status.leader
+            if leader is None or leader not in candidates:
+                raise UnavailableError("node.no_leader", "no leader is known", hint="retry in a moment")
+            candidates = {leader: candidates[leader]}
+        last: UnavailableError | None = None
+        for key_id, address in candidates.items():
+            try:
+                return await PeerLedger(self.network, key_id, address).submit(
+                    raws, relay=self.validator is None, timeout_s=timeout_s
+                )
+            except UnavailableError as error:
+                last = error
+        raise last or UnavailableError("node.no_peer", "no peer is configured")
+
+    async def fetch_patch(self, digest: Digest) -> bytes | None:
+        """Return a patch file from here or from a peer that keeps it, verified against its digest, or None."""
+        data = await trio.to_thread.run_sync(self.patch_store.read, digest)
+        if data is not None:
+            return data
+        for key_id, address in self.peer_addresses().items():
+            try:
+                data = await PeerLedger(self.network, key_id, address).patch_file(digest, PATCH_FILE_BYTES_MAX)
+            except (UnavailableError, RejectedError) as error:
+                _log.info("peer has no such patch file", peer=key_id.hex()[:16], code=error.code)
+                continue
+            if data is not None:
+                await trio.to_thread.run_sync(self.patch_store.put, data, digest)
+                return data
+        return None
+
+    # -- documents -------------------------------------------------------------------------------------------------
+
+    def status_document(self) -> dict[str, Any]:
+        """Return what this node is and where it stands."""
+        view = self.replica.latest_view()
+        tip = view.tip
+        header = tip.header
+        role, term, leader = "observer", header.term, header.proposer
+        last_height = header.height
+        if self.validator is not None:
+            status = self.validator.status
+            role, term, last_height = str(status.role), status.term, status.last_height
+            leader = status.leader or KeyId(Digest(b""))
+        return {
+            "name": self.config.name,
+            "chain_id": self.replica.chain_id,
+            "role": "candidate" if role == "precandidate" else role,
+            "term": term,
+            "leader": self._validator_name(view, leader),
+            "height": header.height,
+            "block_hash": tip.block_hash.hex(),
+            "state_root": header.state_root.hex(),
+            "log_size": header.log_size,
+            "last_height": last_height,
+            "time_ms": header.time_ms,
+            "replica_age_ms": self.replica.replica_age_ms(),
+            "policy_hash": header.policy_hash.hex(),
+            "node_key_id": self._key.public_key.key_id.hex(),
+            "identity": self.config.identity,
+            "multiaddr": self.multiaddr,
+            "mempool": len(self.mempool),
+            "peers_connected": sum(1 for peer in self.network.peers() if peer.connected),
+            "following": None if self.observer is None else self.observer.following,
+            "gateway_restarts": 0 if self.gateway is None else self.gateway.restarts,
+            "pid": os.getpid(),
+            "version": VERSION,
+        }
+
+    @staticmethod
+    def _validator_name(view: StateView, key_id: KeyId) -> str | None:
+        return next((v.name for v in view.validators().validators if v.key_id == key_id), None)
+
+    def peer_documents(self) -> list[dict[str, Any]]:
+        """Return the peers this node knows."""
+        view = self.replica.latest_view()
+        answer = []
+        for peer in self.network.peers():
+            key = view.key(peer.key_id)
+            name = self._validator_name(view, peer.key_id) or (None if key is None else key.identity_id)
+            answer.append(
+                {
+                    "name": name,
+                    "key_id": peer.key_id.hex(),
+                    "address": peer.address,
+                    "connected": peer.connected,
+                    "rtt_ms": None if peer.rtt_ms is None else round(peer.rtt_ms, 3),
+                }
+            )
+        return answer
+
+    def readiness_document(self) -> dict[str, Any]:
+        """Return that this node can serve.
+
+        Raises:
+            UnavailableError: It knows no leader, or its last block is old (`node.not_ready`).
+        """
+        age_ms = self.replica.replica_age_ms()
+        if self.validator is not None and self.validator.status.leader is None:
+            raise UnavailableError("node.not_ready", "this validator knows no leader")
+        if age_ms > READY_AGE_MAX_MS:
+            raise UnavailableError("node.not_ready", "the last block is old", actual=f"{age_ms} ms")
+        return {"ready": True, "height": self.replica.height, "replica_age_ms": age_ms}
+
+    def metrics_text(self) -> str:
+        """Return the metrics in Prometheus' text form."""
+        self.metrics.observe_node(
+            height=self.replica.height,
+            replica_age_ms=self.replica.replica_age_ms(),
+            mempool=len(self.mempool),
+            peers_connected=sum(1 for peer in self.network.peers() if peer.connected),
+            is_leader=self.validator is not None and self.validator.is_leader,
+            term=self.replica.latest_view().header.term if self.validator is None else self.validator.status.term,
+        )
+        return self.metrics.text()
+
+    def agent_methods(self) -> dict[str, Any]:
+        """Return the agent's methods; on a validator there is no agent to ask."""
+        return {} if self.agent is None else self.agent.methods()
+
+
+def open_node(home: Home, config: NodeConfig) -> Node:
+    """Return the node at `home`, with its store open and nothing running.
+
+    Raises:
+        RejectedError: The key, the founding document or an address is refused.
+        UnavailableError: The HTTP port is taken.
+        CorruptionError: The store is damaged.
+    """
+    key = load_key(home.node_key)
+    genesis_raw = _read_bounded(home.genesis)
+    genesis = decode_genesis_untrusted(genesis_raw)
+    block, writes = genesis_block(genesis)
+    listener = bind_http(config.rpc_listen) if config.gateway else None
+    try:
+        store = Store.open(home.data, chain_id=genesis.chain_id, node_key_id=key.public_key.key_id)
+        try:
+            _ensure_token(home.token)
+            return Node(
+                home=home,
+                config=config,
+                key=key,
+                genesis=genesis,
+                genesis_raw=genesis_raw,
+                store=store,
+                blocks=BlockStore.bootstrap(store, block.block_hash, writes),
+                listener=listener,
+            )
+        except BaseException:
+            store.close()
+            raise
+    except BaseException:
+        if listener is not None:
+            listener.close()
+        raise
+
+
+@asynccontextmanager
+async def running_node(home: Home, config: NodeConfig) -> AsyncIterator[Node]:
+    """Run a node beside the body; it is stopped in order when the body ends."""
+    node = open_node(home, config)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            try:
+                yield node
+            finally:
+                node.request_stop()
+    finally:
+        node.close()
+
+
+async def run_node(home: Home, config: NodeConfig) -> None:
+    """Run the node at `home` until SIGTERM or SIGINT."""
+    node = open_node(home, config)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, node)
+            await node.run()
+            nursery.cancel_scope.cancel()
+    finally:
+        node.close()
+
+
+async def _stop_on_signal(node: Node) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            node.request_stop()
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(GENESIS_BYTES_MAX + 1)
+    except OSError as error:
+        raise RejectedError(
+            "node.genesis.unreadable", f"the founding document {path} cannot be read: {error.strerror}"
+        ) from error
+    if len(data) > GENESIS_BYTES_MAX:
+        raise RejectedError("node.genesis.too_large", "the founding document is too large", expected=GENESIS_BYTES_MAX)
+    return data
+
+
+def _ensure_token(path: Path) -> None:
+    """Make the bearer token for local operations over HTTP once; only the node's own user can read it."""
+    if path.exists():
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(clock.random_bytes(TOKEN_BYTES).hex() + "\n")
+
+
+__all__ = ["Node", "PeerUnavailableError", "open_node", "run_node", "running_node"]

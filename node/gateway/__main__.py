@@ -1,0 +1,78 @@
+"""The gateway process: `python -m node.gateway --home DIR --fd N`, started and ended by the core's supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from node.config import Home
+from node.gateway.app import build_app
+from node.gateway.limits import DEFAULT_LIMITS
+from node.local.client import AsyncLocalClient
+from node.telemetry import configure_logging
+
+
+def main() -> None:
+    """Serve HTTP on the inherited socket until the core goes away or says stop."""
+    parser = argparse.ArgumentParser(prog="python -m node.gateway")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--log-level", default="info")
+    arguments = parser.parse_args()
+    configure_logging(arguments.log_level)
+    home = Home(arguments.home)
+    listener = socket.socket(fileno=arguments.fd)
+    asyncio.run(_serve(home, listener))
+
+
+async def _serve(home: Home, listener: socket.socket) -> None:
+    limits = DEFAULT_LIMITS
+    core = AsyncLocalClient(home.socket)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build_app(core, token_path=home.token, limits=limits),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            h11_max_incomplete_event_size=limits.header_bytes_max,
+            limit_concurrency=limits.connections_max,
+            timeout_keep_alive=limits.keep_alive_s,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    watching = asyncio.create_task(_stop_with_core(server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watching.cancel()
+        await core.close()
+
+
+async def _stop_with_core(server: uvicorn.Server) -> None:
+    """End the server when standard input ends: the core, however it died, holds the other end."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_readable() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            ended.set()
+
+    loop.add_reader(sys.stdin.fileno(), on_readable)
+    await ended.wait()
+    server.should_exit = True
+    server.force_exit = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The FastAPI application: routes, error documents, the OpenAPI document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from node.gateway import routes_agent, routes_ledger, routes_node, routes_submit
+from node.gateway.access import Access
+from node.gateway.limits import DEFAULT_LIMITS, GatewayLimits
+from node.gateway.middleware import LimitMiddleware
+from node.gateway.problems import on_http_exception, on_invalid_request, on_patchwarden_error
+from node.local.client import AsyncLocalClient
+from wire.errors import PatchwardenError
+
+API_VERSION = "1"
+
+
+def build_app(core: AsyncLocalClient, *, token_path: Path, limits: GatewayLimits = DEFAULT_LIMITS) -> FastAPI:
+    """Return the application that answers from `core`.
+
+    Args:
+        core: The connection to the node's core.
+        token_path: The file with the bearer token for local operations.
+        limits: What one gateway takes upon itself.
+    """
+    app = FastAPI(
+        title="Patchwarden node",
+        version=API_VERSION,
+        summary="The ledger of patch provenance, and the agent that applies patches by it",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
+    app.state.core = core
+    app.state.access = Access(token_path)
+    app.add_exception_handler(PatchwardenError, on_patchwarden_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    for module in (routes_node, routes_ledger, routes_submit, routes_agent):
+        app.include_router(module.router)
+    app.add_middleware(LimitMiddleware, limits=limits)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _without_default_errors(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    summary=app.summary,
+                    openapi_version="3.1.0",
+                    routes=app.routes,
+                )
+            )
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _without_default_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Remove FastAPI's own description of errors: ours are problem documents, and every route names them."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document

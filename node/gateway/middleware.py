@@ -1,0 +1,110 @@
+"""Limits on what a request may cost, as plain ASGI: they hold before any route, model or decoder sees a byte."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.gateway.limits import GatewayLimits
+from node.gateway.problems import problem
+
+_log = structlog.get_logger("node.gateway")
+
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+"""On every answer: nothing of ours is framed, sniffed, or loads anything from elsewhere."""
+
+
+class BodyTooLargeError(Exception):
+    """The body went past its limit while it was read; only this module sees it."""
+
+
+class LimitMiddleware:
+    """Counts requests, bounds bodies and times, and turns what escapes everything else into a problem document."""
+
+    def __init__(self, app: ASGIApp, limits: GatewayLimits) -> None:
+        self._app = app
+        self._limits = limits
+        self._in_flight = 0
+        self._streams = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request within the limits."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return  # No WebSocket is ours.
+        is_stream = scope["path"] == "/v1/events"
+        if self._in_flight >= self._limits.requests_in_flight_max or (
+            is_stream and self._streams >= self._limits.streams_max
+        ):
+            await problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, "node.http.overloaded", "the gateway answers too many requests already"
+            )(scope, receive, send)
+            return
+        self._in_flight += not is_stream
+        self._streams += is_stream
+        try:
+            await self._serve(scope, receive, send, None if is_stream else self._limits.request_timeout_s)
+        finally:
+            self._in_flight -= not is_stream
+            self._streams -= is_stream
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, timeout_s: float | None) -> None:
+        body_max = (
+            self._limits.patch_body_bytes_max
+            if scope["method"] == "PUT" and scope["path"].startswith("/v1/patches/")
+            else self._limits.body_bytes_max
+        )
+        started = False
+        received = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal received
+            async with asyncio.timeout(None if received < 0 else self._limits.body_timeout_s):
+                message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > body_max:
+                    raise BodyTooLargeError
+                if not message.get("more_body", False):
+                    received = -1  # What may still come is only the client's leaving, which has no deadline.
+            return message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+            await send(message)
+
+        async def refuse(status: int, code: str, detail: str) -> None:
+            if not started:
+                await problem(status, code, detail, headers={"Connection": "close"})(scope, receive, watched_send)
+
+        too_large = f"the body is longer than {body_max} bytes"
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not length.isdigit() or len(length) > 18 or int(length) > body_max:
+            await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "node.http.body_too_large", too_large)
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._app(scope, bounded_receive, watched_send)
+        except BodyTooLargeError:
+            await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "node.http.body_too_large", too_large)
+        except TimeoutError:
+            await refuse(HTTPStatus.SERVICE_UNAVAILABLE, "node.http.timeout", "the request took too long")
+        except Exception:  # noqa: BLE001 - the outermost border of one request: a bug costs this request, not the gateway
+            _log.exception("request failed", method=scope["method"], path=scope["path"][:200])
+            await refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "node.bug", "the gateway met a bug; its log has the trace")

@@ -1,0 +1,45 @@
+"""Routes to the agent of a host. What changes something needs the node's bearer token."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+
+from node.gateway import schemas
+from node.gateway.access import Core, require_token
+from node.gateway.errors_doc import errors
+
+router = APIRouter(tags=["agent"])
+
+APPLY_TIMEOUT_S = 125.0
+"""Applying waits for two commits and for the disk."""
+
+
+@router.get("/v1/agent/status", responses=errors(404))
+async def status(core: Core) -> JSONResponse:
+    """The agent's targets and their state; 404 on a node without an agent."""
+    return JSONResponse(await core.call("agent.status"))
+
+
+@router.get("/v1/agent/history", responses=errors(400, 404))
+async def history(core: Core, target: Annotated[str, Query(min_length=1, max_length=256)]) -> JSONResponse:
+    """What was applied to one target, oldest first."""
+    return JSONResponse(await core.call("agent.history", target=target))
+
+
+@router.post("/v1/agent/explain", responses=errors(400, 401, 404, 413), dependencies=[Depends(require_token)])
+async def explain(core: Core, body: schemas.AgentRequest) -> JSONResponse:
+    """The decision on a patch, with its reasons; nothing is changed."""
+    return JSONResponse(await core.call("agent.explain", target=body.target, file=body.file, patch_id=body.patch_id))
+
+
+@router.post("/v1/agent/apply", responses=errors(400, 401, 404, 413), dependencies=[Depends(require_token)])
+async def apply(core: Core, body: schemas.AgentRequest) -> JSONResponse:
+    """Decide on a patch, apply it if everything holds, and record it."""
+    return JSONResponse(
+        await core.call(
+            "agent.apply", timeout_s=APPLY_TIMEOUT_S, target=body.target, file=body.file, patch_id=body.patch_id
+        )
+    )

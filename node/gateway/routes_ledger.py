@@ -1,0 +1,205 @@
+"""Routes that read the ledger."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Path, Query
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from node.gateway import schemas
+from node.gateway.access import Core, Json
+from node.gateway.errors_doc import errors
+from node.gateway.events import with_keep_alive
+from node.local.client import AsyncLocalClient
+
+router = APIRouter(tags=["ledger"])
+
+Limit = Annotated[int | None, Query(ge=1, le=500)]
+HeightQuery = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
+HeightPath = Annotated[int, Path(ge=0, le=2**53 - 1)]
+HexPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+NamePath = Annotated[str, Path(min_length=1, max_length=256)]
+NameQuery = Annotated[str | None, Query(min_length=1, max_length=256)]
+
+
+@router.get("/v1/blocks", response_model=list[schemas.BlockSummary], responses=errors(400))
+async def blocks(
+    core: Core, from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None, limit: Limit = None
+) -> JSONResponse:
+    """Headers downwards from a height, the newest first."""
+    return JSONResponse(await core.call("blocks.list", **{"from": from_, "limit": limit}))
+
+
+@router.get("/v1/blocks/{height}", response_model=schemas.Block, responses=errors(400, 404))
+async def block(core: Core, height: HeightPath) -> JSONResponse:
+    """One block."""
+    return JSONResponse(await core.call("blocks.get", height=height))
+
+
+@router.get("/v1/blocks/{height}/raw", response_model=list[schemas.RawBlock], responses=errors(400))
+async def raw_blocks(core: Core, height: HeightPath, limit: Annotated[int, Query(ge=1, le=256)] = 1) -> JSONResponse:
+    """Encoded blocks upwards from a height, with their certificates: what an auditor replays."""
+    return JSONResponse(await core.call("blocks.raw", **{"from": height, "limit": limit}))
+
+
+@router.get("/v1/transactions/{tx_id}", response_model=schemas.Transaction, responses=errors(400, 404))
+async def transaction(core: Core, tx_id: HexPath) -> JSONResponse:
+    """One transaction."""
+    return JSONResponse(await core.call("tx.get", tx_id=tx_id))
+
+
+@router.get("/v1/transactions/{tx_id}/receipt", responses=errors(400, 404))
+async def receipt(core: Core, tx_id: HexPath) -> JSONResponse:
+    """The portable receipt of one transaction: verifiable with the founding document alone."""
+    return JSONResponse(await core.call("receipt.get", tx_id=tx_id))
+
+
+@router.get("/v1/organisations", response_model=list[schemas.Organisation], responses=errors())
+async def organisations(core: Core) -> JSONResponse:
+    """The member organisations."""
+    return JSONResponse(await core.call("organisations.list"))
+
+
+@router.get("/v1/identities", response_model=list[schemas.Identity], responses=errors(400))
+async def identities(
+    core: Core,
+    organisation: NameQuery = None,
+    role: NameQuery = None,
+    after: NameQuery = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """Identities in order of their id."""
+    return JSONResponse(
+        await core.call("identities.list", organisation=organisation, role=role, after=after, limit=limit)
+    )
+
+
+@router.get("/v1/identities/{identity}", response_model=schemas.Identity, responses=errors(400, 404))
+async def identity(core: Core, identity: NamePath, height: HeightQuery = None) -> JSONResponse:
+    """One identity, now or as it was after a past height."""
+    return JSONResponse(await core.call("identities.get", identity=identity, height=height))
+
+
+@router.get(
+    "/v1/identities/{identity}/history", response_model=list[schemas.HistoricTransaction], responses=errors(400)
+)
+async def identity_history(core: Core, identity: NamePath, limit: Limit = None) -> JSONResponse:
+    """The transactions that concern an identity, oldest first."""
+    return JSONResponse(await core.call("identities.history", identity=identity, limit=limit))
+
+
+@router.get("/v1/history/{subject}/{name}", response_model=list[schemas.HistoricTransaction], responses=errors(400))
+async def history(
+    core: Core,
+    subject: Literal["identity", "host", "organisation", "patch", "proposal"],
+    name: NamePath,
+    limit: Limit = None,
+) -> JSONResponse:
+    """The transactions that concern one thing, oldest first."""
+    return JSONResponse(await core.call("history", subject=subject, id=name, limit=limit))
+
+
+@router.get("/v1/patches", response_model=list[schemas.Patch], responses=errors(400))
+async def patches(core: Core, limit: Limit = None) -> JSONResponse:
+    """Published patches, the newest first."""
+    return JSONResponse(await core.call("patches.list", limit=limit))
+
+
+@router.get("/v1/patches/{patch_id}", response_model=schemas.PatchWithFile, responses=errors(400, 404))
+async def patch(core: Core, patch_id: HexPath) -> JSONResponse:
+    """One published patch with its attestations."""
+    return JSONResponse(await core.call("patches.get", patch_id=patch_id))
+
+
+@router.get("/v1/patches/{patch_id}/attestations", response_model=list[schemas.Attestation], responses=errors(400, 404))
+async def attestations(core: Core, patch_id: HexPath) -> JSONResponse:
+    """The recorded attestations of one patch."""
+    return JSONResponse(await core.call("patches.attestations", patch_id=patch_id))
+
+
+@router.get(
+    "/v1/patches/{patch_id}/file",
+    response_class=Response,
+    responses={
+        **errors(400, 404),
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    },
+)
+async def patch_file(core: Core, patch_id: HexPath) -> Response:
+    """The patch file, from this node or a peer."""
+    answer = await core.call("patches.file", patch_id=patch_id)
+    return Response(base64.b64decode(answer["file"]), media_type="application/octet-stream")
+
+
+@router.get("/v1/deployments", response_model=list[schemas.Deployment], responses=errors(400))
+async def deployments(
+    core: Core,
+    host: NameQuery = None,
+    patch: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """Deployment records, the newest first."""
+    return JSONResponse(await core.call("deployments.list", host=host, patch=patch, limit=limit))
+
+
+@router.get("/v1/hosts/{host}/targets/{target}", response_model=schemas.Target, responses=errors(400, 404))
+async def target(core: Core, host: NamePath, target: NamePath) -> JSONResponse:
+    """What the ledger knows of one target of a host."""
+    return JSONResponse(await core.call("targets.get", host=host, target=target))
+
+
+@router.get("/v1/policy", response_model=schemas.PolicySet, responses=errors(400, 404))
+async def policy(core: Core, version: HeightQuery = None) -> JSONResponse:
+    """The policy set in force, or a former version."""
+    return JSONResponse(await core.call("policy.get", version=version))
+
+
+@router.get("/v1/governance/proposals", response_model=list[schemas.Proposal], responses=errors(400))
+async def proposals(core: Core, limit: Limit = None) -> JSONResponse:
+    """Proposals of governance, the newest first."""
+    return JSONResponse(await core.call("governance.list", limit=limit))
+
+
+@router.get("/v1/governance/proposals/{proposal_id}", response_model=schemas.Proposal, responses=errors(400, 404))
+async def proposal(core: Core, proposal_id: HexPath) -> JSONResponse:
+    """One proposal with its votes."""
+    return JSONResponse(await core.call("governance.get", proposal_id=proposal_id))
+
+
+@router.get("/v1/proofs/state", responses=errors(400))
+async def state_proof(
+    core: Core,
+    subject: Literal["identity", "organisation", "patch", "proposal", "key"],
+    name: Annotated[str, Query(alias="id", min_length=1, max_length=256)],
+) -> JSONResponse:
+    """The proof that a record is, or is not, in the state of the tip."""
+    return JSONResponse(await core.call("proofs.state", subject=subject, id=name))
+
+
+@router.get(
+    "/v1/events",
+    response_class=StreamingResponse,
+    responses={**errors(400), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def events(
+    core: Core,
+    from_height: HeightQuery = None,
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}$")] = None,
+) -> StreamingResponse:
+    """Blocks as server-sent events from a height on, without gap or repeat; `Last-Event-ID` resumes after the given height."""
+    start = int(last_event_id) + 1 if last_event_id is not None else from_height
+    return StreamingResponse(
+        with_keep_alive(_blocks_as_events(core, start)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+async def _blocks_as_events(core: AsyncLocalClient, start: int | None) -> AsyncIterator[str]:
+    params: dict[str, Json] = {} if start is None else {"from_height": start}
+    async for block in core.stream("events.subscribe", **params):
+        yield f"id: {block['height']}\nevent: block\ndata: {json.dumps(block, separators=(',', ':'))}\n\n"

@@ -1,0 +1,398 @@
+"""The forms of requests and answers, for the OpenAPI document and for checking what comes in.
+
+Answers are made by `node.documents` in the core; these models describe them and are not run over them, so an answer costs one encoding.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A 32-byte digest or id in lower-case hexadecimal."""
+Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=22_369_624)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Height = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+class Request(BaseModel):
+    """A request's body: exactly these members, of exactly these types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """A documented answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SubmitRequest(Request):
+    """Signed transactions to be ordered."""
+
+    transactions: Annotated[list[Base64], Field(min_length=1, max_length=SUBMIT_TRANSACTIONS_MAX)]
+    """Encoded transactions in base64."""
+    wait: Literal["none", "admitted", "committed"] = "committed"
+    """What to wait for before answering."""
+    timeout_ms: Annotated[int, Field(ge=1, le=WAIT_TIMEOUT_MS_MAX)] = 10_000
+    """How long to wait at most."""
+
+
+class AgentRequest(Request):
+    """A patch for one of this host's targets: the file itself, or the id of a published patch."""
+
+    target: Name
+    file: Base64 | None = None
+    patch_id: Hex32 | None = None
+
+
+class Problem(Answer):
+    """Problem details, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    """The stable name of the rule."""
+    hint: str
+
+
+class CoreError(Answer):
+    """Why one transaction of a batch was refused."""
+
+    family: Literal["rejected", "unavailable", "corruption", "bug"]
+    code: str
+    message: str
+    hint: str
+    details: dict[str, str | int] | None = None
+
+
+class Submitted(Answer):
+    """What became of one transaction."""
+
+    tx_id: Hex32 | None
+    status: Literal["committed", "admitted", "refused", "unknown"]
+    height: Height | None
+    error: CoreError | None
+
+
+class SubmitAnswer(Answer):
+    """What became of each transaction, in order."""
+
+    results: list[Submitted]
+
+
+class Status(Answer):
+    """What this node is and where it stands."""
+
+    name: str
+    chain_id: str
+    role: Literal["leader", "follower", "candidate", "learner", "observer"]
+    term: int
+    leader: str | None
+    height: Height
+    block_hash: Hex32
+    state_root: Hex32
+    log_size: int
+    last_height: Height
+    time_ms: int
+    replica_age_ms: int
+    policy_hash: Hex32
+    node_key_id: Hex32
+    identity: str | None
+    multiaddr: str
+    mempool: int
+    peers_connected: int
+    following: str | None
+    gateway_restarts: int
+    pid: int
+    version: str
+
+
+class Validator(Answer):
+    """A node that votes."""
+
+    name: str
+    organisation: str
+    key_id: Hex32
+    did: str
+    address: str
+
+
+class Peer(Answer):
+    """A node that this one knows."""
+
+    name: str | None
+    key_id: Hex32
+    address: str | None
+    connected: bool
+    rtt_ms: float | None
+
+
+class Header(Answer):
+    """A block header with its hash."""
+
+    chain_id: str
+    height: Height
+    term: int
+    block_hash: Hex32
+    previous_hash: Hex32
+    time_ms: int
+    proposer: Hex32
+    transactions_root: Hex32
+    log_size: int
+    log_root: Hex32
+    state_root: Hex32
+    validators_hash: Hex32
+    policy_hash: Hex32
+    election_hash: Hex32
+
+
+class BlockSummary(Header):
+    """A block header and how many transactions the block holds."""
+
+    transactions: int
+
+
+class CertificateSignature(Answer):
+    """One validator's acknowledgement."""
+
+    validator: Hex32
+    signature: Base64
+
+
+class Certificate(Answer):
+    """A commit certificate."""
+
+    term: int
+    height: Height
+    block_hash: Hex32
+    signatures: list[CertificateSignature]
+
+
+class Block(Header):
+    """A block with the ids of its transactions."""
+
+    transactions: list[Hex32]
+    election_certificate: Base64 | None
+    certificate: Certificate | None
+    size_bytes: int
+
+
+class RawBlock(Answer):
+    """An encoded block, and its own certificate where one is stored."""
+
+    height: Height
+    block: Base64
+    certificate: Base64 | None
+
+
+class Transaction(Answer):
+    """A transaction and where it stands."""
+
+    tx_id: Hex32
+    status: Literal["committed", "pending"]
+    height: Height | None
+    index: int | None
+    kind: str
+    body: Any
+    """The body's fields in the order of docs/spec/ledger.md."""
+    signer: str | None
+    signer_key_id: Hex32
+    not_after_height: Height
+    client_time_ms: int
+    raw: Base64
+
+
+class HistoricTransaction(Transaction):
+    """A transaction with its block's time."""
+
+    time_ms: int
+
+
+class Key(Answer):
+    """A public key and the heights between which it counts."""
+
+    key_id: Hex32
+    algorithm: str
+    did: str
+    added_height: Height
+    retired_height: Height | None
+    last_valid_height: Height | None
+    reason: str
+    certificate_chain: list[Base64]
+
+
+class Identity(Answer):
+    """A person, service or host."""
+
+    identity: str
+    organisation: str
+    display_name: str
+    roles: list[str]
+    status: Literal["active", "suspended", "revoked"]
+    registered_height: Height
+    changed_height: Height
+    keys: list[Key]
+
+
+class Organisation(Answer):
+    """A member of the network."""
+
+    name: str
+    display_name: str
+    admitted_height: Height
+    administrators: list[str]
+    ca_certificates: list[Base64]
+
+
+class Attestation(Answer):
+    """One recorded verdict."""
+
+    payload_digest: Hex32
+    identity: str
+    organisation: str
+    key_id: Hex32
+    role: str
+    verdict: Literal["approve", "reject"]
+    predicate_type: str
+    recorded_height: Height
+    tx_id: Hex32
+    current: bool
+
+
+class Patch(Answer):
+    """A published patch."""
+
+    patch_id: Hex32
+    author: str
+    organisation: str
+    author_key_id: Hex32
+    author_payload_digest: Hex32
+    file_digest: Hex32
+    file_bytes: int
+    published_height: Height
+    tx_id: Hex32
+    components: list[str]
+    release_counter: int
+    supersedes: list[Hex32]
+    prerequisites: list[Hex32]
+    superseded_by: Hex32 | None
+    withdrawn_height: Height | None
+    withdrawn_reason: str
+    attestations: list[Attestation]
+
+
+class PatchWithFile(Patch):
+    """A published patch, and whether this node keeps its file."""
+
+    file_here: bool
+
+
+class StoredPatch(Answer):
+    """A patch file that this node keeps now."""
+
+    patch_id: Hex32
+    file_digest: Hex32
+    file_bytes: int
+
+
+class Deployment(Answer):
+    """One application of a patch, or one refusal, as its host told it."""
+
+    deployment_id: Hex32
+    host: str
+    target: str
+    patch_id: Hex32
+    counter: int
+    intent_height: Height | None
+    outcome_height: Height | None
+    outcome_tx_id: Hex32 | None
+    result: str | None
+    tree_before: Hex32
+    tree_after: Hex32 | None
+
+
+class InstalledPatch(Answer):
+    """A patch that a target holds."""
+
+    patch_id: Hex32
+    height: Height
+
+
+class Target(Answer):
+    """What the ledger knows of one directory tree of a host."""
+
+    host: str
+    target: str
+    tree_digest: Hex32 | None
+    installed: list[InstalledPatch]
+    changed_height: Height
+    report_kind: str | None
+    report_tx_id: Hex32 | None
+    report_height: Height | None
+
+
+class Policy(Answer):
+    """One Cedar policy."""
+
+    name: str
+    text: str
+
+
+class PolicySet(Answer):
+    """One version of the network's policies."""
+
+    version: int
+    policy_hash: Hex32
+    adopted_height: Height
+    schema_: Annotated[str, Field(alias="schema")]
+    policies: list[Policy]
+
+
+class Vote(Answer):
+    """One organisation's vote."""
+
+    organisation: str
+    identity: str
+    approve: bool
+    height: Height
+
+
+class Proposal(Answer):
+    """A proposal of governance."""
+
+    proposal_id: Hex32
+    proposer: str
+    organisation: str
+    action: Any
+    description: str
+    created_height: Height
+    expires_height: Height
+    status: str
+    votes: list[Vote]
+    closed_height: Height | None
+
+
+class Genesis(Answer):
+    """The founding document, base64."""
+
+    genesis: Base64
+
+
+class Live(Answer):
+    """The process answers."""
+
+    live: bool
+
+
+class Ready(Answer):
+    """The node can serve."""
+
+    ready: bool
+    height: Height
+    replica_age_ms: int

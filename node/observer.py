@@ -1,0 +1,110 @@
+"""An observer: follows certified blocks from whichever peer answers, and believes none of them.
+
+What makes a block final is the certificate, not the sender: a batch is executed block by block, every root compared, and committed up to
+the
+highest certificate in it that holds. A peer whose blocks do not hold is left for another and logged; what it sent changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from ledger.certificate import verify_block_certificate
+from ledger.transition import Executed
+from node.clock import jittered
+from node.replica import LedgerReplica
+from node.sync import CertifiedBlock, PeerLedger
+from node.telemetry import Metrics
+from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
+from wire.errors import RejectedError, UnavailableError
+
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Blocks asked for at once."""
+LONG_POLL_S: Final = 20.0
+"""How long a peer may keep the question open until it has a new block."""
+RETRY_PAUSE_S: Final = 0.2
+"""The pause before the next peer is asked; it doubles while none answers."""
+RETRY_PAUSE_MAX_S: Final = 3.0
+
+_log = structlog.get_logger("node.observer")
+
+
+class Observer:
+    """Keeps `replica` up with the network through `peers`."""
+
+    def __init__(self, replica: LedgerReplica, peers: Sequence[PeerLedger], metrics: Metrics) -> None:
+        self._replica = replica
+        self._peers = list(peers)
+        self._metrics = metrics
+        self._writing = trio.CapacityLimiter(1)
+        self.following: str | None = None
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            StorageFailedError: The disk did not take a block; the node must stop.
+            CorruptionError: Two certified blocks contradict each other; the node must stop and keep the evidence.
+        """
+        pause_s = RETRY_PAUSE_S
+        index = 0
+        while True:
+            peer = self._peers[index % len(self._peers)]
+            try:
+                self.following = peer.name
+                advanced = await self._follow_once(peer)
+                pause_s = RETRY_PAUSE_S
+                if advanced:
+                    continue
+            except UnavailableError as error:
+                _log.info("peer does not answer", peer=peer.name, code=error.code)
+            except RejectedError as error:
+                _log.warning(
+                    "peer sent blocks that do not hold", peer=peer.name, code=error.code, message=error.message
+                )
+                self._metrics.blocks_refused.inc()
+            self.following = None
+            index += 1
+            await trio.sleep(jittered(pause_s))
+            pause_s = min(pause_s * 2, RETRY_PAUSE_MAX_S)
+
+    async def _follow_once(self, peer: PeerLedger) -> bool:
+        """Ask `peer` for what comes next and commit what holds; return whether the peer was of use."""
+        asked = trio.current_time()
+        answer = await peer.blocks(self._replica.height + 1, bytes_max=BATCH_BYTES_MAX, wait_ms=int(LONG_POLL_S * 1000))
+        if not answer:
+            # A question that stayed open without a new block is what a quiet chain looks like; a quick "nothing" is a peer behind us.
+            return trio.current_time() - asked > LONG_POLL_S / 2
+        await self._take(answer)
+        return True
+
+    async def _take(self, blocks: Sequence[CertifiedBlock]) -> None:
+        """Execute a batch and commit it up to its highest certificate; on a refusal nothing of it stays."""
+        chain = self._replica.chain
+        base = self._replica.height
+        certificate: CommitCertificate | None = None
+        try:
+            for item in blocks:
+                executed = await self._replica.execute_untrusted(item.block, block_hash=None, now_ms=None)
+                if item.certificate is not None:
+                    candidate = decode_commit_certificate_untrusted(item.certificate)
+                    verify_block_certificate(candidate, executed.block.header, self._replica.latest_view().validators())
+                    certificate = candidate
+                    await self._commit(list(chain.executed_through(candidate.height)), candidate)
+            if certificate is None:
+                raise RejectedError(
+                    "node.sync.no_certificate", "a batch of blocks carries no certificate", expected="one at its end"
+                )
+        finally:
+            if chain.tip_height > chain.committed_height:
+                chain.take_from(chain.committed_height + 1)
+        assert self._replica.height > base
+
+    async def _commit(self, blocks: list[Executed], certificate: CommitCertificate) -> None:
+        await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, certificate, limiter=self._writing)
+        self._replica.committed(blocks)
+        self._metrics.committed(blocks)

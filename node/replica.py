@@ -1,0 +1,195 @@
+"""A node's copy of the ledger: executing blocks that others made, committing what a certificate proves, telling who waits.
+
+`LedgerReplica` is what validators and observers share. It owns the executed tail (`node.chain`), remembers which transactions' signatures
+this
+node has verified, so that each is verified once, and wakes whoever waits for a height or a transaction. It never decides *which* block is
+next: consensus does (`node.validator`), or a certificate (`node.observer`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+import trio
+
+from ledger.block import Block, decode_block_untrusted
+from ledger.keyspace import Reader
+from ledger.state import StateView
+from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted, signature_job
+from ledger.transition import Executed, execute_block
+from node.chain import Chain
+from node.storage.block_store import BlockStore
+from wire.certificate import CommitCertificate
+from wire.errors import RejectedError, UnavailableError
+from wire.hashing import Digest
+from wire.keys import public_key_from_spki_untrusted
+
+VERIFIED_TRANSACTIONS_MAX: Final = 200_000
+"""Remembered transactions whose signature this node has verified; the oldest are forgotten and would be verified again."""
+VERIFY_INLINE_MAX: Final = 8
+"""Signatures verified on the event loop at once (about half a millisecond); more go to the verifying thread."""
+WAITERS_MAX: Final = 50_000
+"""Transactions that callers wait for at once."""
+
+_log = structlog.get_logger("node.replica")
+
+
+class LedgerReplica:
+    """One node's copy of the ledger, on top of `store`."""
+
+    def __init__(self, store: BlockStore, now_ms: Callable[[], int]) -> None:
+        self.store = store
+        self.now_ms = now_ms
+        view = StateView(store)
+        self.chain_id = view.chain_id
+        self.chain = Chain(store, view.height, view.tip.block_hash)
+        self._view = view
+        self._verified: OrderedDict[Digest, None] = OrderedDict()
+        self._verifying = trio.CapacityLimiter(1)
+        self._advanced = trio.Event()
+        self._waiting: dict[Digest, tuple[trio.Event, int]] = {}
+        self.transactions_committed = 0
+
+    @property
+    def height(self) -> int:
+        """The height of the last committed block."""
+        return self.chain.committed_height
+
+    @contextmanager
+    def view(self) -> Iterator[StateView]:
+        """Give the committed ledger at one height; it stays as it is while later blocks are committed."""
+        with self.store.snapshot() as snapshot:
+            yield StateView(snapshot)
+
+    def latest_view(self) -> StateView:
+        """Return the committed ledger without a snapshot: for reads that end before the event loop runs anything else."""
+        return self._view
+
+    def replica_age_ms(self) -> int:
+        """Return the milliseconds since the last committed block was made; never negative."""
+        return max(0, self.now_ms() - self._view.header.time_ms)
+
+    async def wait_above(self, height: int) -> int:
+        """Return the committed height as soon as it is above `height`."""
+        while self.height <= height:
+            await self._advanced.wait()
+        return self.height
+
+    async def wait_transaction(self, tx_id: Digest) -> None:
+        """Return when the transaction is committed; the caller sets the deadline.
+
+        Raises:
+            UnavailableError: Too many callers wait already (`node.submit.too_many_waiting`).
+        """
+        if self.is_committed(tx_id):
+            return
+        event, count = self._waiting.get(tx_id, (None, 0))
+        if event is None:
+            if len(self._waiting) >= WAITERS_MAX:
+                raise UnavailableError("node.submit.too_many_waiting", "too many callers wait for transactions")
+            event = trio.Event()
+        self._waiting[tx_id] = (event, count + 1)
+        try:
+            await event.wait()
+        finally:
+            if (entry := self._waiting.get(tx_id)) is not None and entry[0] is event:
+                if entry[1] == 1:
+                    del self._waiting[tx_id]
+                else:
+                    self._waiting[tx_id] = (event, entry[1] - 1)
+
+    def is_committed(self, tx_id: Digest) -> bool:
+        """Return whether the transaction stands in a committed block."""
+        return self._view.location(tx_id) is not None
+
+    async def execute_untrusted(self, raw: bytes, *, block_hash: Digest | None, now_ms: int | None) -> Executed:
+        """Execute a block of somebody else's making on the tip and put it on top of the chain.
+
+        Args:
+            raw: The encoded block.
+            block_hash: The hash it was announced under; None accepts what it hashes to.
+            now_ms: This node's clock, which bounds how far ahead the block's may be; None for blocks with a certificate.
+
+        Raises:
+            RejectedError: The block breaks a rule; nothing has changed.
+        """
+        block = decode_block_untrusted(raw)
+        if block_hash is not None and block.block_hash != block_hash:
+            raise RejectedError(
+                "ledger.block.wrong_hash",
+                "the block is not the one announced",
+                expected=block_hash,
+                actual=block.block_hash,
+            )
+        reader = self.chain.tip()
+        verified = await self.verify_block_signatures(reader, block)
+        executed = execute_block(reader, block, now_ms=now_ms, verified=verified)
+        self.chain.push(executed)
+        return executed
+
+    async def verify_block_signatures(self, reader: Reader, block: Block) -> Set[Digest]:
+        """Return the leaf hashes of transactions whose signatures hold; execution refuses a block with any other."""
+        transactions = [decode_transaction_untrusted(raw) for raw in block.transactions]
+        await self.verify_transactions(reader, transactions)
+        return self.verified
+
+    async def verify_transactions(self, reader: Reader, transactions: Sequence[Transaction]) -> None:
+        """Verify the signatures that this node has not verified yet and remember those that hold."""
+        view = StateView(reader)
+        jobs: list[SignatureJob] = []
+        for transaction in transactions:
+            # By leaf hash, which covers the signature: a transaction's id does not, so a forged copy has the id of a good one.
+            if transaction.leaf_hash not in self._verified:
+                if (key := view.key(transaction.signer_key_id)) is not None:
+                    jobs.append(signature_job(transaction, key))
+        if not jobs:
+            return
+        if len(jobs) <= VERIFY_INLINE_MAX:
+            good = _verify(jobs)
+        else:
+            good = await trio.to_thread.run_sync(_verify, jobs, limiter=self._verifying)
+        for leaf in good:
+            self._verified[leaf] = None
+        while len(self._verified) > VERIFIED_TRANSACTIONS_MAX:
+            self._verified.popitem(last=False)
+
+    def is_verified(self, transaction: Transaction) -> bool:
+        """Return whether this node has verified the transaction's signature."""
+        return transaction.leaf_hash in self._verified
+
+    @property
+    def verified(self) -> Set[Digest]:
+        """The leaf hashes of the transactions whose signature this node has verified."""
+        return self._verified.keys()
+
+    def commit_to_store(self, blocks: Sequence[Executed], certificate: CommitCertificate | None) -> None:
+        """Write executed blocks and their certificate durably, all or nothing. Blocking: call it in the writing thread.
+
+        Raises:
+            StorageFailedError: The disk did not take it; the node must stop.
+        """
+        self.store.commit(blocks, certificate)
+
+    def committed(self, blocks: Sequence[Executed]) -> None:
+        """Make durable blocks the committed tip and wake whoever waited for them."""
+        if not blocks:
+            return
+        self.chain.release_through(blocks[-1].block.header.height)
+        self._view = StateView(self.store)
+        for executed in blocks:
+            self.transactions_committed += len(executed.tx_ids)
+            for tx_id in executed.tx_ids:
+                if (entry := self._waiting.pop(tx_id, None)) is not None:
+                    entry[0].set()
+        advanced, self._advanced = self._advanced, trio.Event()
+        advanced.set()
+
+
+def _verify(jobs: Sequence[SignatureJob]) -> list[Digest]:
+    return [
+        job.leaf_hash for job in jobs if public_key_from_spki_untrusted(job.spki).is_valid(job.message, job.signature)
+    ]

@@ -1,0 +1,495 @@
+"""What a node answers: one async function for each method of the local socket, each from JSON parameters to a JSON document.
+
+Reads use one snapshot each, so a document never mixes two heights. Parameters are checked here and nowhere before; a wrong one is refused
+with `node.param.<rule>` and its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ledger import keyspace
+from ledger.block import Block
+from ledger.proofs import build_receipt
+from ledger.state import StateView
+from ledger.state_tree import prove
+from ledger.transaction import decode_transaction_untrusted
+from node import documents
+from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
+from node.local.protocol import Json, decode_blob_untrusted, encode_blob
+from node.params import (
+    as_count,
+    as_hex_digest,
+    as_integer,
+    as_list,
+    as_name,
+    as_optional_integer,
+    as_optional_name,
+    as_optional_text,
+)
+from node.submission import Submitted
+from provenance.patchfile import split_patch_file_untrusted
+from wire.certificate import decode_commit_certificate_untrusted
+from wire.errors import RejectedError, UnavailableError
+from wire.hashing import sha256
+from wire.limits import PATCH_FILE_BYTES_MAX, TX_BYTES_MAX
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+Params = Mapping[str, Json]
+Document = dict[str, Any]
+
+PAGE_MAX: Final = 500
+"""Items in one listing."""
+PAGE_DEFAULT: Final = 50
+RAW_BLOCKS_MAX: Final = 256
+"""Blocks in one answer to an auditor."""
+RAW_BYTES_MAX: Final = 8 * 1024 * 1024
+SUBMIT_TIMEOUT_MS: Final = 10_000
+"""How long a submission waits unless it says otherwise."""
+
+
+class NotFoundError(RejectedError):
+    """The thing asked for is not on this replica; the code is `node.<thing>.not_found`."""
+
+
+def _not_found(what: str, name: str, height: int) -> NotFoundError:
+    return NotFoundError(
+        f"node.{what}.not_found",
+        f"there is no such {what} at height {height}: {name[:80]}",
+        hint="this replica may be behind; compare its height with another node's",
+    )
+
+
+class Services:
+    """The methods of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def methods(self) -> dict[str, Callable[[Params], Any]]:
+        """Return every method by its name on the socket."""
+        return {
+            "status": self.status,
+            "validators": self.validators,
+            "peers": self.peers,
+            "genesis.get": self.genesis,
+            "blocks.list": self.blocks_list,
+            "blocks.get": self.blocks_get,
+            "blocks.raw": self.blocks_raw,
+            "tx.get": self.tx_get,
+            "tx.submit": self.tx_submit,
+            "receipt.get": self.receipt_get,
+            "identities.list": self.identities_list,
+            "identities.get": self.identities_get,
+            "identities.history": self.identities_history,
+            "organisations.list": self.organisations_list,
+            "patches.list": self.patches_list,
+            "patches.get": self.patches_get,
+            "patches.attestations": self.patches_attestations,
+            "patches.put": self.patches_put,
+            "patches.file": self.patches_file,
+            "deployments.list": self.deployments_list,
+            "targets.get": self.targets_get,
+            "policy.get": self.policy_get,
+            "governance.list": self.governance_list,
+            "governance.get": self.governance_get,
+            "proofs.state": self.proofs_state,
+            "history": self.history,
+            "events.subscribe": self.events_subscribe,
+            "metrics": self.metrics,
+            "health.live": self.health_live,
+            "health.ready": self.health_ready,
+            "node.stop": self.node_stop,
+            **self._node.agent_methods(),
+        }
+
+    # -- the node --------------------------------------------------------------------------------------------------
+
+    async def status(self, params: Params) -> Document:
+        """Return what this node is and where it stands."""
+        del params
+        return self._node.status_document()
+
+    async def validators(self, params: Params) -> list[Document]:
+        """Return the validator set."""
+        del params
+        with self._node.replica.view() as view:
+            return [documents.validator_document(validator) for validator in view.validators().validators]
+
+    async def peers(self, params: Params) -> list[Document]:
+        """Return the peers this node knows, connected or not."""
+        del params
+        return self._node.peer_documents()
+
+    async def genesis(self, params: Params) -> Document:
+        """Return the founding document."""
+        del params
+        return {"genesis": encode_blob(self._node.genesis_raw)}
+
+    async def metrics(self, params: Params) -> str:
+        """Return the metrics in Prometheus' text form."""
+        del params
+        return self._node.metrics_text()
+
+    async def health_live(self, params: Params) -> Document:
+        """Return that the core answers."""
+        del params
+        return {"live": True}
+
+    async def health_ready(self, params: Params) -> Document:
+        """Return whether this node can serve: it knows a leader, or its replica is fresh."""
+        del params
+        return self._node.readiness_document()
+
+    async def node_stop(self, params: Params) -> Document:
+        """Begin a graceful stop."""
+        del params
+        self._node.request_stop()
+        return {"stopping": True}
+
+    # -- blocks and transactions -----------------------------------------------------------------------------------
+
+    async def blocks_list(self, params: Params) -> list[Document]:
+        """Return headers downwards from a height, the newest first."""
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        with self._node.replica.view() as view:
+            start = as_optional_integer(params, "from")
+            top = view.height if start is None else min(start, view.height)
+            return [
+                {**documents.header_document(block.header), "transactions": len(block.transactions)}
+                for height in range(top, max(-1, top - limit), -1)
+                if (block := view.block(height)) is not None
+            ]
+
+    async def blocks_get(self, params: Params) -> Document:
+        """Return one block by height or hash."""
+        with self._node.replica.view() as view:
+            block = _block(view, _block_height(view, params))
+            tx_ids = [decode_transaction_untrusted(raw).tx_id.hex() for raw in block.transactions]
+            raw_certificate = view.certificate(block.header.height)
+            certificate = None if raw_certificate is None else decode_commit_certificate_untrusted(raw_certificate)
+            return documents.block_document(block, tx_ids, certificate)
+
+    async def blocks_raw(self, params: Params) -> list[Document]:
+        """Return encoded blocks upwards from a height, each with its own certificate where one is stored."""
+        start = as_integer(params, "from", 0)
+        limit = as_count(params, "limit", RAW_BLOCKS_MAX, RAW_BLOCKS_MAX)
+        answer: list[Document] = []
+        size = 0
+        with self._node.replica.view() as view:
+            for height in range(start, min(view.height + 1, start + limit)):
+                raw = _block(view, height).raw
+                certificate = view.certificate(height)
+                size += len(raw)
+                if answer and size > RAW_BYTES_MAX:
+                    break
+                answer.append(
+                    {
+                        "height": height,
+                        "block": encode_blob(raw),
+                        "certificate": None if certificate is None else encode_blob(certificate),
+                    }
+                )
+        return answer
+
+    async def tx_get(self, params: Params) -> Document:
+        """Return one committed transaction, or a pending one that this node holds."""
+        tx_id = as_hex_digest(params, "tx_id")
+        with self._node.replica.view() as view:
+            location = view.location(tx_id)
+            if location is None:
+                if (pending := self._node.mempool.find(tx_id)) is not None:
+                    signer = view.identity_of_key(pending.signer_key_id)
+                    return documents.transaction_document(
+                        pending, signer=signer.identity_id if signer else None, height=None, index=None
+                    )
+                raise _not_found("transaction", tx_id.hex(), view.height)
+            block = _block(view, location.height)
+            transaction = decode_transaction_untrusted(block.transactions[location.index])
+            signer = view.identity_of_key(transaction.signer_key_id)
+            return documents.transaction_document(
+                transaction,
+                signer=signer.identity_id if signer else None,
+                height=location.height,
+                index=location.index,
+            )
+
+    async def tx_submit(self, params: Params) -> list[Document]:
+        """Take signed transactions; return what became of each."""
+        encoded = as_list(params, "transactions", SUBMIT_TRANSACTIONS_MAX)
+        raws = [decode_blob_untrusted(item, "transactions", bytes_max=TX_BYTES_MAX) for item in encoded]
+        wait = as_name(params, "wait", "committed")
+        if wait not in ("none", "admitted", "committed"):
+            raise RejectedError(
+                "node.param.wait", "wait is not known", expected="none, admitted or committed", actual=wait
+            )
+        timeout_ms = as_count(params, "timeout_ms", SUBMIT_TIMEOUT_MS, WAIT_TIMEOUT_MS_MAX)
+        results = await self._node.submitter.submit(raws, wait=wait, timeout_ms=timeout_ms)  # type: ignore[arg-type]
+        return [submitted_document(result) for result in results]
+
+    async def receipt_get(self, params: Params) -> Document:
+        """Return the portable receipt of a committed transaction."""
+        tx_id = as_hex_digest(params, "tx_id")
+        with self._node.replica.store.snapshot() as snapshot:
+            view = StateView(snapshot)
+            if view.location(tx_id) is None:
+                raise _not_found("transaction", tx_id.hex(), view.height)
+            return build_receipt(snapshot, tx_id).to_json()
+
+    async def events_subscribe(self, params: Params) -> AsyncIterator[Document]:
+        """Yield every block from a height on, in order, without gap or repeat, for as long as the caller listens."""
+        height = as_integer(params, "from_height", self._node.replica.height + 1)
+        while True:
+            await self._node.replica.wait_above(height - 1)
+            # One block a snapshot: the caller may be slow, and a snapshot held for long keeps old rows alive.
+            with self._node.replica.view() as view:
+                block = _block(view, height)
+                tx = [decode_transaction_untrusted(raw) for raw in block.transactions]
+                document = {
+                    **documents.header_document(block.header),
+                    "transactions": [{"tx_id": t.tx_id.hex(), "kind": t.kind} for t in tx],
+                }
+            yield document
+            height += 1
+            await trio.lowlevel.checkpoint()
+
+    # -- identities, patches, deployments --------------------------------------------------------------------------
+
+    async def identities_list(self, params: Params) -> list[Document]:
+        """Return identities by id, filtered by organisation and role."""
+        organisation = as_optional_name(params, "organisation")
+        role = as_optional_name(params, "role")
+        after = as_optional_name(params, "after")
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        found: list[Document] = []
+        with self._node.replica.view() as view:
+            for identity in view.identities(after or ""):
+                if len(found) == limit:
+                    break
+                if organisation is not None and identity.organisation != organisation:
+                    continue
+                if role is not None and role not in identity.roles:
+                    continue
+                found.append(_identity_document(view, identity.identity_id))
+        return found
+
+    async def identities_get(self, params: Params) -> Document:
+        """Return one identity, now or as it was at a past height."""
+        name = as_name(params, "identity")
+        height = as_optional_integer(params, "height")
+        with self._node.replica.view() as view:
+            return _identity_document(view, name, height)
+
+    async def identities_history(self, params: Params) -> list[Document]:
+        """Return the transactions that touched an identity, oldest first."""
+        return self._history("identity", as_name(params, "identity"), params)
+
+    async def history(self, params: Params) -> list[Document]:
+        """Return the transactions that touched a patch, host, identity or organisation, oldest first."""
+        return self._history(as_name(params, "subject"), as_name(params, "id"), params)
+
+    def _history(self, subject: str, name: str, params: Params) -> list[Document]:
+        limit = as_count(params, "limit", PAGE_MAX, PAGE_MAX)
+        with self._node.replica.view() as view:
+            answer: list[Document] = []
+            for location in islice(view.history(_subject_key(subject, name)), limit):
+                block = _block(view, location.height)
+                transaction = decode_transaction_untrusted(block.transactions[location.index])
+                signer = view.identity_of_key(transaction.signer_key_id)
+                document = documents.transaction_document(
+                    transaction,
+                    signer=signer.identity_id if signer else None,
+                    height=location.height,
+                    index=location.index,
+                )
+                answer.append({**document, "time_ms": block.header.time_ms})
+            return answer
+
+    async def organisations_list(self, params: Params) -> list[Document]:
+        """Return the member organisations."""
+        del params
+        with self._node.replica.view() as view:
+            return [documents.organisation_document(organisation) for organisation in view.organisations()]
+
+    async def patches_list(self, params: Params) -> list[Document]:
+        """Return published patches, the newest first."""
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        with self._node.replica.view() as view:
+            newest = sorted(view.patches(), key=lambda patch: (-patch.published_height, patch.patch_id))[:limit]
+            return [documents.patch_document(patch, list(view.attestations(patch.patch_id))) for patch in newest]
+
+    async def patches_get(self, params: Params) -> Document:
+        """Return one published patch with its attestations."""
+        patch_id = as_hex_digest(params, "patch_id")
+        with self._node.replica.view() as view:
+            patch = view.patch(patch_id)
+            if patch is None:
+                raise _not_found("patch", patch_id.hex(), view.height)
+            document = documents.patch_document(patch, list(view.attestations(patch_id)))
+            return {**document, "file_here": self._node.patch_store.has(patch.file_digest)}
+
+    async def patches_attestations(self, params: Params) -> list[Document]:
+        """Return the recorded attestations of one patch."""
+        document = await self.patches_get(params)
+        attestations: list[Document] = document["attestations"]
+        return attestations
+
+    async def patches_put(self, params: Params) -> Document:
+        """Keep a published patch file; the ledger must name its digest already."""
+        data = decode_blob_untrusted(params.get("file"), "file", bytes_max=PATCH_FILE_BYTES_MAX)
+        patch_id = sha256(split_patch_file_untrusted(data).body)
+        wanted = as_optional_text(params, "patch_id")
+        if wanted is not None and wanted != patch_id.hex():
+            raise RejectedError(
+                "node.patch.wrong_id", "the file is another patch", expected=wanted, actual=patch_id.hex()
+            )
+        with self._node.replica.view() as view:
+            patch = view.patch(patch_id)
+            if patch is None:
+                raise RejectedError(
+                    "node.patch.not_published",
+                    "the ledger does not name this patch",
+                    actual=patch_id.hex(),
+                    hint="publish it first: `patchwarden patch publish`",
+                )
+        await trio.to_thread.run_sync(self._node.patch_store.put, data, patch.file_digest)
+        return {"patch_id": patch_id.hex(), "file_digest": patch.file_digest.hex(), "file_bytes": len(data)}
+
+    async def patches_file(self, params: Params) -> Document:
+        """Return a published patch file, from here or from a peer."""
+        patch_id = as_hex_digest(params, "patch_id")
+        with self._node.replica.view() as view:
+            patch = view.patch(patch_id)
+            if patch is None:
+                raise _not_found("patch", patch_id.hex(), view.height)
+        data = await self._node.fetch_patch(patch.file_digest)
+        if data is None:
+            raise UnavailableError(
+                "node.patch.file_unavailable",
+                "no reachable node keeps this patch file",
+                hint="store it with `patch publish`",
+            )
+        return {"patch_id": patch_id.hex(), "file": encode_blob(data)}
+
+    async def deployments_list(self, params: Params) -> list[Document]:
+        """Return deployment records, the newest first, filtered by host and patch."""
+        host = as_optional_name(params, "host")
+        patch = as_optional_text(params, "patch")
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        with self._node.replica.view() as view:
+            found = [
+                deployment
+                for deployment in view.deployments()
+                if (host is None or deployment.host == host) and (patch is None or deployment.patch_id.hex() == patch)
+            ]
+        found.sort(key=lambda d: -(d.outcome_height or d.intent_height or 0))
+        return [documents.deployment_document(deployment) for deployment in found[:limit]]
+
+    async def targets_get(self, params: Params) -> Document:
+        """Return what the ledger knows of one target of a host."""
+        host, target = as_name(params, "host"), as_name(params, "target")
+        with self._node.replica.view() as view:
+            record = view.target(host, target)
+            if record is None:
+                raise _not_found("target", f"{target} of {host}", view.height)
+            return documents.target_document(record)
+
+    # -- governance and proofs -------------------------------------------------------------------------------------
+
+    async def policy_get(self, params: Params) -> Document:
+        """Return the policy set in force, or a former version of it."""
+        version = as_optional_integer(params, "version")
+        with self._node.replica.view() as view:
+            current = view.policy()
+            if version is not None and version > current.version:
+                raise _not_found("policy", str(version), view.height)
+            return documents.policy_document(current if version is None else view.policy(version))
+
+    async def governance_list(self, params: Params) -> list[Document]:
+        """Return proposals, the newest first."""
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        with self._node.replica.view() as view:
+            found = sorted(view.proposals(), key=lambda proposal: (-proposal.created_height, proposal.proposal_id))
+            return [documents.proposal_document(proposal) for proposal in found[:limit]]
+
+    async def governance_get(self, params: Params) -> Document:
+        """Return one proposal."""
+        proposal_id = as_hex_digest(params, "proposal_id")
+        with self._node.replica.view() as view:
+            proposal = view.proposal(proposal_id)
+            if proposal is None:
+                raise _not_found("proposal", proposal_id.hex(), view.height)
+            return documents.proposal_document(proposal)
+
+    async def proofs_state(self, params: Params) -> Document:
+        """Return the proof that an identity or patch record is, or is not, in the state of the tip."""
+        subject, name = as_name(params, "subject"), as_name(params, "id")
+        key = _subject_key(subject, name)
+        with self._node.replica.store.snapshot() as snapshot:
+            return state_proof_document(StateView(snapshot), prove(snapshot, key))
+
+
+def submitted_document(result: Submitted) -> Document:
+    """Return what became of one transaction."""
+    from node.local.protocol import error_to_json
+
+    return {
+        "tx_id": None if result.tx_id is None else result.tx_id.hex(),
+        "status": result.status,
+        "height": result.height,
+        "error": None if result.error is None else error_to_json(result.error),
+    }
+
+
+def _block_height(view: StateView, params: Params) -> int:
+    if params.get("hash") is not None:
+        digest = as_hex_digest(params, "hash")
+        height = view.height_of(digest)
+        if height is None:
+            raise _not_found("block", digest.hex(), view.height)
+        return height
+    height = as_integer(params, "height", 0)
+    if height > view.height:
+        raise _not_found("block", str(height), view.height)
+    return height
+
+
+def _block(view: StateView, height: int) -> Block:
+    block = view.block(height)
+    if block is None:
+        raise _not_found("block", str(height), view.height)
+    return block
+
+
+def _subject_key(subject: str, name: str) -> bytes:
+    """Return the state key of the thing that a request names by its kind and id."""
+    by_name = {
+        "identity": keyspace.identity_key,
+        "host": keyspace.identity_key,
+        "organisation": keyspace.organisation_key,
+    }
+    by_digest = {"patch": keyspace.patch_key, "proposal": keyspace.proposal_key, "key": keyspace.key_key}
+    if subject in by_name:
+        return by_name[subject](name)
+    if subject in by_digest:
+        return by_digest[subject](as_hex_digest({"id": name}, "id"))
+    raise RejectedError(
+        "node.param.subject",
+        "the subject is not known",
+        expected=", ".join(sorted({*by_name, *by_digest})),
+        actual=subject,
+    )
+
+
+def _identity_document(view: StateView, name: str, height: int | None = None) -> Document:
+    identity = view.identity(name) if height is None else view.identity_at(name, height)
+    if identity is None:
+        raise _not_found("identity", name, view.height if height is None else height)
+    keys = [key for key_id in identity.key_ids if (key := view.key(key_id)) is not None]
+    return documents.identity_document(identity, keys)

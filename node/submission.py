@@ -1,0 +1,240 @@
+"""How a transaction enters: check, admit or pass on to the leader, and wait for its block.
+
+A caller may always retry: the same transaction is executed once, and submitting it again gives the first receipt. A time-out
+therefore means "not known yet", never "failed".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import trio
+
+from ledger.mempool import Mempool
+from ledger.transaction import Transaction, decode_transaction_untrusted
+from ledger.transition import check_transaction
+from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
+from node.replica import LedgerReplica
+from wire.errors import PatchwardenError, RejectedError, UnavailableError
+from wire.hashing import Digest
+
+FORWARD_RETRY_S: Final = 0.1
+"""The pause before a submission looks for a leader again."""
+FORWARD_TIMEOUT_S: Final = 5.0
+"""How long the leader may take to admit what was passed on."""
+PLACE_AGAIN_S: Final = 1.5
+"""A submission whose block does not come places its transactions again after this long."""
+
+Wait = Literal["none", "admitted", "committed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one transaction."""
+
+    tx_id: Digest | None
+    """None when the bytes hold no transaction."""
+    status: Literal["committed", "admitted", "refused", "unknown"]
+    """`unknown`: admitted somewhere, and not seen in a block within the time the caller gave."""
+    height: int | None = None
+    """The block's height, when committed."""
+    error: PatchwardenError | None = None
+    """Why it was refused, or what kept it from being known."""
+
+
+Forward = Callable[[Sequence[bytes], float], Awaitable[list[Submitted]]]
+"""Passes transactions on to the leader; raises `UnavailableError` when there is none to reach."""
+
+
+class Submitter:
+    """Admits transactions on a node that leads, and passes them on from a node that does not."""
+
+    def __init__(
+        self,
+        replica: LedgerReplica,
+        mempool: Mempool,
+        *,
+        is_leader: Callable[[], bool],
+        forward: Forward,
+        mempool_grew: Callable[[], None],
+    ) -> None:
+        """Admit into `mempool` while `is_leader`.
+
+        Args:
+            replica: This node's ledger.
+            mempool: Where transactions wait for a block.
+            is_leader: Whether this node builds blocks now.
+            forward: Passes transactions on.
+            mempool_grew: Called after transactions were admitted.
+        """
+        self._replica = replica
+        self._mempool = mempool
+        self._is_leader = is_leader
+        self._forward = forward
+        self._mempool_grew = mempool_grew
+        self.open = True
+
+    async def submit(self, raws: Sequence[bytes], *, wait: Wait, timeout_ms: int) -> list[Submitted]:
+        """Return what became of each transaction, in order. A refusal of one does not touch the others.
+
+        Raises:
+            RejectedError: Too many at once (`node.submit.too_many`).
+            UnavailableError: This node is stopping (`node.stopping`), or no leader could be reached in time (`node.no_leader`).
+        """
+        if len(raws) > SUBMIT_TRANSACTIONS_MAX:
+            raise RejectedError(
+                "node.submit.too_many",
+                "a submission holds too many transactions",
+                expected=f"at most {SUBMIT_TRANSACTIONS_MAX}",
+                actual=len(raws),
+            )
+        deadline = trio.current_time() + min(timeout_ms, WAIT_TIMEOUT_MS_MAX) / 1000
+        results, pending = await self._check(raws)
+        if pending:
+            await self._place(pending, results, wait=wait, deadline=deadline)
+        return [result if result is not None else _unknown(None) for result in results]
+
+    async def admit(self, raws: Sequence[bytes]) -> list[Submitted]:
+        """Admit transactions that another node passed on; this node must lead.
+
+        Raises:
+            UnavailableError: This node does not lead (`node.not_leader`) or is stopping.
+        """
+        if not self._is_leader():
+            raise UnavailableError("node.not_leader", "this node does not lead", hint="submit to the leader, or retry")
+        results, pending = await self._check(raws)
+        self._admit_checked(pending, results)
+        return [result if result is not None else _unknown(None) for result in results]
+
+    async def _check(self, raws: Sequence[bytes]) -> tuple[list[Submitted | None], list[tuple[int, Transaction]]]:
+        """Decode and check each; return results for those that are settled, and the rest by position."""
+        if not self.open:
+            raise UnavailableError("node.stopping", "this node is stopping", hint="submit to another node")
+        results: list[Submitted | None] = [None] * len(raws)
+        pending: list[tuple[int, Transaction]] = []
+        for index, raw in enumerate(raws):
+            try:
+                transaction = decode_transaction_untrusted(raw)
+            except RejectedError as error:
+                results[index] = Submitted(None, "refused", error=error)
+                continue
+            if (known := self._find_committed(transaction.tx_id)) is not None:
+                results[index] = known
+            else:
+                pending.append((index, transaction))
+        await self._replica.verify_transactions(
+            self._replica.store, [t for _, t in pending if t.tx_id not in self._mempool]
+        )
+        checked: list[tuple[int, Transaction]] = []
+        for index, transaction in pending:
+            try:
+                if transaction.tx_id not in self._mempool:
+                    check_transaction(self._replica.store, transaction, verified=self._replica.is_verified(transaction))
+            except RejectedError as error:
+                # It may have been committed while its signature was verified: then it is no duplicate but done.
+                results[index] = self._find_committed(transaction.tx_id) or Submitted(
+                    transaction.tx_id, "refused", error=error
+                )
+            else:
+                checked.append((index, transaction))
+        return results, checked
+
+    def _admit_checked(self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]) -> None:
+        for index, transaction in pending:
+            try:
+                if transaction.tx_id not in self._mempool:
+                    self._mempool.add(transaction)
+                results[index] = Submitted(transaction.tx_id, "admitted")
+            except (RejectedError, UnavailableError) as error:
+                results[index] = Submitted(transaction.tx_id, "refused", error=error)
+        self._mempool_grew()
+
+    async def _place(
+        self,
+        pending: list[tuple[int, Transaction]],
+        results: list[Submitted | None],
+        *,
+        wait: Wait,
+        deadline: float,
+    ) -> None:
+        """Bring transactions to whoever leads, again whenever that changes, until they are where the caller wants them."""
+        while pending:
+            try:
+                await self._place_once(pending, results, deadline)
+            except UnavailableError as error:
+                if trio.current_time() + FORWARD_RETRY_S >= deadline:
+                    for index, transaction in pending:
+                        results[index] = self._find_committed(transaction.tx_id) or _unknown(transaction.tx_id, error)
+                    return
+                await trio.sleep(FORWARD_RETRY_S)
+                continue
+            pending = [(i, t) for i, t in pending if (r := results[i]) is not None and r.status == "admitted"]
+            if wait != "committed":
+                return
+            if not await self._wait_committed(pending, results, deadline):
+                return
+            pending = self._check_again(pending, results)
+
+    async def _place_once(
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], deadline: float
+    ) -> None:
+        if self._is_leader():
+            self._admit_checked(pending, results)
+            return
+        timeout_s = max(FORWARD_RETRY_S, min(FORWARD_TIMEOUT_S, deadline - trio.current_time()))
+        answers = await self._forward([t.raw for _, t in pending], timeout_s)
+        for (index, transaction), answer in zip(pending, answers, strict=True):
+            # What the leader calls committed may not have reached this node: its height counts when it has.
+            if answer.status == "refused":
+                results[index] = answer
+            else:
+                results[index] = self._find_committed(transaction.tx_id) or Submitted(transaction.tx_id, "admitted")
+
+    async def _wait_committed(
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], deadline: float
+    ) -> bool:
+        """Wait for the blocks of `pending`; return True when some must be placed again.
+
+        They must when no block took them for a while: their leader may have fallen, or have found them invalid when it built its block.
+        """
+        for index, transaction in pending:
+            with trio.move_on_after(min(PLACE_AGAIN_S, deadline - trio.current_time())) as waiting:
+                await self._replica.wait_transaction(transaction.tx_id)
+            if not waiting.cancelled_caught:
+                results[index] = self._find_committed(transaction.tx_id)
+            elif trio.current_time() < deadline:
+                return True
+            else:
+                error = UnavailableError(
+                    "node.submit.timeout",
+                    "the transaction was not committed in time; it may still be",
+                    hint="submit it again, or ask with `patchwarden tx wait`",
+                )
+                results[index] = _unknown(transaction.tx_id, error)
+        return False
+
+    def _check_again(
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]
+    ) -> list[tuple[int, Transaction]]:
+        """Settle what was committed or became invalid meanwhile; return the rest, to be placed again."""
+        again: list[tuple[int, Transaction]] = []
+        for index, transaction in pending:
+            try:
+                check_transaction(self._replica.store, transaction, verified=True)
+            except RejectedError as error:
+                results[index] = self._find_committed(transaction.tx_id) or Submitted(
+                    transaction.tx_id, "refused", error=error
+                )
+            else:
+                again.append((index, transaction))
+        return again
+
+    def _find_committed(self, tx_id: Digest) -> Submitted | None:
+        location = self._replica.latest_view().location(tx_id)
+        return None if location is None else Submitted(tx_id, "committed", height=location.height)
+
+
+def _unknown(tx_id: Digest | None, error: PatchwardenError | None = None) -> Submitted:
+    return Submitted(tx_id, "unknown", error=error)

@@ -1,0 +1,255 @@
+"""What nodes ask each other besides consensus: blocks with their certificates, transactions to pass on, patch files by digest.
+
+=============  ====================================================  ====================================================
+method         request                                               response
+=============  ====================================================  ====================================================
+blocks.get     (from height, at most bytes, wait in milliseconds)    ((block, certificate or nil), …), the last certified
+tx.submit      (relay, (transaction, …))                             ((status, tx_id or nil, code or nil, sentence), …)
+patch.get      (file digest, offset, at most bytes)                  (whole size, bytes), or nil when it is not kept
+status.get     ()                                                    (height, block hash)
+=============  ====================================================  ====================================================
+
+Everything is one canonical tuple. An answer is bounded by what was asked for and by the peer's own limits, whichever is less.
+
+Source: docs/spec/network.md 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ledger.state import StateView
+from node.limits import SUBMIT_TRANSACTIONS_MAX
+from node.patch_store import CHUNK_BYTES_MAX
+from node.submission import Submitted
+from wire.codec import Value, decode_untrusted, encode
+from wire.errors import RejectedError, UnavailableError
+from wire.fields import as_bool, as_bytes, as_digest, as_int, as_optional, as_text, as_tuple
+from wire.hashing import Digest
+from wire.keys import KeyId
+from wire.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, FRAME_BYTES_MAX, PATCH_FILE_BYTES_MAX, TX_BYTES_MAX
+
+if TYPE_CHECKING:
+    from node.app import Node
+    from node.net.network import Network
+
+BLOCKS_MAX: Final = 256
+"""Blocks in one answer."""
+BLOCKS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Bytes of blocks in one answer; a single block may be longer."""
+LONG_POLL_MS_MAX: Final = 30_000
+"""How long a question for blocks may stay open."""
+SUBMIT_BYTES_MAX: Final = 6 * 1024 * 1024
+"""Bytes of transactions passed on at once."""
+REQUEST_TIMEOUT_S: Final = 10.0
+SENTENCE_BYTES_MAX: Final = 1024
+CODE_BYTES_MAX: Final = 128
+_REQUEST_BYTES_MAX: Final = 1024
+
+BLOCKS_GET: Final = "blocks.get"
+TX_SUBMIT: Final = "tx.submit"
+PATCH_GET: Final = "patch.get"
+STATUS_GET: Final = "status.get"
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedBlock:
+    """An encoded block, and its own certificate where one was stored."""
+
+    block: bytes
+    certificate: bytes | None
+
+
+class SyncServer:
+    """Answers peers from one node's replica."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def register(self, network: Network) -> None:
+        """Answer the methods of this module on `network`."""
+        network.handle(BLOCKS_GET, self._blocks)
+        network.handle(TX_SUBMIT, self._submit)
+        network.handle(PATCH_GET, self._patch)
+        network.handle(STATUS_GET, self._status)
+
+    async def _blocks(self, peer: KeyId, payload: bytes) -> bytes:
+        del peer
+        values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
+        start = as_int(values[0], "from_height", 1)
+        bytes_max = min(as_int(values[1], "bytes_max", 1), BLOCKS_BYTES_MAX)
+        wait_ms = min(as_int(values[2], "wait_ms"), LONG_POLL_MS_MAX)
+        replica = self._node.replica
+        with trio.move_on_after(wait_ms / 1000):
+            await replica.wait_above(start - 1)
+        with replica.view() as view:
+            return encode(tuple((item.block, item.certificate) for item in certified_blocks(view, start, bytes_max)))
+
+    async def _submit(self, peer: KeyId, payload: bytes) -> bytes:
+        del peer
+        relay_value, raws_value = as_tuple(decode_untrusted(payload, bytes_max=FRAME_BYTES_MAX), "request", length=2)
+        relay = as_bool(relay_value, "relay")
+        raws = [
+            as_bytes(raw, "transaction", bytes_max=TX_BYTES_MAX)
+            for raw in as_tuple(raws_value, "transactions", length_max=SUBMIT_TRANSACTIONS_MAX)
+        ]
+        submitter = self._node.submitter
+        if relay:
+            # From a host: it cannot know who leads, so this node passes on what it does not lead for.
+            results = await submitter.submit(raws, wait="admitted", timeout_ms=int(REQUEST_TIMEOUT_S * 500))
+        else:
+            results = await submitter.admit(raws)
+        return encode(tuple(_submitted_to_value(result) for result in results))
+
+    async def _patch(self, peer: KeyId, payload: bytes) -> bytes:
+        del peer
+        values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
+        digest = as_digest(values[0], "file_digest")
+        offset = as_int(values[1], "offset", maximum=PATCH_FILE_BYTES_MAX)
+        length = min(as_int(values[2], "bytes_max", 1), CHUNK_BYTES_MAX)
+        store = self._node.patch_store
+        size = await trio.to_thread.run_sync(store.size, digest)
+        if size is None:
+            return encode(None)
+        return encode((size, await trio.to_thread.run_sync(store.read, digest, offset, length) or b""))
+
+    async def _status(self, peer: KeyId, payload: bytes) -> bytes:
+        del peer
+        as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=0)
+        tip = self._node.replica.latest_view().tip
+        return encode((tip.header.height, tip.block_hash))
+
+
+def certified_blocks(view: StateView, start: int, bytes_max: int) -> list[CertifiedBlock]:
+    """Return blocks from `start` on up to a certified one, as many as fit into `bytes_max`; none when none is certified yet.
+
+    When no certified block fits, the answer grows to the next one: a batch without a certificate would prove nothing.
+    """
+    answer: list[CertifiedBlock] = []
+    certified = 0
+    size = 0
+    for height in range(start, view.height + 1):
+        block = view.block(height)
+        if block is None:
+            break
+        certificate = view.certificate(height)
+        size += len(block.raw)
+        if certified and (size > bytes_max or len(answer) >= BLOCKS_MAX):
+            break
+        answer.append(CertifiedBlock(block.raw, certificate))
+        if certificate is not None:
+            certified = len(answer)
+    return answer[:certified]
+
+
+class PeerLedger:
+    """One peer as a source of blocks and files, and as a way for transactions. Nothing it says is believed here."""
+
+    def __init__(self, network: Network, key_id: KeyId, address: str) -> None:
+        self._network = network
+        self._key_id = key_id
+        self._address = address
+
+    @property
+    def name(self) -> str:
+        """The peer for people: the beginning of its key id."""
+        return self._key_id.hex()[:16]
+
+    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int) -> list[CertifiedBlock]:
+        """Return blocks from `start` on; none when the peer has no new one within `wait_ms`.
+
+        Raises:
+            RejectedError: The answer has no good form.
+            UnavailableError: The peer does not answer.
+        """
+        answer = await self._request(
+            BLOCKS_GET, (start, bytes_max, wait_ms), timeout_s=REQUEST_TIMEOUT_S + wait_ms / 1000
+        )
+        items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "blocks")
+        return [_certified_block(item) for item in items]
+
+    async def submit(self, raws: Sequence[bytes], *, relay: bool, timeout_s: float) -> list[Submitted]:
+        """Pass transactions on; return what became of each.
+
+        Raises:
+            UnavailableError: The peer does not answer, or does not lead.
+        """
+        results: list[Submitted] = []
+        for chunk in _chunks(raws, SUBMIT_BYTES_MAX):
+            answer = await self._request(TX_SUBMIT, (relay, tuple(chunk)), timeout_s=timeout_s)
+            items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "results", length=len(chunk))
+            results.extend(_submitted_from_value(item) for item in items)
+        return results
+
+    async def patch_file(self, digest: Digest, bytes_max: int) -> bytes | None:
+        """Return the bytes that the peer keeps under `digest`, or None; the caller compares the digest."""
+        data = bytearray()
+        while True:
+            answer = await self._request(PATCH_GET, (digest, len(data), CHUNK_BYTES_MAX), timeout_s=REQUEST_TIMEOUT_S)
+            value = decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX)
+            if value is None:
+                return None
+            size_value, chunk_value = as_tuple(value, "chunk", length=2)
+            size = as_int(size_value, "size", maximum=bytes_max)
+            chunk = as_bytes(chunk_value, "bytes", bytes_max=CHUNK_BYTES_MAX)
+            data += chunk
+            if len(data) == size:
+                return bytes(data)
+            if not chunk or len(data) > size:
+                raise RejectedError(
+                    "node.sync.file_cut", "a peer's patch file ends early", expected=size, actual=len(data)
+                )
+
+    async def _request(self, method: str, value: Value, *, timeout_s: float) -> bytes:
+        return await self._network.request(
+            self._key_id, method, encode(value), timeout_s=timeout_s, address=self._address
+        )
+
+
+def _chunks(raws: Sequence[bytes], bytes_max: int) -> list[list[bytes]]:
+    chunks: list[list[bytes]] = []
+    size = bytes_max
+    for raw in raws:
+        if size + len(raw) > bytes_max:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(raw)
+        size += len(raw)
+    return chunks
+
+
+def _certified_block(value: Value) -> CertifiedBlock:
+    block, certificate = as_tuple(value, "block", length=2)
+    return CertifiedBlock(
+        as_bytes(block, "block", bytes_max=BLOCK_BYTES_MAX),
+        as_optional(certificate, "certificate", _as_certificate),
+    )
+
+
+def _as_certificate(value: object, name: str) -> bytes:
+    return as_bytes(value, name, bytes_max=CERTIFICATE_BYTES_MAX)
+
+
+def _submitted_to_value(result: Submitted) -> Value:
+    family = None
+    code, sentence = "", ""
+    if result.error is not None:
+        family = isinstance(result.error, RejectedError)
+        code, sentence = result.error.code, result.error.message[: SENTENCE_BYTES_MAX // 4]
+    return (result.status, result.tx_id, family, code, sentence)
+
+
+def _submitted_from_value(value: Value) -> Submitted:
+    status, tx_id, family, code_value, sentence_value = as_tuple(value, "result", length=5)
+    if status not in ("committed", "admitted", "refused", "unknown"):
+        raise RejectedError("node.sync.status", "a peer's answer about a transaction has no known status")
+    code = as_text(code_value, "code", CODE_BYTES_MAX)
+    sentence = as_text(sentence_value, "sentence", SENTENCE_BYTES_MAX)
+    error: RejectedError | UnavailableError | None = None
+    if family is not None:
+        error = (RejectedError if as_bool(family, "family") else UnavailableError)(code, sentence)
+    return Submitted(as_optional(tx_id, "tx_id", as_digest), status, error=error)  # type: ignore[arg-type]

@@ -1,0 +1,396 @@
+"""A validator: drives the consensus core, executes what it is asked to persist, commits what it orders.
+
+::
+
+    network ─┐                      ┌─► send at once
+    ticks ───┼─► inbox ─► step() ───┼─► work queue ─► execute ─► one synced write ─► send after persist
+    work ────┘                      └─► (elected, room, transactions waiting) ─► build a block ─► propose
+
+Two tasks and a thread. The *step* task owns `consensus.core.Replica`: nothing else touches it. The *work* task takes persists and
+commits in the order in which the core asked for them: a block is executed, and compared root by root, before it is written; it is
+acknowledged only after the write. The thread does the synced writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from consensus.config import Config, Role, Status
+from consensus.core import Replica
+from consensus.effects import (
+    Effects,
+    EntriesRefused,
+    Event,
+    HardState,
+    Outgoing,
+    PeerReachable,
+    PeerUnreachable,
+    Persist,
+    Persisted,
+    Propose,
+    Received,
+    Tick,
+)
+from consensus.errors import ProposalRefusedError
+from consensus.messages import Entry, decode_message_untrusted, encode_message
+from ledger.mempool import Mempool
+from ledger.state import StateView
+from ledger.transition import Executed, build_block
+from node.config import NodeConfig
+from node.replica import LedgerReplica
+from node.telemetry import Metrics
+from wire.certificate import CommitCertificate, ElectionCertificate, encode_election_certificate
+from wire.errors import CorruptionError, RejectedError
+from wire.keys import KeyId, PrivateKey
+
+INBOX_EVENTS_MAX: Final = 4096
+"""Events waiting for the step task. Messages beyond it are dropped: consensus repeats what was lost."""
+WORK_OPERATIONS_MAX: Final = 1024
+"""Persists and commits waiting for the work task; the core's windows keep it far below."""
+EAGER_TRANSACTIONS_MIN: Final = 64
+"""With a block under way, the next is built when this many transactions wait, or when the one under way is committed.
+An idle chain builds at once: latency for one, batches for many."""
+
+Send = Callable[[KeyId, bytes], bool]
+
+_WRONG_HEIGHT: Final = "ledger.block.wrong_height"
+_WRONG_PREVIOUS: Final = "ledger.block.wrong_previous_hash"
+
+_log = structlog.get_logger("node.validator")
+
+
+@dataclass(frozen=True, slots=True)
+class _PersistWork:
+    persist: Persist
+    send_after: tuple[Outgoing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _CommitWork:
+    entries: tuple[Entry, ...]
+    certificate: CommitCertificate | None
+
+
+class Validator:
+    """A voting node's consensus, on top of `replica`."""
+
+    def __init__(
+        self,
+        *,
+        replica: LedgerReplica,
+        config: NodeConfig,
+        key: PrivateKey,
+        mempool: Mempool,
+        send: Send,
+        entropy: Callable[[int], int],
+        metrics: Metrics,
+    ) -> None:
+        stored = replica.store.load()
+        validators = replica.latest_view().validators()
+        self._replica = replica
+        self._config = config
+        self._key = key
+        self._mempool = mempool
+        self._send = send
+        self._metrics = metrics
+        self._core = Replica(
+            Config(
+                chain_id=replica.chain_id,
+                node_id=key.public_key.key_id,
+                key=key,
+                validators=tuple(validators.public_keys.values()),
+                election_ticks=config.election_ticks,
+                heartbeat_ticks=config.heartbeat_ticks,
+            ),
+            stored,
+            replica.store,
+            entropy,
+        )
+        self._events: deque[Event] = deque()
+        self._work: deque[_PersistWork | _CommitWork] = deque()
+        self._events_ready = trio.Event()
+        self._work_ready = trio.Event()
+        self._tick_pending = False
+        self._election: ElectionCertificate | None = None
+        self._writing = trio.CapacityLimiter(1)
+        self._disk_hard_state: HardState = stored.hard_state
+        self._disk_height = replica.store.last_height
+        self._disk_hash = replica.store.term_and_hash(self._disk_height)[1]
+        self._refusals_pending = 0
+
+    @property
+    def status(self) -> Status:
+        """What the consensus core says of itself."""
+        return self._core.status
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads and its first block of the term stands."""
+        return self._core.status.role is Role.LEADER
+
+    def mempool_grew(self) -> None:
+        """Look for a block to build: transactions were admitted."""
+        self._events_ready.set()
+
+    def receive(self, sender: KeyId, payloads: list[bytes]) -> None:
+        """Take consensus messages from a peer. Never blocks; drops what is malformed or beyond the inbox."""
+        for payload in payloads:
+            if len(self._events) >= INBOX_EVENTS_MAX:
+                self._metrics.consensus_messages_dropped.inc()
+                return
+            try:
+                message = decode_message_untrusted(payload)
+            except RejectedError as error:
+                _log.warning(
+                    "consensus message refused", peer=sender.hex()[:16], code=error.code, message=error.message
+                )
+                continue
+            self._events.append(Received(message=message, sender=sender))
+        self._events_ready.set()
+
+    def link_changed(self, peer: KeyId, *, is_up: bool) -> None:
+        """Tell the core that the link to a peer came up or went down. Never blocks."""
+        self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part in consensus until cancelled.
+
+        Raises:
+            CorruptionError: Stored blocks do not execute, or a certified block is not one this node can accept: it stops.
+        """
+        await self._execute_stored_tail()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._do_work)
+            nursery.start_soon(self._step)
+            task_status.started()
+
+    async def _execute_stored_tail(self) -> None:
+        """Rebuild the layers above the committed tip from blocks that a former run persisted and did not see committed."""
+        store = self._replica.store
+        for height in range(self._replica.height + 1, store.last_height + 1):
+            entry = store.entry(height)
+            try:
+                await self._replica.execute_untrusted(entry.data, block_hash=entry.block_hash, now_ms=None)
+            except RejectedError as error:
+                raise CorruptionError(
+                    "node.store.tail_not_valid",
+                    f"the stored block at height {height} no longer executes: {error.message}",
+                    hint="verify the store with `patchwarden node verify-store`",
+                ) from error
+
+    # -- the step task ---------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(self._config.tick_ms / 1000)
+            # At most one tick waits: a process that was stopped for a second must not see a second's worth of ticks at once and
+            # believe its leader dead before it has read what the leader sent.
+            if not self._tick_pending:
+                self._tick_pending = True
+                self._events.append(Tick())
+                self._events_ready.set()
+
+    async def _step(self) -> None:
+        while True:
+            await self._events_ready.wait()
+            self._events_ready = trio.Event()
+            # Ticks come after the messages that arrived before them.
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, Tick):
+                    self._tick_pending = False
+                elif isinstance(event, EntriesRefused):
+                    self._refusals_pending -= 1
+                self._perform(self._core.step(event))
+                if not self._events:
+                    self._propose_if_due()
+            self._propose_if_due()
+            await trio.lowlevel.checkpoint()
+
+    def _perform(self, effects: Effects) -> None:
+        for outgoing in effects.send:
+            self._send_message(outgoing)
+        for alarm in effects.alarms:
+            _log.error("consensus alarm", alarm=alarm)
+            self._metrics.consensus_alarms.inc()
+        if effects.elected is not None:
+            self._election = effects.elected
+            self._metrics.leader_changes.inc()
+            _log.info("elected leader", term=effects.elected.term)
+        if effects.stepped_down:
+            self._election = None
+            _log.info("no longer leader", term=self._core.status.term)
+        if effects.persist is not None:
+            self._add_work(_PersistWork(effects.persist, effects.send_after_persist))
+        if effects.apply or effects.certificate is not None:
+            self._add_work(_CommitWork(effects.apply, effects.certificate))
+
+    def _add_work(self, work: _PersistWork | _CommitWork) -> None:
+        assert len(self._work) < WORK_OPERATIONS_MAX, "the core's windows bound the work queue"
+        self._work.append(work)
+        self._work_ready.set()
+
+    def _send_message(self, outgoing: Outgoing) -> None:
+        self._send(outgoing.to, encode_message(outgoing.message))
+
+    # -- building blocks -------------------------------------------------------------------------------------------
+
+    def _propose_if_due(self) -> None:
+        status = self._core.status
+        if status.role is not Role.LEADER or self._replica.chain.find_hash(status.last_height) != status.last_hash:
+            return  # Not ours to build, or the work task has yet to execute what we were elected on.
+        election = self._election
+        in_flight = status.last_height - status.commit_height
+        if election is None and not self._is_block_due(in_flight):
+            return
+        tip = self._replica.chain.tip()
+        parent_time_ms = StateView(tip).header.time_ms
+        built = build_block(
+            tip,
+            self._mempool.take(count_max=self._config.block_transactions_max),
+            term=status.term,
+            time_ms=max(self._replica.now_ms(), parent_time_ms),
+            proposer=self._key,
+            election=None if election is None else encode_election_certificate(election),
+            verified=self._replica.verified,
+        )
+        for transaction, error in built.refused:
+            self._mempool.remove([transaction.tx_id])
+            _log.info("transaction refused while building", tx_id=transaction.tx_id.hex(), code=error.code)
+        block = built.block
+        entry = Entry(term=status.term, height=block.header.height, block_hash=block.block_hash, data=block.raw)
+        if election is None and not block.transactions and in_flight == 0 and not self._is_idle_block_due():
+            return  # Everything that waited was refused; there is nothing to certify.
+        try:
+            effects = self._core.step(Propose(entry))
+        except ProposalRefusedError:
+            return  # The window closed meanwhile; the transactions are still in the mempool.
+        self._election = None
+        self._replica.chain.push(built.executed)
+        self._mempool.remove(built.executed.tx_ids)
+        self._perform(effects)
+
+    def _is_block_due(self, in_flight: int) -> bool:
+        waiting = len(self._mempool)
+        if in_flight == 0:
+            return waiting > 0 or self._is_idle_block_due()
+        return in_flight < self._config.blocks_in_flight_max and waiting >= EAGER_TRANSACTIONS_MIN
+
+    def _is_idle_block_due(self) -> bool:
+        return self._replica.replica_age_ms() >= self._config.idle_block_interval_ms
+
+    # -- the work task ---------------------------------------------------------------------------------------------
+
+    async def _do_work(self) -> None:
+        while True:
+            await self._work_ready.wait()
+            self._work_ready = trio.Event()
+            while self._work:
+                work = self._work.popleft()
+                if isinstance(work, _PersistWork):
+                    await self._do_persist(work)
+                else:
+                    await self._do_commit(work)
+
+    async def _do_persist(self, work: _PersistWork) -> None:
+        persist, refused, complete = await self._execute_entries(work.persist)
+        if persist.hard_state is not None or persist.truncate_from is not None or persist.entries:
+            await trio.to_thread.run_sync(self._replica.store.persist, persist, limiter=self._writing)
+            self._metrics.persists.inc()
+            if persist.hard_state is not None:
+                self._disk_hard_state = persist.hard_state
+            if persist.entries:
+                self._disk_height, self._disk_hash = persist.entries[-1].height, persist.entries[-1].block_hash
+            self._post(Persisted(self._disk_height, self._disk_hash, self._disk_hard_state))
+        if refused is not None:
+            self._refusals_pending += 1
+            self._post(refused)
+        elif complete:
+            for outgoing in work.send_after:
+                self._send_message(outgoing)
+
+    async def _execute_entries(self, persist: Persist) -> tuple[Persist, EntriesRefused | None, bool]:
+        """Execute what is to be persisted.
+
+        Returns:
+            What may be written; the refusal of the first block that does not hold; whether all of `persist` may be written.
+        """
+        chain = self._replica.chain
+        replaced = chain.take_from(persist.truncate_from) if persist.truncate_from is not None else []
+        for index, entry in enumerate(persist.entries):
+            if chain.find_hash(entry.height) == entry.block_hash:
+                continue  # Our own proposal: executed when it was built.
+            try:
+                await self._execute_entry(entry)
+            except RejectedError as error:
+                return self._refuse(persist, index, replaced, error)
+        return persist, None, True
+
+    async def _execute_entry(self, entry: Entry) -> None:
+        tip_height = self._replica.chain.tip_height
+        if entry.height != tip_height + 1:
+            raise RejectedError(
+                _WRONG_HEIGHT, "the block does not extend the tip", expected=tip_height + 1, actual=entry.height
+            )
+        await self._replica.execute_untrusted(entry.data, block_hash=entry.block_hash, now_ms=self._replica.now_ms())
+
+    def _refuse(
+        self, persist: Persist, index: int, replaced: list[Executed], error: RejectedError
+    ) -> tuple[Persist, EntriesRefused | None, bool]:
+        """Return what of `persist` may still be written after the block at `index` was refused (`consensus.effects`, rule 4)."""
+        entry = persist.entries[index]
+        written = persist.entries[:index]
+        if persist.truncate_from is not None:
+            # The old blocks are replaced by all of the new ones or stay.
+            written = ()
+            self._replica.chain.take_from(persist.truncate_from)
+            for executed in replaced:
+                self._replica.chain.push(executed)
+        accepted = Persist(hard_state=persist.hard_state, truncate_from=None, entries=written)
+        if self._refusals_pending and error.code in (_WRONG_HEIGHT, _WRONG_PREVIOUS):
+            return accepted, None, False  # It stands upon a block that was refused before; the core learns of that one.
+        _log.error(
+            "block refused",
+            height=entry.height,
+            term=entry.term,
+            block_hash=entry.block_hash.hex(),
+            code=error.code,
+            message=error.message,
+        )
+        self._metrics.blocks_refused.inc()
+        refused = EntriesRefused(
+            height=entry.height, block_hash=entry.block_hash, reason=f"{error.code}: {error.message}"
+        )
+        return accepted, refused, False
+
+    async def _do_commit(self, work: _CommitWork) -> None:
+        blocks: list[Executed] = []
+        if work.entries:
+            chain = self._replica.chain
+            last = work.entries[-1]
+            if chain.find_hash(last.height) != last.block_hash:
+                raise CorruptionError(
+                    "node.divergence",
+                    f"a certified block at height {last.height} is not the one this node executed: "
+                    f"{last.block_hash.hex()} is certified",
+                    hint="compare the nodes with `patchwarden audit replay`; this node has stopped to keep the evidence",
+                )
+            blocks = list(chain.executed_through(last.height))
+        await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing)
+        self._replica.committed(blocks)
+        for executed in blocks:
+            self._mempool.remove(executed.tx_ids)
+        self._mempool.expire(self._replica.height)
+        self._metrics.committed(blocks)
+        self._events_ready.set()
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        self._events_ready.set()
