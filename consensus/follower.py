@@ -68,8 +68,9 @@ class Following:
         self._verified_height = max(self._verified_height, agreed_height + len(new))
         self._note_certificate(message)
         self._commit()
-        if write is None:
-            # Nothing will become durable by this append, so nothing later will answer it.
+        # An append that brings something is answered when that is durable. One of which only refused blocks are left is not answered:
+        # the leader would send them again at once, and so on; heartbeats set the pace instead.
+        if write is None and agreed_height + len(new) == message.prev_height + len(message.entries):
             self._acknowledged_height = 0
             self.reply()
 

@@ -169,9 +169,11 @@ class SimNode:
         self.alarms: list[str] = []
         self.applied: list[Entry] = []
         self.refuses: Callable[[Entry], bool] = lambda entry: False
+        self.moody = 0.0
         self.acknowledged: tuple[int, int] = (0, 0)
         self.votes: dict[int, tuple[NodeId, int, int, Digest]] = {}
         self.requests: dict[tuple[NodeId, int], tuple[int, int, Digest]] = {}
+        self.made: set[Digest] = set()
         self.replica: Replica
 
     def start(self) -> None:
@@ -190,8 +192,9 @@ class SimNode:
         """Lose everything that is not on disk; the write under way may have reached it all the same."""
         if self.writes and self.cluster.random.random() < 0.5:
             write = self.writes[0].persist
-            if write is not None and not any(self.refuses(e) for e in write.entries):
-                self._write(write, with_entries=True)
+            if write is not None and not self._stands_upon_refused(write):
+                if not any(self._refuses(entry) for entry in write.entries):
+                    self._write(write, with_entries=True)
         self.alive = False
         self.writes.clear()
 
@@ -209,16 +212,13 @@ class SimNode:
         assert persist is not None
         refused: Entry | None = None
         good: list[Entry] = []
-        tip = self.disk.last_hash
-        if persist.truncate_from is not None:
-            tip = self.disk.term_and_hash(persist.truncate_from - 1)[1]
-        if persist.entries and prev_hash_of(persist.entries[0]) != tip:
+        if self._stands_upon_refused(persist):
             # Upon a refused block: dropped without a report of its own.
             self._write(persist, with_entries=False)
             self._report()
             return
         for entry in persist.entries:
-            if self.refuses(entry):
+            if self._refuses(entry):
                 refused = entry
                 break
             good.append(entry)
@@ -235,6 +235,18 @@ class SimNode:
         # What stands upon it and came out before the report goes with it: the next writes find their parent missing.
         self._report()
         self.step(EntriesRefused(refused.height, refused.block_hash, "sim.refused"))
+
+    def _stands_upon_refused(self, persist: Persist) -> bool:
+        if not persist.entries:
+            return False
+        parent = persist.entries[0].height - 1
+        return parent > self.disk.last_height or prev_hash_of(persist.entries[0]) != self.disk.term_and_hash(parent)[1]
+
+    def _refuses(self, entry: Entry) -> bool:
+        if entry.block_hash in self.made:
+            return False
+        # A bad mood passes: like a clock that is behind and finds a block's time too far ahead.
+        return self.refuses(entry) or (self.moody > 0 and self.cluster.random.random() < self.moody)
 
     def _report(self) -> None:
         self.step(Persisted(self.disk.last_height, self.disk.last_hash, self.disk.hard_state))
@@ -293,6 +305,8 @@ class Faults:
     crash: float = 0.0
     partition: float = 0.0
     slow_disk: float = 0.0
+    refusal: float = 0.0
+    """How likely a follower's ledger refuses a block at each attempt."""
 
 
 @dataclass
@@ -302,7 +316,8 @@ class Cluster:
     size: int
     seed: int = 0
     options: dict[str, int] = field(default_factory=dict)
-    tolerate_alarms: bool = False
+    expected_alarms: frozenset[str] = frozenset()
+    """Codes of alarms that a test provokes; any other alarm is a failure."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -389,6 +404,7 @@ class Cluster:
         except ProposalRefusedError:
             assert node.replica.status == status, "a refused proposal changes nothing"
             return False
+        node.made.add(entry.block_hash)
         return True
 
     def partition(self, side: set[NodeId], *, one_way: bool = False) -> None:
@@ -420,7 +436,8 @@ class Cluster:
             assert node.disk.log[height - 1].block_hash == block_hash, "leader completeness"
 
     def note_alarms(self, node: SimNode, alarms: tuple[str, ...]) -> None:
-        assert self.tolerate_alarms, alarms
+        codes = {alarm.split(":")[0] for alarm in alarms}
+        assert codes <= self.expected_alarms, alarms
 
     def _note_vote(self, voter: SimNode, term: int, vote: tuple[NodeId, int, int, Digest]) -> None:
         known = voter.votes.setdefault(term, vote)
@@ -488,8 +505,12 @@ class Cluster:
 
     def random_event(self, faults: Faults) -> None:
         """Let one thing happen."""
-        rng = self.random
         self.events += 1
+        if not self._random_fault(faults):
+            self._random_progress(faults)
+
+    def _random_fault(self, faults: Faults) -> bool:
+        rng = self.random
         if rng.random() < faults.crash:
             node = rng.choice(self.nodes)
             if node.alive:
@@ -497,7 +518,7 @@ class Cluster:
                 for other in self.nodes:
                     if other.alive:
                         other.step(PeerUnreachable(node.id))
-            return
+            return True
         if rng.random() < faults.crash * 4:
             node = rng.choice(self.nodes)
             if not node.alive:
@@ -505,14 +526,18 @@ class Cluster:
                 for other in self.nodes:
                     if other.alive and other is not node:
                         other.step(PeerReachable(node.id))
-            return
+            return True
         if rng.random() < faults.partition:
             if self.cut and rng.random() < 0.6:
                 self.heal()
             else:
                 side = {node.id for node in self.nodes if rng.random() < 0.5}
                 self.partition(side, one_way=rng.random() < 0.3)
-            return
+            return True
+        return False
+
+    def _random_progress(self, faults: Faults) -> None:
+        rng = self.random
         choice = rng.random()
         if self.letters and choice < 0.55:
             index = rng.randrange(len(self.letters)) if rng.random() < faults.reordering else 0
@@ -533,6 +558,8 @@ class Cluster:
             self.propose(node)
 
     def run_random(self, events: int, faults: Faults) -> None:
+        for node in self.nodes:
+            node.moody = faults.refusal
         for _ in range(events):
             self.random_event(faults)
             if len(self.letters) > 2000:
@@ -542,14 +569,13 @@ class Cluster:
         """Faults end: within some time one leader commits a new block at every node."""
         self.heal()
         for node in self.nodes:
+            node.moody = 0.0
             if not node.alive:
                 node.start()
         target: Digest | None = None
         for _ in range(ticks_max):
             self.run_ticks(1)
             leader = self.leader()
-            if leader is not None and (target is None or not leader.replica.status.match):
-                pass
             if leader is not None:
                 status = leader.replica.status
                 if status.last_term != status.term or target is None:
@@ -575,4 +601,5 @@ def random_faults(rng: random.Random) -> Faults:
         crash=rate(0.01),
         partition=rate(0.01),
         slow_disk=rate(0.9),
+        refusal=rate(0.2),
     )
