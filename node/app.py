@@ -34,8 +34,7 @@ from ledger.state import StateView
 from node import clock
 from node.agent_access import AgentService
 from node.config import Home, NodeConfig
-from node.errors import PeerUnavailableError
-from node.keystore import load_key
+from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import Network
@@ -348,6 +347,7 @@ class Node:
 
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text form."""
+        self.metrics.strangers_refused.set(self.network.strangers_refused)
         self.metrics.observe_node(
             height=self.replica.height,
             replica_age_ms=self.replica.replica_age_ms(),
@@ -447,11 +447,5 @@ def _read_bounded(path: Path) -> bytes:
 
 def _ensure_token(path: Path) -> None:
     """Make the bearer token for local operations over HTTP once; only the node's own user can read it."""
-    if path.exists():
-        return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(clock.random_bytes(TOKEN_BYTES).hex() + "\n")
-
-
-__all__ = ["Node", "PeerUnavailableError", "open_node", "run_node", "running_node"]
+    if not path.exists():
+        write_secret(path, (clock.random_bytes(TOKEN_BYTES).hex() + "\n").encode("ascii"))

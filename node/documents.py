@@ -22,6 +22,7 @@ from ledger.records import (
     TargetRecord,
     Validator,
 )
+from ledger.state_tree import StateProof
 from ledger.transaction import Transaction
 from node.local.protocol import encode_blob
 from wire.certificate import CommitCertificate
@@ -237,6 +238,17 @@ def proposal_document(proposal: ProposalRecord) -> Document:
             for organisation, identity, approve, height in proposal.votes
         ],
         "closed_height": proposal.closed_height,
+    }
+
+
+def state_proof_document(header: Header, proof: StateProof) -> Document:
+    """Return the proof of what a state key holds, or that it holds nothing, under the state root of `header`."""
+    return {
+        "header": header_document(header),
+        "key": proof.key.hex(),
+        "value": None if proof.value is None else encode_blob(proof.value),
+        "siblings": [sibling.hex() for sibling in proof.siblings],
+        "other_leaf": None if proof.other_leaf is None else [digest.hex() for digest in proof.other_leaf],
     }
 
 

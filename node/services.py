@@ -20,7 +20,7 @@ from ledger.state_tree import prove
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
 from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
-from node.local.protocol import Json, decode_blob_untrusted, encode_blob
+from node.local.protocol import Json, decode_blob_untrusted, encode_blob, error_to_json
 from node.params import (
     as_count,
     as_hex_digest,
@@ -432,13 +432,11 @@ class Services:
         subject, name = as_name(params, "subject"), as_name(params, "id")
         key = _subject_key(subject, name)
         with self._node.replica.store.snapshot() as snapshot:
-            return state_proof_document(StateView(snapshot), prove(snapshot, key))
+            return documents.state_proof_document(StateView(snapshot).header, prove(snapshot, key))
 
 
 def submitted_document(result: Submitted) -> Document:
     """Return what became of one transaction."""
-    from node.local.protocol import error_to_json
-
     return {
         "tx_id": None if result.tx_id is None else result.tx_id.hex(),
         "status": result.status,

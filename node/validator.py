@@ -44,7 +44,7 @@ from ledger.state import StateView
 from ledger.transition import Executed, build_block
 from node.config import NodeConfig
 from node.replica import LedgerReplica
-from node.telemetry import Metrics
+from node.telemetry import Metrics, timed
 from wire.certificate import CommitCertificate, ElectionCertificate, encode_election_certificate
 from wire.errors import CorruptionError, RejectedError
 from wire.keys import KeyId, PrivateKey
@@ -273,6 +273,7 @@ class Validator:
         except ProposalRefusedError:
             return  # The window closed meanwhile; the transactions are still in the mempool.
         self._election = None
+        self._metrics.proposals.inc()
         self._replica.chain.push(built.executed)
         self._mempool.remove(built.executed.tx_ids)
         self._perform(effects)
@@ -302,7 +303,8 @@ class Validator:
     async def _do_persist(self, work: _PersistWork) -> None:
         persist, refused, complete = await self._execute_entries(work.persist)
         if persist.hard_state is not None or persist.truncate_from is not None or persist.entries:
-            await trio.to_thread.run_sync(self._replica.store.persist, persist, limiter=self._writing)
+            with timed(self._metrics.persist_seconds):
+                await trio.to_thread.run_sync(self._replica.store.persist, persist, limiter=self._writing)
             self._metrics.persists.inc()
             if persist.hard_state is not None:
                 self._disk_hard_state = persist.hard_state
@@ -383,7 +385,8 @@ class Validator:
                     hint="compare the nodes with `patchwarden audit replay`; this node has stopped to keep the evidence",
                 )
             blocks = list(chain.executed_through(last.height))
-        await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing)
+        with timed(self._metrics.commit_seconds):
+            await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing)
         self._replica.committed(blocks)
         for executed in blocks:
             self._mempool.remove(executed.tx_ids)

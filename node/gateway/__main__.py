@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
-    configure_logging(arguments.log_level)
+    configure_logging(level=arguments.log_level)
     home = Home(arguments.home)
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_serve(home, listener))

@@ -60,7 +60,7 @@ class LocalServer:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(_bind(self._path)))
         limiter = trio.CapacityLimiter(CONNECTIONS_MAX)
         try:
-            async with trio.open_nursery() as nursery:
+            async with listener, trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
                     await limiter.acquire_on_behalf_of(token := object())
@@ -74,11 +74,11 @@ class LocalServer:
         try:
             async with stream:
                 await connection.run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        except RejectedError as error:
+        except* RejectedError as group:
             # A peer that cannot even frame gets no answer: the connection ends, the node goes on.
-            _log.warning("local connection refused", code=error.code, message=error.message)
+            _log.warning("local connection refused", reason=str(group.exceptions[0]))
         finally:
             limiter.release_on_behalf_of(token)
 
