@@ -113,6 +113,28 @@ class AddOrganisation:
 
 
 @dataclass(frozen=True, slots=True)
+class AddAdministrator:
+    """Give an organisation one more administrator: the way back for one whose administrators' keys are all lost or revoked."""
+
+    NAME: ClassVar[str] = "add-administrator"
+    organisation: str
+    """Identifier."""
+    administrator: Administrator
+    """Who; never registered before."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        new = self.administrator
+        return (self.NAME, self.organisation, (new.identity_id, new.display_name, new.spki))
+
+    @classmethod
+    def from_value_untrusted(cls, value: tuple[object, ...]) -> AddAdministrator:
+        """Return the action; raises `MalformedError`."""
+        _, organisation, administrator = as_tuple(value, "action", length=3)
+        return cls(as_identifier(organisation, "organisation"), _as_administrator(administrator))
+
+
+@dataclass(frozen=True, slots=True)
 class AddCaCertificate:
     """Let an organisation's identities be anchored in one more CA certificate."""
 
@@ -225,13 +247,21 @@ class WithdrawPatch:
 
 
 Action: TypeAlias = (
-    SetPolicy | AddOrganisation | AddCaCertificate | RemoveCaCertificate | SetThreshold | RevokeKey | WithdrawPatch
+    SetPolicy
+    | AddOrganisation
+    | AddAdministrator
+    | AddCaCertificate
+    | RemoveCaCertificate
+    | SetThreshold
+    | RevokeKey
+    | WithdrawPatch
 )
 """Everything that a proposal can do in this version."""
 
 _READERS: Final[dict[str, Callable[[tuple[object, ...]], Action]]] = {
     SetPolicy.NAME: SetPolicy.from_value_untrusted,
     AddOrganisation.NAME: AddOrganisation.from_value_untrusted,
+    AddAdministrator.NAME: AddAdministrator.from_value_untrusted,
     AddCaCertificate.NAME: AddCaCertificate.from_value_untrusted,
     RemoveCaCertificate.NAME: RemoveCaCertificate.from_value_untrusted,
     SetThreshold.NAME: SetThreshold.from_value_untrusted,

@@ -78,10 +78,13 @@ GENESIS_VERSION: Final = 1
 
 _LIMITS: Final = {
     "transaction_bytes_max": (4 * KIBIBYTE, TX_BYTES_MAX),
-    "block_bytes_max": (8 * KIBIBYTE, BLOCK_BYTES_MAX),
+    "block_bytes_max": (64 * KIBIBYTE, BLOCK_BYTES_MAX),
     "block_transactions_max": (1, BLOCK_TRANSACTIONS_MAX),
 }
 """Member of ``limits`` to its smallest and largest value; the largest is what holds when it is missing."""
+
+BLOCK_ROOM_BYTES: Final = 32 * KIBIBYTE
+"""How much longer a block must be than a transaction: for the header and an election certificate beside it."""
 
 _PEM_HEAD: Final = "-----BEGIN PUBLIC KEY-----"
 _PEM_TAIL: Final = "-----END PUBLIC KEY-----"
@@ -412,6 +415,15 @@ def _check_together(genesis: Genesis) -> None:
     administrators = [each for organisation in genesis.organisations for each in organisation.administrators]
     _check_unique("administrators", [each.identity_id for each in administrators])
     _check_unique("administrators", [each.spki.hex() for each in administrators])
+    transaction_bytes_max, block_bytes_max, _ = genesis.limits
+    if block_bytes_max < transaction_bytes_max + BLOCK_ROOM_BYTES:
+        raise _refuse(
+            "field",
+            "limits.block_bytes_max",
+            "leaves no room for the longest transaction",
+            f"at least {transaction_bytes_max + BLOCK_ROOM_BYTES}",
+            block_bytes_max,
+        )
     if not genesis.validators.validators:
         raise _refuse("no_validator", "validators", "must name at least one validator")
     for validator in genesis.validators.validators:

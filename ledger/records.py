@@ -193,6 +193,8 @@ class PatchRecord(Record):
     """The key that signed the author's statement."""
     author_payload_digest: bytes
     """SHA-256 of the author's payload bytes: what attestations bind to, 32 bytes."""
+    diff_digest: bytes
+    """SHA-256 of the diff, 32 bytes."""
     file_digest: bytes
     """SHA-256 of the whole patch file as published, 32 bytes: its address in the nodes' file stores."""
     file_bytes: int
@@ -236,7 +238,7 @@ class AttestationRecord(Record):
     role: str
     """Attestation role such as ``security-review``; the attestor held ``attestor:<role>``."""
     verdict: str
-    """``approve`` or ``reject``."""
+    """``approve``, ``reject``, or ``none`` where the statement says neither."""
     predicate_type: str
     """What kind of statement it is: a URI."""
     recorded_height: int

@@ -251,8 +251,12 @@ class StateView:
             LedgerCorruptionError: ``ledger.corruption.missing``: there is no such version; ask only for versions up to the current one.
         """
         if version is None:
-            version = self._need(keyspace.POLICY_VERSION_KEY, PolicyVersion).version
+            version = self.policy_version().version
         return self._need(keyspace.policy_key(version), PolicySet)
+
+    def policy_version(self) -> PolicyVersion:
+        """Return which policy set is in force, without its texts."""
+        return self._need(keyspace.POLICY_VERSION_KEY, PolicyVersion)
 
     # Patches
 
