@@ -59,10 +59,10 @@ OUTBOX_ENTRIES_MAX: Final = 10_000
 """Records that wait for the ledger. Beyond this nothing is applied: an outcome must always find room."""
 OUTBOX_REFUSALS_MAX: Final = 5_000
 """Records that wait before refusals are kept in the local history only."""
-OUTBOX_LINES_MAX: Final = 2_000
-"""Lines after which an outbox log is rewritten with what still matters."""
-RECORD_BYTES_MAX: Final = 1 * MEBIBYTE
-"""One line of an append-only log."""
+OUTBOX_LINES_KEPT: Final = 64
+"""Lines, besides four for each record that still matters, after which an outbox log is rewritten with only those."""
+RECORD_BYTES_MAX: Final = 4 * MEBIBYTE
+"""One line of an append-only log: a transaction in base64 beside its body."""
 DETAIL_BYTES_MAX: Final = 16 * KIBIBYTE
 """The detail of an outcome, canonical JSON."""
 HISTORY_LINES_MAX: Final = 10_000

@@ -1,0 +1,204 @@
+"""Every call that changes the file system, one method each, so that a test can stop the process before any of them.
+
+The agent changes files only through `Files`. In production its hook does nothing; crash tests kill the process in it. Reading needs no
+method here: what is read cannot be left half done.
+
+Source: docs/spec/agent.md 6.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Final
+
+Path = str | bytes
+
+Step = Callable[[str, Path], None]
+"""Called with the name of a system call and its path, right before the call."""
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+PRIVATE_FILE_MODE: Final = 0o600
+PRIVATE_DIRECTORY_MODE: Final = 0o700
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def no_step(name: str, path: Path) -> None:
+    """Do nothing: the hook of production."""
+
+
+class Files:
+    """The file system as the agent changes it.
+
+    Args:
+        step: Called before every change with the system call's name and path.
+    """
+
+    def __init__(self, step: Step = no_step) -> None:
+        self._step = step
+
+    # One system call each
+
+    def make_directory(self, path: Path, mode: int = PRIVATE_DIRECTORY_MODE, *, dir_fd: int | None = None) -> None:
+        """Create a directory. Raises OSError."""
+        self._step("mkdir", path)
+        os.mkdir(path, mode, dir_fd=dir_fd)
+
+    def remove_directory(self, path: Path, *, dir_fd: int | None = None) -> None:
+        """Remove an empty directory. Raises OSError."""
+        self._step("rmdir", path)
+        os.rmdir(path, dir_fd=dir_fd)
+
+    def unlink(self, path: Path, *, dir_fd: int | None = None) -> None:
+        """Remove a name. Raises OSError."""
+        self._step("unlink", path)
+        os.unlink(path, dir_fd=dir_fd)
+
+    def rename(self, source: Path, destination: Path) -> None:
+        """Give a file another name, replacing what is there. Raises OSError."""
+        self._step("rename", destination)
+        os.rename(source, destination)
+
+    def link(self, path: Path, *, source_fd: int, destination_fd: int) -> None:
+        """Give the file at `path` below one directory the same path below another. Raises OSError."""
+        self._step("link", path)
+        os.link(path, path, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Swap two names in one step: nobody ever sees neither, or both alike. Raises OSError."""
+        self._step("exchange", one)
+        if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fsdecode(one))
+
+    def change_mode(self, path: Path, mode: int, *, dir_fd: int | None = None) -> None:
+        """Set the permission bits. Raises OSError."""
+        self._step("chmod", path)
+        os.chmod(path, mode, dir_fd=dir_fd)
+
+    def change_owner(self, path: Path, owner: int, group: int, *, dir_fd: int | None = None) -> None:
+        """Set owner and group, not following a link. Raises OSError."""
+        self._step("chown", path)
+        os.chown(path, owner, group, dir_fd=dir_fd, follow_symlinks=False)
+
+    def change_times(self, path: Path, accessed_ns: int, modified_ns: int, *, dir_fd: int | None = None) -> None:
+        """Set access and modification time in nanoseconds, not following a link. Raises OSError."""
+        self._step("utime", path)
+        os.utime(path, ns=(accessed_ns, modified_ns), dir_fd=dir_fd, follow_symlinks=False)
+
+    def set_attribute(self, descriptor: int, name: str, value: bytes) -> None:
+        """Set an extended attribute of an open file. Raises OSError."""
+        self._step("setxattr", name)
+        os.setxattr(descriptor, name, value)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable. Raises OSError."""
+        self._step("fsync", path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def sync_filesystem(self, descriptor: int, path: Path) -> None:
+        """Make everything on the file system of an open directory durable. Raises OSError."""
+        self._step("syncfs", path)
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+    # Writing
+
+    def create(self, path: Path, mode: int = PRIVATE_FILE_MODE, *, dir_fd: int | None = None) -> int:
+        """Create a file that must not be there, and return its descriptor, open for writing. Raises OSError."""
+        self._step("open", path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, flags, mode, dir_fd=dir_fd)
+
+    def write(self, descriptor: int, data: bytes, path: Path) -> None:
+        """Write all of `data`. Raises OSError; then part of it may be there."""
+        self._step("write", path)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def sync(self, descriptor: int, path: Path) -> None:
+        """Make an open file durable. Raises OSError."""
+        self._step("fsync", path)
+        os.fsync(descriptor)
+
+    def set_owner(self, descriptor: int, owner: int, group: int, path: Path) -> None:
+        """Set owner and group of an open file. Raises OSError."""
+        self._step("fchown", path)
+        os.fchown(descriptor, owner, group)
+
+    def set_mode(self, descriptor: int, mode: int, path: Path) -> None:
+        """Set the permission bits of an open file. Raises OSError."""
+        self._step("fchmod", path)
+        os.fchmod(descriptor, mode)
+
+    def truncate(self, descriptor: int, length: int, path: Path) -> None:
+        """Cut an open file to `length` bytes. Raises OSError."""
+        self._step("ftruncate", path)
+        os.ftruncate(descriptor, length)
+
+    # Made of several, each interruptible
+
+    def replace(self, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
+        """Make `path` hold exactly `data`, durably: whenever the process ends, it holds the old content or the new. Raises OSError."""
+        temporary = f"{path}.new"
+        if os.path.lexists(temporary):
+            self.unlink(temporary)
+        descriptor = self.create(temporary, mode)
+        try:
+            self.write(descriptor, data, temporary)
+            self.sync(descriptor, temporary)
+        finally:
+            os.close(descriptor)
+        self.rename(temporary, path)
+        self.sync_directory(os.path.dirname(path))
+
+    def make_directories(self, path: str, mode: int = PRIVATE_DIRECTORY_MODE) -> None:
+        """Create `path` and what is missing above it, durably; nothing when it is there. Raises OSError."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        self.make_directories(parent, mode)
+        try:
+            self.make_directory(path, mode)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        self.sync_directory(parent)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a tree; nothing when it is not there. Never follows a link. Raises OSError."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            self.unlink(path)
+            return
+        if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            # A directory that its owner may not write (mode 0555) must be opened up before it can be emptied.
+            self.change_mode(path, PRIVATE_DIRECTORY_MODE)
+        with os.scandir(path) as entries:
+            children = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for child, is_directory in children:
+            if is_directory:
+                self.remove_tree(child)
+            else:
+                self.unlink(child)
+        self.remove_directory(path)
+
+
+def is_missing(error: OSError) -> bool:
+    """Return whether a path could not be found because it, or a directory on the way, is not there."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)

@@ -1,0 +1,318 @@
+"""What a target's tree is: every entry, the digest of every file, and the one digest of the whole.
+
+The tree digest is git's tree id with SHA-256, so an auditor recomputes it with ``git add -A`` and ``git write-tree``; like git, it knows no
+empty directories. A ``.git`` directory at the root is not content: it is carried along and not digested, as git itself does.
+
+Reading is by directory descriptors and never follows a link. Digests of files whose status has not changed since they were read are taken
+over; the kernel moves a file's ctime with every change, so only a status that is older than the reading counts.
+
+Source: docs/spec/agent.md 4; provenance/tree_digest.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agent.errors import ApplyFailedError, TargetRefusedError
+from agent.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX
+from provenance.diff_model import MODE_EXECUTABLE, MODE_REGULAR
+from provenance.tree_digest import MODE_LINK, blob_digest, blob_header, tree_digest
+from wire.hashing import Digest
+
+GIT_DIRECTORY: Final = b".git"
+_READ_BYTES: Final = 1 << 20
+_SETTLED_NS: Final = 50_000_000
+"""How much older than the reading a ctime must be: clocks of file systems tick every 4 to 10 ms."""
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The status of one name below a target's root, from one lstat."""
+
+    mode: int
+    """`st_mode`: type and permission bits."""
+    device: int
+    inode: int
+    links: int
+    """Names of this inode."""
+    owner: int
+    group: int
+    size: int
+    """Bytes."""
+    modified_ns: int
+    """mtime, nanoseconds since the epoch."""
+    changed_ns: int
+    """ctime, nanoseconds since the epoch."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def git_mode(self) -> int:
+        """Mode as git keeps it: 100644, 100755 or 120000."""
+        if self.is_link:
+            return MODE_LINK
+        return MODE_EXECUTABLE if self.mode & stat.S_IXUSR else MODE_REGULAR
+
+    def is_same_state(self, other: Entry) -> bool:
+        """Return whether nothing but link count and ctime differs: what making or removing a hard link changes."""
+        return self._state() == other._state()
+
+    def _state(self) -> tuple[int, ...]:
+        # A directory's size and mtime change with the names in it, which are compared by themselves.
+        if self.is_directory:
+            return (self.mode, self.device, self.inode, self.owner, self.group)
+        return (self.mode, self.device, self.inode, self.owner, self.group, self.size, self.modified_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A tree at one moment."""
+
+    entries: Mapping[bytes, Entry]
+    """Status of everything below the root by relative path, directories before what is in them."""
+    digests: Mapping[bytes, Digest]
+    """`blob_digest` of every file and link that is content, by relative path."""
+    tree_digest: Digest
+    """Git tree id (SHA-256), 32 bytes."""
+    taken_ns: int
+    """When reading began, nanoseconds since the epoch."""
+
+
+def open_root(root: str) -> int:
+    """Return a descriptor of the target's root directory; the caller closes it.
+
+    Raises:
+        TargetRefusedError: ``agent.target.missing``, ``agent.target.link``, ``agent.target.not_a_directory``.
+    """
+    try:
+        return os.open(root, _DIRECTORY_FLAGS)
+    except FileNotFoundError:
+        raise TargetRefusedError("agent.target.missing", f"the target's directory {root} is not there") from None
+    except NotADirectoryError:
+        rule = "link" if os.path.islink(root) else "not_a_directory"
+        raise TargetRefusedError(f"agent.target.{rule}", f"{root} is not a directory itself") from None
+    except OSError as error:
+        raise _unreadable(root, error) from error
+
+
+def scan_tree(root_fd: int) -> dict[bytes, Entry]:
+    """Return the status of everything below an open root, directories before what is in them.
+
+    Raises:
+        TargetRefusedError: ``agent.target.special_file`` (a device, socket or pipe), ``agent.target.mount_point``,
+            ``agent.target.nested_repository``, ``agent.target.too_deep``, ``agent.target.too_many_entries``.
+        ApplyFailedError: ``agent.target.unreadable``: something vanished meanwhile or may not be read.
+    """
+    entries: dict[bytes, Entry] = {}
+    _scan_directory(root_fd, b"", os.fstat(root_fd).st_dev, entries, 0)
+    return entries
+
+
+def take_inventory(root_fd: int, known: Inventory | None = None) -> Inventory:
+    """Return the inventory of an open root; files that are as `known` saw them are not read again.
+
+    Raises:
+        TargetRefusedError: As `scan_tree`.
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    # The kernel's own clock stamps ctimes, so this is compared with it, not with the agent's clock.
+    taken_ns = time.time_ns()
+    entries = scan_tree(root_fd)
+    if known is not None and entries == known.entries and taken_ns > known.taken_ns:
+        settled = known.taken_ns - _SETTLED_NS
+        if all(entry.changed_ns < settled for entry in entries.values()):
+            return known
+    return complete_inventory(root_fd, entries, taken_ns, _known_digests(entries, known))
+
+
+def complete_inventory(
+    root_fd: int, entries: Mapping[bytes, Entry], taken_ns: int, known: Mapping[bytes, Digest]
+) -> Inventory:
+    """Return the inventory of scanned entries, reading every file that `known` has no digest for.
+
+    Raises:
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    digests: dict[bytes, Digest] = {}
+    for path, entry in entries.items():
+        if entry.is_directory or is_git_internal(path):
+            continue
+        digest = known.get(path)
+        digests[path] = _read_digest(root_fd, path, entry) if digest is None else digest
+    files = {path: (entries[path].git_mode, digest) for path, digest in digests.items()}
+    return Inventory(entries, digests, tree_digest(files), taken_ns)
+
+
+def is_git_internal(path: bytes) -> bool:
+    """Return whether `path` is git's own directory at the root, or in it."""
+    return path == GIT_DIRECTORY or path.startswith(GIT_DIRECTORY + b"/")
+
+
+def differing_paths(one: Inventory, digests: Mapping[bytes, tuple[int, Digest]]) -> tuple[bytes, ...]:
+    """Return the paths at which a tree differs from recorded (git mode, digest) pairs, sorted."""
+    present = {path: (one.entries[path].git_mode, digest) for path, digest in one.digests.items()}
+    return tuple(sorted(path for path in {*present, *digests} if present.get(path) != digests.get(path)))
+
+
+def read_file(root_fd: int, path: bytes, entry: Entry) -> bytes:
+    """Return all bytes of a scanned file, which is still the one that was scanned.
+
+    Raises:
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    descriptor = _open_file(root_fd, path, entry)
+    try:
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(entry.size + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
+    if len(data) != entry.size:
+        raise _changing(path)
+    return data
+
+
+def _scan_directory(descriptor: int, prefix: bytes, device: int, entries: dict[bytes, Entry], depth: int) -> None:
+    if depth > TREE_DEPTH_MAX:
+        raise TargetRefusedError(
+            "agent.target.too_deep", "the tree is nested too deep", expected=TREE_DEPTH_MAX, actual=prefix
+        )
+    try:
+        with os.scandir(descriptor) as names:
+            found = sorted((os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in names)
+    except OSError as error:
+        raise _unreadable(prefix or b".", error) from error
+    for name, status in found:
+        path = prefix + name
+        _check_entry(path, name, status, device)
+        entries[path] = _entry(status)
+        if len(entries) > TREE_ENTRIES_MAX:
+            raise TargetRefusedError(
+                "agent.target.too_many_entries", "the tree has too many entries", expected=TREE_ENTRIES_MAX
+            )
+        if stat.S_ISDIR(status.st_mode):
+            try:
+                child = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            try:
+                _scan_directory(child, path + b"/", device, entries, depth + 1)
+            finally:
+                os.close(child)
+
+
+def _check_entry(path: bytes, name: bytes, status: os.stat_result, device: int) -> None:
+    if status.st_dev != device:
+        raise TargetRefusedError(
+            "agent.target.mount_point",
+            "another file system is mounted inside the target",
+            actual=path,
+            hint="guard each file system as a target of its own",
+        )
+    if name.lower() == GIT_DIRECTORY and path != GIT_DIRECTORY:
+        raise TargetRefusedError(
+            "agent.target.nested_repository",
+            "the target holds a git repository below its root, which no tree digest covers",
+            actual=path,
+            hint="deploy an export of it",
+        )
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+        raise TargetRefusedError(
+            "agent.target.special_file", "the target holds something that is no file, directory or link", actual=path
+        )
+
+
+def _entry(status: os.stat_result) -> Entry:
+    return Entry(
+        mode=status.st_mode,
+        device=status.st_dev,
+        inode=status.st_ino,
+        links=status.st_nlink,
+        owner=status.st_uid,
+        group=status.st_gid,
+        size=status.st_size,
+        modified_ns=status.st_mtime_ns,
+        changed_ns=status.st_ctime_ns,
+    )
+
+
+def _known_digests(entries: Mapping[bytes, Entry], known: Inventory | None) -> dict[bytes, Digest]:
+    if known is None:
+        return {}
+    return {
+        path: known.digests[path]
+        for path, entry in entries.items()
+        if path in known.digests and known.entries[path] == entry and entry.changed_ns + _SETTLED_NS < known.taken_ns
+    }
+
+
+def _read_digest(root_fd: int, path: bytes, entry: Entry) -> Digest:
+    if entry.is_link:
+        try:
+            return blob_digest(os.readlink(path, dir_fd=root_fd))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    descriptor = _open_file(root_fd, path, entry)
+    size = 0
+    hasher = hashlib.sha256(blob_header(entry.size))
+    try:
+        while chunk := os.read(descriptor, _READ_BYTES):
+            hasher.update(chunk)
+            size += len(chunk)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
+    if size != entry.size:
+        raise _changing(path)
+    return Digest(hasher.digest())
+
+
+def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
+    """Return a descriptor of the very file that was scanned, whatever stands at its path by now."""
+    try:
+        descriptor = os.open(path, _FILE_FLAGS, dir_fd=root_fd)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino, status.st_size) != (entry.device, entry.inode, entry.size):
+        os.close(descriptor)
+        raise _changing(path)
+    return descriptor
+
+
+def _unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
+    return ApplyFailedError(
+        "agent.target.unreadable", f"a path of the target cannot be read ({error.strerror})", actual=path
+    )
+
+
+def _changing(path: bytes) -> ApplyFailedError:
+    return ApplyFailedError(
+        "agent.target.changing",
+        "a file of the target changes while it is read",
+        actual=path,
+        hint="stop what writes to the target and try again",
+    )

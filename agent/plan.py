@@ -1,0 +1,180 @@
+"""What a patch would make of a target: every pre-image read and proven, every post-image computed in memory and proven.
+
+Engine-independent safety: digests and modes before and after are those the author signed, so a mistake in applying can only refuse. Paths
+are walked beneath the root one component at a time, and a link on the way refuses. Nothing is written here.
+
+Source: docs/spec/agent.md 6.1; docs/spec/diff.md 5.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.errors import ApplyFailedError, ApplyRefusedError
+from agent.files import is_missing
+from agent.inventory import Inventory, read_file
+from provenance.components import FileImage
+from provenance.diff_apply import apply_diff
+from provenance.diff_model import FileState
+from provenance.verify import VerifiedPatch
+
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChange:
+    """What becomes of one path."""
+
+    path: bytes
+    """Relative to the root, `/` between components."""
+    post: FileState | None
+    """The file after the patch, or None when it is removed."""
+    inherits: bytes | None
+    """The path whose owner, permissions and attributes the new file takes over: itself, the old path of a rename, or None if added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that one patch changes on one target, proven against the tree as it is."""
+
+    changes: tuple[PlannedChange, ...]
+    """One for each touched path, sorted by path."""
+    pre_images: Mapping[bytes, FileImage | None]
+    """Digest and mode of every touched path before; None where nothing may be."""
+
+
+def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) -> Plan:
+    """Return the plan of a verified patch for the tree that `inventory` describes.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.pre_image``, ``agent.apply.post_image``, ``agent.apply.link``, ``agent.apply.not_a_file``,
+            ``agent.apply.hard_link``, ``agent.apply.special_mode``.
+        provenance.errors.ApplyRefusedError: ``provenance.apply.*``.
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    expected = _images(patch, before=True)
+    promised = _images(patch, before=False)
+    pre = {path: _read_state(root_fd, inventory, path) for path in patch.diff.paths}
+    for path, state in pre.items():
+        _check_image("pre_image", path, state, expected[path])
+    post = apply_diff(patch.diff, pre)
+    for path, state in post.items():
+        _check_image("post_image", path, state, promised[path])
+    sources = {each.path: each.previous_path or each.path for each in patch.metadata.affected_components}
+    changes = tuple(
+        PlannedChange(path.encode(), post[path], _inherits(path, sources, pre)) for path in sorted(post, key=str.encode)
+    )
+    for change in changes:
+        _check_preservable(change, inventory)
+    return Plan(changes, {path.encode(): image for path, image in expected.items()})
+
+
+def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
+    """Return when every touched path still is what the author signed as its pre-image; files are read again.
+
+    Raises:
+        ApplyRefusedError: As `make_plan`.
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    for path, image in plan.pre_images.items():
+        _check_image("pre_image", path.decode(), _read_state(root_fd, inventory, path.decode()), image)
+
+
+def _images(patch: VerifiedPatch, *, before: bool) -> dict[str, FileImage | None]:
+    """Return the signed image of every touched path; verification has proven that these are exactly the diff's paths."""
+    images: dict[str, FileImage | None] = {}
+    for component in patch.metadata.affected_components:
+        if before:
+            images.setdefault(component.path, None)
+            images[component.previous_path or component.path] = component.pre
+        else:
+            if component.previous_path is not None:
+                images.setdefault(component.previous_path, None)
+            images[component.path] = component.post
+    return images
+
+
+def _read_state(root_fd: int, inventory: Inventory, path: str) -> FileState | None:
+    """Return the file at `path`, or None when nothing is there."""
+    raw = path.encode()
+    _check_directories(root_fd, raw)
+    try:
+        status = os.lstat(raw, dir_fd=root_fd)
+    except OSError as error:
+        if is_missing(error):
+            return None
+        raise ApplyFailedError("agent.target.unreadable", f"{path} cannot be read ({error.strerror})") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise _refuse("link", "the patch names a path that is a symbolic link here", path)
+    entry = inventory.entries.get(raw)
+    if not stat.S_ISREG(status.st_mode):
+        raise _refuse("not_a_file", "the patch names a path that is no regular file here", path)
+    if entry is None or entry.inode != status.st_ino:
+        raise ApplyFailedError("agent.target.changing", "a file of the target changes while it is read", actual=path)
+    return FileState(entry.git_mode, read_file(root_fd, raw, entry))
+
+
+def _check_directories(root_fd: int, path: bytes) -> None:
+    """Return when every directory on the way to `path` is one itself, or is missing; a link could lead out of the root."""
+    components = path.split(b"/")[:-1]
+    for count in range(1, len(components) + 1):
+        directory = b"/".join(components[:count])
+        try:
+            status = os.lstat(directory, dir_fd=root_fd)
+        except OSError as error:
+            if is_missing(error):
+                return
+            raise ApplyFailedError(
+                "agent.target.unreadable", f"{os.fsdecode(directory)} cannot be read ({error.strerror})"
+            ) from error
+        if stat.S_ISLNK(status.st_mode):
+            raise _refuse("link", "the patch goes through a symbolic link here", os.fsdecode(directory))
+        if not stat.S_ISDIR(status.st_mode):
+            raise _refuse(
+                "not_a_file", "the patch goes through something that is no directory here", os.fsdecode(directory)
+            )
+
+
+def _check_image(rule: str, path: str, state: FileState | None, image: FileImage | None) -> None:
+    found = None if state is None else FileImage.of(state)
+    if found == image:
+        return
+    which = "before" if rule == "pre_image" else "after"
+    raise ApplyRefusedError(
+        f"agent.apply.{rule}",
+        f"{path} {which} the patch is not what its author signed",
+        expected=_show(image),
+        actual=_show(found),
+        hint="the patch was made for another state of this target" if rule == "pre_image" else "",
+        details={"path": path},
+    )
+
+
+def _show(image: FileImage | None) -> str:
+    return "no file" if image is None else f"mode {image.mode:06o} sha256 {image.sha256}"
+
+
+def _inherits(path: str, sources: Mapping[str, str], pre: Mapping[str, FileState | None]) -> bytes | None:
+    source = sources.get(path, path)
+    return None if pre[source] is None else source.encode()
+
+
+def _check_preservable(change: PlannedChange, inventory: Inventory) -> None:
+    """Refuse where a new file could not stand for the old one: other names of it elsewhere, or set-user-id and the like."""
+    if change.post is None or change.inherits is None:
+        return
+    entry = inventory.entries[change.inherits]
+    path = change.inherits.decode()
+    if entry.links != 1:
+        raise _refuse("hard_link", f"the file has {entry.links} names, and the others would keep the old content", path)
+    if entry.mode & _SPECIAL_BITS:
+        raise _refuse(
+            "special_mode", "the file is set-user-id, set-group-id or sticky, which no patch may carry on", path
+        )
+
+
+def _refuse(rule: str, sentence: str, path: str) -> ApplyRefusedError:
+    return ApplyRefusedError(f"agent.apply.{rule}", sentence, actual=path, details={"path": path})

@@ -1,0 +1,161 @@
+"""The switch: one exchange of two directory names, and how to tell afterwards on which side of it a crash happened.
+
+The journal is durable before the exchange and names both directories by inode, so the question "old or new?" has one answer that no guess
+is part of. The journal stays until the outcome is in the outbox; only then are the other tree and the journal removed.
+
+Source: docs/spec/agent.md 6.3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from agent.errors import ApplyFailedError, StateCorruptError
+from agent.files import Files
+from agent.state_file import damaged, read_state, write_state
+from agent.target import TargetConfig, TargetState
+from wire.hashing import Digest
+
+STAGED_NAME: Final = "tree"
+"""Name of the staged tree, and after the exchange of the old one, inside the staging directory."""
+
+
+class Side(StrEnum):
+    """Which tree stands at the target's root."""
+
+    OLD = "old"
+    NEW = "new"
+    OTHER = "other"
+    """Neither: somebody else has put a directory there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """An application that is about to switch, or has switched."""
+
+    patch_id: str
+    """64 hexadecimal digits."""
+    intent: int
+    """Outbox sequence of its intent."""
+    device: int
+    old_inode: int
+    """Inode of the root before."""
+    new_inode: int
+    """Inode of the staged root."""
+    tree_before: Digest
+    tree_after: Digest
+    state_after: TargetState
+    """What the target's state becomes when the switch has happened."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; inodes as text, because they may exceed JSON's exact integers."""
+        return {
+            "version": 1,
+            "patch_id": self.patch_id,
+            "intent": self.intent,
+            "device": str(self.device),
+            "old_inode": str(self.old_inode),
+            "new_inode": str(self.new_inode),
+            "tree_before": self.tree_before.hex(),
+            "tree_after": self.tree_after.hex(),
+            "state_after": self.state_after.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Journal:
+        """Return the record that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        if document["version"] != 1:
+            raise ValueError("its version is not known")
+        return cls(
+            patch_id=str(document["patch_id"]),
+            intent=int(document["intent"]),
+            device=int(document["device"]),
+            old_inode=int(document["old_inode"]),
+            new_inode=int(document["new_inode"]),
+            tree_before=Digest(bytes.fromhex(document["tree_before"])),
+            tree_after=Digest(bytes.fromhex(document["tree_after"])),
+            state_after=TargetState.from_json(document["state_after"]),
+        )
+
+
+def write_journal(files: Files, path: str, journal: Journal) -> None:
+    """Make the journal durable. Raises OSError."""
+    write_state(files, path, journal.to_json())
+
+
+def read_journal(path: str) -> Journal | None:
+    """Return the journal, or None when no application is open there. Raises StateCorruptError."""
+    document = read_state(path)
+    if document is None:
+        return None
+    try:
+        return Journal.from_json(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"does not have its form: {error}") from error
+
+
+def remove_journal(files: Files, path: str) -> None:
+    """Remove the journal, durably; nothing when there is none. Raises OSError."""
+    if os.path.lexists(path):
+        files.unlink(path)
+        files.sync_directory(os.path.dirname(path))
+
+
+def staged_path(target: TargetConfig) -> str:
+    """Return where the staged tree of a target stands."""
+    return os.path.join(target.staging, STAGED_NAME)
+
+
+def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
+    """Put the staged tree at the target's root and the old one in its place, in one step, durably.
+
+    Raises:
+        ApplyFailedError: ``agent.apply.io``: nothing was switched.
+        StateCorruptError: ``agent.apply.sync``: the switch is visible, but may not survive a power cut. The journal must stay: after a
+            restart it tells which tree the disk kept.
+    """
+    try:
+        files.exchange(target.root, staged_path(target))
+    except OSError as error:
+        if find_side(target, journal) is Side.OLD:
+            raise ApplyFailedError("agent.apply.io", f"the trees cannot be switched ({error.strerror})") from error
+        raise
+    try:
+        files.sync_directory(os.path.dirname(target.root))
+        files.sync_directory(target.staging)
+    except OSError as error:
+        raise StateCorruptError(
+            "agent.apply.sync",
+            f"the switch of {target.name} is not known to be durable ({error.strerror})",
+            hint="restart the agent when the disk works again; it recovers from what is there",
+        ) from error
+
+
+def find_side(target: TargetConfig, journal: Journal) -> Side:
+    """Return which of the journal's two trees stands at the target's root."""
+    try:
+        status = os.lstat(target.root)
+    except OSError:
+        return Side.OTHER
+    if status.st_dev != journal.device:
+        return Side.OTHER
+    if status.st_ino == journal.new_inode:
+        return Side.NEW
+    return Side.OLD if status.st_ino == journal.old_inode else Side.OTHER
+
+
+def prepare_staging(files: Files, target: TargetConfig) -> None:
+    """Make an empty staging directory beside the root; what an earlier application left there is removed. Raises OSError."""
+    remove_staging(files, target)
+    files.make_directory(target.staging)
+    files.sync_directory(os.path.dirname(target.staging))
+
+
+def remove_staging(files: Files, target: TargetConfig) -> None:
+    """Remove the staging directory and what is in it; nothing when it is not there. Raises OSError."""
+    if os.path.lexists(target.staging):
+        files.remove_tree(target.staging)

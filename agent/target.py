@@ -1,0 +1,267 @@
+"""One target: what the operator says about it, what the records say it holds, and the files in which both stand.
+
+::
+
+    <home>/agent/<target>/target.json      what the operator configured: root, components, windows, frozen
+                          state.json       tree digest, installed patches, highest release counters, reported drift
+                          manifest         path, mode and digest of every file of that tree: names the paths of a drift
+                          journal.json     only while an application is between its intent and its outcome
+                          history.log      how every application and refusal ended
+                          patches/ID       the patch file of everything installed: the provenance
+                          lock             held while the target is changed
+
+Source: docs/spec/agent.md 3 and 5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from agent.errors import TargetRefusedError
+from agent.files import Files
+from agent.limits import PATTERNS_MAX, WINDOWS_MAX
+from agent.maintenance import Window, parse_window_untrusted
+from agent.state_file import damaged, read_state, write_state
+from provenance.limits import COMPONENT_NAME_BYTES_MAX
+from wire.errors import RejectedError
+from wire.fields import as_bool, as_identifier, as_int, as_text
+from wire.hashing import DIGEST_BYTES, Digest
+
+TARGET_FILE: Final = "target.json"
+STATE_FILE: Final = "state.json"
+JOURNAL_FILE: Final = "journal.json"
+MANIFEST_FILE: Final = "manifest"
+HISTORY_FILE: Final = "history.log"
+LOCK_FILE: Final = "lock"
+PATCHES_DIRECTORY: Final = "patches"
+_PATH_BYTES_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """What an operator says about a target."""
+
+    name: str
+    """Identifier, unique on the host."""
+    root: str
+    """Absolute path of its directory, free of links."""
+    components: tuple[str, ...]
+    """Component names that the target carries; a trailing `*` stands for any rest."""
+    windows: tuple[Window, ...] = ()
+    """When it may be changed; none means always."""
+    frozen: bool = False
+    """Whether the operator has stopped all changes."""
+
+    def carries(self, component: str) -> bool:
+        """Return whether the target is configured to carry `component`."""
+        return any(
+            component.startswith(pattern[:-1]) if pattern.endswith("*") else component == pattern
+            for pattern in self.components
+        )
+
+    @property
+    def staging(self) -> str:
+        """Absolute path of the directory beside the root in which new trees are made; same file system, not inside."""
+        parent, name = os.path.split(self.root)
+        return os.path.join(parent, f".{name}.patchwarden-{self.name}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "version": 1,
+            "name": self.name,
+            "root": self.root,
+            "components": list(self.components),
+            "windows": [window.text for window in self.windows],
+            "frozen": self.frozen,
+        }
+
+    @classmethod
+    def from_json_untrusted(cls, document: Mapping[str, Any]) -> TargetConfig:
+        """Return the checked record.
+
+        Raises:
+            RejectedError: ``wire.field.*``, ``agent.target.*``.
+        """
+        as_int(document.get("version"), "version", 1, 1)
+        components, windows = document.get("components"), document.get("windows")
+        if not isinstance(components, list | tuple) or not 1 <= len(components) <= PATTERNS_MAX:
+            raise TargetRefusedError("agent.target.components", f"a target names 1 to {PATTERNS_MAX} components")
+        if not isinstance(windows, list | tuple) or len(windows) > WINDOWS_MAX:
+            raise TargetRefusedError("agent.target.window", f"a target has at most {WINDOWS_MAX} maintenance windows")
+        return cls(
+            name=as_identifier(document.get("name"), "name"),
+            root=_as_root(document.get("root")),
+            components=tuple(as_text(each, "components", COMPONENT_NAME_BYTES_MAX, 1) for each in components),
+            windows=tuple(parse_window_untrusted(as_text(each, "windows", 64)) for each in windows),
+            frozen=as_bool(document.get("frozen"), "frozen"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One patch on a target."""
+
+    patch_id: str
+    """64 hexadecimal digits."""
+    release_counter: int
+    components: tuple[str, ...]
+    """Component names it touched."""
+    height: int
+    """Height at which its intent was committed."""
+    intent_tx: str
+    """tx_id of its intent, 64 hexadecimal digits."""
+    applied_ms: int
+    """When, by the host's clock, milliseconds since the epoch."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "patch_id": self.patch_id,
+            "release_counter": self.release_counter,
+            "components": list(self.components),
+            "height": self.height,
+            "intent_tx": self.intent_tx,
+            "applied_ms": self.applied_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What the records say a target holds."""
+
+    tree_digest: Digest
+    """Tree digest after the last application or adoption, 32 bytes."""
+    installed: tuple[Installed, ...] = ()
+    """Patches in the order of application."""
+    counters: Mapping[str, int] | None = None
+    """Highest release counter ever applied to each component; it outlives adoption, so an old patch cannot come back."""
+    drift_reported: Digest | None = None
+    """The drifted tree digest that was last reported to the ledger, so that one drift is reported once."""
+
+    def counter(self, component: str) -> int:
+        """Return the highest release counter applied to `component`, -1 when none was."""
+        return (self.counters or {}).get(component, -1)
+
+    def with_patch(self, patch: Installed, tree_digest: Digest) -> TargetState:
+        """Return the state after `patch` was applied and gave `tree_digest`; unchanged when it is installed already."""
+        if any(each.patch_id == patch.patch_id for each in self.installed):
+            return self
+        counters = dict(self.counters or {})
+        for component in patch.components:
+            counters[component] = max(patch.release_counter, counters.get(component, -1))
+        return replace(
+            self,
+            tree_digest=tree_digest,
+            installed=(*self.installed, patch),
+            counters=counters,
+            drift_reported=None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "version": 1,
+            "tree_digest": self.tree_digest.hex(),
+            "installed": [each.to_json() for each in self.installed],
+            "counters": dict(self.counters or {}),
+            "drift_reported": None if self.drift_reported is None else self.drift_reported.hex(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TargetState:
+        """Return the record that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        if document["version"] != 1:
+            raise ValueError("its version is not known")
+        reported = document["drift_reported"]
+        return cls(
+            tree_digest=_digest(document["tree_digest"]),
+            installed=tuple(
+                Installed(
+                    patch_id=str(each["patch_id"]),
+                    release_counter=int(each["release_counter"]),
+                    components=tuple(map(str, each["components"])),
+                    height=int(each["height"]),
+                    intent_tx=str(each["intent_tx"]),
+                    applied_ms=int(each["applied_ms"]),
+                )
+                for each in document["installed"]
+            ),
+            counters={str(name): int(counter) for name, counter in document["counters"].items()},
+            drift_reported=None if reported is None else _digest(reported),
+        )
+
+
+class TargetStore:
+    """The files of one target below the agent's directory.
+
+    Args:
+        files: The door to the file system.
+        directory: ``<home>/agent/<target>``.
+    """
+
+    def __init__(self, files: Files, directory: str) -> None:
+        self._files = files
+        self.directory = directory
+
+    def path(self, name: str) -> str:
+        """Return the path of one of the target's files."""
+        return os.path.join(self.directory, name)
+
+    def patch_path(self, patch_id: str) -> str:
+        """Return where the patch file of an installed patch stands."""
+        return os.path.join(self.directory, PATCHES_DIRECTORY, patch_id)
+
+    def read_config(self) -> TargetConfig | None:
+        """Return the configuration, or None when the target does not exist. Raises StateCorruptError."""
+        path = self.path(TARGET_FILE)
+        document = read_state(path)
+        if document is None:
+            return None
+        try:
+            return TargetConfig.from_json_untrusted(document)
+        except RejectedError as error:
+            raise damaged(path, error.message) from error
+
+    def write_config(self, config: TargetConfig) -> None:
+        """Make `config` durable. Raises OSError."""
+        self._files.make_directories(os.path.join(self.directory, PATCHES_DIRECTORY))
+        write_state(self._files, self.path(TARGET_FILE), config.to_json())
+
+    def read_target_state(self) -> TargetState | None:
+        """Return the state, or None before adoption. Raises StateCorruptError."""
+        path = self.path(STATE_FILE)
+        document = read_state(path)
+        if document is None:
+            return None
+        try:
+            return TargetState.from_json(document)
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, f"does not have its form: {error}") from error
+
+    def write_target_state(self, state: TargetState) -> None:
+        """Make `state` durable. Raises OSError."""
+        write_state(self._files, self.path(STATE_FILE), state.to_json())
+
+    def keep_patch(self, patch_id: str, data: bytes) -> None:
+        """Make the patch file durable under its id. Raises OSError."""
+        self._files.replace(self.patch_path(patch_id), data)
+
+
+def _as_root(value: object) -> str:
+    root = as_text(value, "root", _PATH_BYTES_MAX, 1)
+    if not os.path.isabs(root) or os.path.normpath(root) != root or root == "/":
+        raise TargetRefusedError(
+            "agent.target.root", "a target's root is an absolute path in its shortest form, and not /", actual=root
+        )
+    return root
+
+
+def _digest(text: str) -> Digest:
+    raw = bytes.fromhex(text)
+    if len(raw) != DIGEST_BYTES:
+        raise ValueError("a digest has the wrong length")
+    return Digest(raw)
