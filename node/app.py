@@ -22,14 +22,13 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
-from ledger.roles import has_role
 from ledger.state import StateView
 from node import clock
 from node.agent_access import AgentService
@@ -61,8 +60,13 @@ DRAIN_TIMEOUT_S: Final = 2.0
 READY_AGE_MAX_MS: Final = 60_000
 """A node whose last block is older than this is not ready, leader or not."""
 TOKEN_BYTES: Final = 32
+CONNECTING_ROLES: Final = frozenset({"host", "auditor"})
+"""Identities with one of these roles may connect with their key, besides the validators."""
 
 VERSION: Final = "0.1.0"
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 _log = structlog.get_logger("node.app")
 
@@ -130,7 +134,7 @@ class Node:
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until a signal, `request_stop`, or the first part that fails."""
         async with trio.open_nursery() as nursery:
             self.multiaddr = await nursery.start(self.network.run)
@@ -198,11 +202,7 @@ class Node:
         if key is None or not key.is_valid_at(view.height):
             return False
         identity = view.identity(key.identity_id)
-        return (
-            identity is not None
-            and identity.is_active
-            and any(has_role(identity, role) for role in ("host", "auditor", "validator"))
-        )
+        return identity is not None and identity.is_active and not CONNECTING_ROLES.isdisjoint(identity.roles)
 
     def _on_consensus(self, peer: KeyId, payloads: list[bytes]) -> None:
         if self.validator is not None:

@@ -16,11 +16,11 @@ from typing import Final
 import structlog
 import trio
 
-from ledger.block import Block, decode_block_untrusted
+from ledger.block import decode_block_untrusted
 from ledger.keyspace import Reader
 from ledger.state import StateView
-from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted, signature_job
-from ledger.transition import Executed, execute_block
+from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted
+from ledger.transition import Executed, execute_block, signature_jobs
 from node.chain import Chain
 from node.storage.block_store import BlockStore
 from wire.certificate import CommitCertificate
@@ -126,26 +126,16 @@ class LedgerReplica:
                 actual=block.block_hash,
             )
         reader = self.chain.tip()
-        verified = await self.verify_block_signatures(reader, block)
-        executed = execute_block(reader, block, now_ms=now_ms, verified=verified)
+        transactions = [decode_transaction_untrusted(raw_transaction) for raw_transaction in block.transactions]
+        await self.verify_transactions(reader, transactions)
+        executed = execute_block(reader, block, now_ms=now_ms, verified=self.verified, decoded=transactions)
         self.chain.push(executed)
         return executed
 
-    async def verify_block_signatures(self, reader: Reader, block: Block) -> Set[Digest]:
-        """Return the leaf hashes of transactions whose signatures hold; execution refuses a block with any other."""
-        transactions = [decode_transaction_untrusted(raw) for raw in block.transactions]
-        await self.verify_transactions(reader, transactions)
-        return self.verified
-
     async def verify_transactions(self, reader: Reader, transactions: Sequence[Transaction]) -> None:
         """Verify the signatures that this node has not verified yet and remember those that hold."""
-        view = StateView(reader)
-        jobs: list[SignatureJob] = []
-        for transaction in transactions:
-            # By leaf hash, which covers the signature: a transaction's id does not, so a forged copy has the id of a good one.
-            if transaction.leaf_hash not in self._verified:
-                if (key := view.key(transaction.signer_key_id)) is not None:
-                    jobs.append(signature_job(transaction, key))
+        # By leaf hash, which covers the signature: a transaction's id does not, so a forged copy has the id of a good one.
+        jobs = signature_jobs(reader, [each for each in transactions if each.leaf_hash not in self._verified])
         if not jobs:
             return
         if len(jobs) <= VERIFY_INLINE_MAX:

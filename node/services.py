@@ -35,7 +35,7 @@ from node.submission import Submitted
 from provenance.patchfile import split_patch_file_untrusted
 from wire.certificate import decode_commit_certificate_untrusted
 from wire.errors import RejectedError, UnavailableError
-from wire.hashing import sha256
+from wire.hashing import Digest, sha256
 from wire.limits import PATCH_FILE_BYTES_MAX, TX_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ class Services:
             if patch is None:
                 raise _not_found("patch", patch_id.hex(), view.height)
             document = documents.patch_document(patch, list(view.attestations(patch_id)))
-            return {**document, "file_here": self._node.patch_store.has(patch.file_digest)}
+            return {**document, "file_here": self._node.patch_store.has(Digest(patch.file_digest))}
 
     async def patches_attestations(self, params: Params) -> list[Document]:
         """Return the recorded attestations of one patch."""
@@ -358,7 +358,7 @@ class Services:
                     actual=patch_id.hex(),
                     hint="publish it first: `patchwarden patch publish`",
                 )
-        await trio.to_thread.run_sync(self._node.patch_store.put, data, patch.file_digest)
+        await trio.to_thread.run_sync(self._node.patch_store.put, data, Digest(patch.file_digest))
         return {"patch_id": patch_id.hex(), "file_digest": patch.file_digest.hex(), "file_bytes": len(data)}
 
     async def patches_file(self, params: Params) -> Document:
@@ -368,7 +368,7 @@ class Services:
             patch = view.patch(patch_id)
             if patch is None:
                 raise _not_found("patch", patch_id.hex(), view.height)
-        data = await self._node.fetch_patch(patch.file_digest)
+        data = await self._node.fetch_patch(Digest(patch.file_digest))
         if data is None:
             raise UnavailableError(
                 "node.patch.file_unavailable",

@@ -14,7 +14,7 @@ import trio
 
 from ledger.mempool import Mempool
 from ledger.transaction import Transaction, decode_transaction_untrusted
-from ledger.transition import check_transaction
+from ledger.transition import Admission
 from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
 from node.replica import LedgerReplica
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
@@ -28,6 +28,8 @@ PLACE_AGAIN_S: Final = 1.5
 """A submission whose block does not come places its transactions again after this long."""
 
 Wait = Literal["none", "admitted", "committed"]
+Fate = Literal["committed", "admitted", "refused", "unknown"]
+STATUSES: Final[tuple[Fate, ...]] = ("committed", "admitted", "refused", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Submitted:
 
     tx_id: Digest | None
     """None when the bytes hold no transaction."""
-    status: Literal["committed", "admitted", "refused", "unknown"]
+    status: Fate
     """`unknown`: admitted somewhere, and not seen in a block within the time the caller gave."""
     height: int | None = None
     """The block's height, when committed."""
@@ -127,11 +129,12 @@ class Submitter:
         await self._replica.verify_transactions(
             self._replica.store, [t for _, t in pending if t.tx_id not in self._mempool]
         )
+        admission = Admission(self._replica.store)
         checked: list[tuple[int, Transaction]] = []
         for index, transaction in pending:
             try:
                 if transaction.tx_id not in self._mempool:
-                    check_transaction(self._replica.store, transaction, verified=self._replica.is_verified(transaction))
+                    admission.check(transaction, verified=self._replica.is_verified(transaction))
             except RejectedError as error:
                 # It may have been committed while its signature was verified: then it is no duplicate but done.
                 results[index] = self._find_committed(transaction.tx_id) or Submitted(
@@ -219,10 +222,11 @@ class Submitter:
         self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]
     ) -> list[tuple[int, Transaction]]:
         """Settle what was committed or became invalid meanwhile; return the rest, to be placed again."""
+        admission = Admission(self._replica.store)
         again: list[tuple[int, Transaction]] = []
         for index, transaction in pending:
             try:
-                check_transaction(self._replica.store, transaction, verified=True)
+                admission.check(transaction, verified=True)
             except RejectedError as error:
                 results[index] = self._find_committed(transaction.tx_id) or Submitted(
                     transaction.tx_id, "refused", error=error

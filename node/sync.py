@@ -25,7 +25,7 @@ import trio
 from ledger.state import StateView
 from node.limits import SUBMIT_TRANSACTIONS_MAX
 from node.patch_store import CHUNK_BYTES_MAX
-from node.submission import Submitted
+from node.submission import STATUSES, Submitted
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import RejectedError, UnavailableError
 from wire.fields import as_bool, as_bytes, as_digest, as_int, as_optional, as_text, as_tuple
@@ -222,7 +222,7 @@ def _chunks(raws: Sequence[bytes], bytes_max: int) -> list[list[bytes]]:
     return chunks
 
 
-def _certified_block(value: Value) -> CertifiedBlock:
+def _certified_block(value: object) -> CertifiedBlock:
     block, certificate = as_tuple(value, "block", length=2)
     return CertifiedBlock(
         as_bytes(block, "block", bytes_max=BLOCK_BYTES_MAX),
@@ -243,13 +243,14 @@ def _submitted_to_value(result: Submitted) -> Value:
     return (result.status, result.tx_id, family, code, sentence)
 
 
-def _submitted_from_value(value: Value) -> Submitted:
-    status, tx_id, family, code_value, sentence_value = as_tuple(value, "result", length=5)
-    if status not in ("committed", "admitted", "refused", "unknown"):
+def _submitted_from_value(value: object) -> Submitted:
+    status_value, tx_id, family, code_value, sentence_value = as_tuple(value, "result", length=5)
+    status = next((known for known in STATUSES if known == status_value), None)
+    if status is None:
         raise RejectedError("node.sync.status", "a peer's answer about a transaction has no known status")
     code = as_text(code_value, "code", CODE_BYTES_MAX)
     sentence = as_text(sentence_value, "sentence", SENTENCE_BYTES_MAX)
     error: RejectedError | UnavailableError | None = None
     if family is not None:
         error = (RejectedError if as_bool(family, "family") else UnavailableError)(code, sentence)
-    return Submitted(as_optional(tx_id, "tx_id", as_digest), status, error=error)  # type: ignore[arg-type]
+    return Submitted(as_optional(tx_id, "tx_id", as_digest), status, error=error)

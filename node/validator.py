@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -60,7 +60,10 @@ An idle chain builds at once: latency for one, batches for many."""
 Send = Callable[[KeyId, bytes], bool]
 
 _WRONG_HEIGHT: Final = "ledger.block.wrong_height"
-_WRONG_PREVIOUS: Final = "ledger.block.wrong_previous_hash"
+_WRONG_PREVIOUS: Final = "ledger.block.wrong_previous"
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 _log = structlog.get_logger("node.validator")
 
@@ -158,7 +161,7 @@ class Validator:
         """Tell the core that the link to a peer came up or went down. Never blocks."""
         self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer))
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in consensus until cancelled.
 
         Raises:
@@ -386,7 +389,9 @@ class Validator:
                 )
             blocks = list(chain.executed_through(last.height))
         with timed(self._metrics.commit_seconds):
-            await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing)
+            await trio.to_thread.run_sync(
+                self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing
+            )
         self._replica.committed(blocks)
         for executed in blocks:
             self._mempool.remove(executed.tx_ids)

@@ -31,7 +31,7 @@ async def blocks(
     core: Core, from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None, limit: Limit = None
 ) -> JSONResponse:
     """Headers downwards from a height, the newest first."""
-    return JSONResponse(await core.call("blocks.list", **{"from": from_, "limit": limit}))
+    return JSONResponse(await core.call("blocks.list", {"from": from_, "limit": limit}))
 
 
 @router.get("/v1/blocks/{height}", response_model=schemas.Block, responses=errors(400, 404))
@@ -43,7 +43,7 @@ async def block(core: Core, height: HeightPath) -> JSONResponse:
 @router.get("/v1/blocks/{height}/raw", response_model=list[schemas.RawBlock], responses=errors(400))
 async def raw_blocks(core: Core, height: HeightPath, limit: Annotated[int, Query(ge=1, le=256)] = 1) -> JSONResponse:
     """Encoded blocks upwards from a height, with their certificates: what an auditor replays."""
-    return JSONResponse(await core.call("blocks.raw", **{"from": height, "limit": limit}))
+    return JSONResponse(await core.call("blocks.raw", {"from": height, "limit": limit}))
 
 
 @router.get("/v1/transactions/{tx_id}", response_model=schemas.Transaction, responses=errors(400, 404))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -61,15 +61,15 @@ class LocalClient:
         """Close the connection."""
         self._socket.close()
 
-    def call(self, method: str, **params: Json) -> Json:
-        """Return the core's result.
+    def call(self, method: str, more: Mapping[str, Json] | None = None, **params: Json) -> Json:
+        """Return the core's result; `more` takes parameters whose names are words of Python.
 
         Raises:
             PatchwardenError: What the core raised.
             UnavailableError: The connection broke (`node.local.unreachable`).
         """
         result = None
-        for kind, value in self._exchange(method, params):
+        for kind, value in self._exchange(method, {**params, **(more or {})}):
             if kind == "result":
                 result = value
         return result
@@ -130,15 +130,22 @@ class AsyncLocalClient:
         self._waiting: dict[int, asyncio.Queue[dict[str, Json] | None]] = {}
         self._connecting = asyncio.Lock()
 
-    async def call(self, method: str, *, timeout_s: float = CALL_TIMEOUT_S, **params: Json) -> Json:
-        """Return the core's result.
+    async def call(
+        self,
+        method: str,
+        more: Mapping[str, Json] | None = None,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        **params: Json,
+    ) -> Json:
+        """Return the core's result; `more` takes parameters whose names are words of Python.
 
         Raises:
             PatchwardenError: What the core raised; `UnavailableError` when it is not there or does not answer in time.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                async for message in self._messages(method, params):
+                async for message in self._messages(method, {**params, **(more or {})}):
                     if "result" in message:
                         return message["result"]
         except TimeoutError as error:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -41,6 +41,9 @@ SOCKET_BACKLOG: Final = 64
 SOCKET_PATH_BYTES_MAX: Final = 107
 """Linux's limit for the path of a Unix socket (`sun_path`, without its end mark)."""
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
 _log = structlog.get_logger("node.local")
 
 
@@ -51,7 +54,7 @@ class LocalServer:
         self._path = path
         self._methods = methods
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; the socket file is gone afterwards.
 
         Raises:
