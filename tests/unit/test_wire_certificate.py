@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, count
 
 import msgpack
@@ -140,11 +141,12 @@ def code_of(
     chain: str = CHAIN,
     validators: Mapping[KeyId, PublicKey] = VALIDATORS,
 ) -> str:
+    if isinstance(certificate, CommitCertificate):
+        verify = partial(verify_commit_certificate, certificate)
+    else:
+        verify = partial(verify_election_certificate, certificate)
     with pytest.raises(InvalidCertificateError) as caught:
-        if isinstance(certificate, CommitCertificate):
-            verify_commit_certificate(certificate, chain, validators)
-        else:
-            verify_election_certificate(certificate, chain, validators)
+        verify(chain, validators)
     return caught.value.code
 
 
