@@ -1,0 +1,44 @@
+"""Commit certificates against the ledger: what proves that a block, and with it every block before, is committed for ever.
+
+`wire.certificate` checks the signatures and the majority; here is checked that they are about this block and by this block's validators.
+
+Source: docs/spec/ledger.md 7.5.
+"""
+
+from __future__ import annotations
+
+from ledger.block import Header
+from ledger.errors import ProofRefusedError
+from ledger.records import ValidatorSet
+from wire.certificate import CommitCertificate, verify_commit_certificate
+
+
+def verify_block_certificate(certificate: CommitCertificate, header: Header, validators: ValidatorSet) -> None:
+    """Return only when the certificate proves that the block of `header`, and all its ancestors, are committed.
+
+    Args:
+        certificate: From anybody.
+        header: The block's.
+        validators: The set that rules at this height; its hash must be the header's.
+
+    Raises:
+        ProofRefusedError: ``ledger.proof.validators`` (another set than the header's), ``ledger.proof.certificate`` (about another block).
+        InvalidCertificateError: ``wire.certificate.*``: a stranger, too few, a bad signature.
+    """
+    if header.validators_hash != validators.hash:
+        raise ProofRefusedError(
+            "ledger.proof.validators",
+            f"block {header.height} names another validator set",
+            expected=validators.hash,
+            actual=header.validators_hash,
+        )
+    about = (certificate.height, certificate.term, certificate.block_hash.hex())
+    block = (header.height, header.term, header.hash().hex())
+    if about != block:
+        raise ProofRefusedError(
+            "ledger.proof.certificate",
+            "the certificate is about another block",
+            expected="height {}, term {}, hash {}".format(*block),
+            actual="height {}, term {}, hash {}".format(*about),
+        )
+    verify_commit_certificate(certificate, header.chain_id, validators.public_keys)
