@@ -57,7 +57,7 @@ class Mempool:
         return tx_id in self._transactions
 
     @property
-    def bytes(self) -> int:
+    def bytes_waiting(self) -> int:
         """How long the waiting transactions are together."""
         return self._bytes
 
