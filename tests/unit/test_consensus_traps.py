@@ -1,0 +1,478 @@
+"""The traps that bit real systems, by the numbers of the design: each one a test that fails when this replica falls into it.
+
+Traps 8 to 11 (membership changes), 15 (lease reads), 18 (snapshots) belong to parts that build upon this one; 19, 22, 23, 25 and 26 to
+the node and the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consensus.config import Role
+from consensus.effects import HardState, Persist
+from consensus.errors import StoredStateError
+from consensus.messages import Append, AppendReply, PreVoteReply, Vote
+from tests.testkit.raft_bench import Bench, fork
+from tests.testkit.raft_sim import Cluster, make_chain
+
+# 1
+
+
+def test_trap_1_an_old_overlapping_append_drops_nothing() -> None:
+    log = make_chain([1, 1, 1, 1])
+    bench = Bench()
+    bench.receive(bench.append(1, 1, log, 0))
+    for prev, upto in ((0, 1), (0, 2), (1, 3), (2, 2)):
+        seen = bench.receive(bench.append(1, 1, log, prev, upto=upto))
+        assert bench.disk.log == log
+        assert bench.pending == []
+        assert seen.alarms == []
+
+
+def test_trap_1_truncation_begins_at_the_first_conflicting_entry() -> None:
+    own = make_chain([1, 1, 2, 2])
+    bench = Bench(log=own)
+    theirs = fork(own, 2, [3, 3])
+    bench.receive(bench.append(1, 3, theirs, 0), write=False)
+    ((persist, _),) = bench.pending
+    assert persist == Persist(HardState(3, None), truncate_from=3, entries=tuple(theirs[2:]))
+
+
+@pytest.mark.parametrize("prev", [0, 1, 2])
+def test_trap_1_nothing_committed_is_ever_truncated(prev: int) -> None:
+    own = make_chain([1, 1, 1])
+    bench = Bench(log=own, commit_height=2)
+    theirs = fork(own, 1, [2, 2, 2]) if prev < 2 else fork(own, 0, [2, 2, 2])
+    seen = bench.receive(bench.append(1, 3, theirs, prev))
+    assert bench.disk.log == own
+    assert seen.alarm_codes == ["consensus.fork"]
+    assert seen.messages == []
+
+
+# 2
+
+
+def test_trap_2_a_follower_acknowledges_what_this_append_verified_not_its_own_last_index() -> None:
+    own = make_chain([1, 1, 1, 1, 1])
+    bench = Bench(log=own)
+    for prev, upto, expected in ((0, 2, 2), (3, 3, 3)):
+        reply = bench.receive(bench.append(1, 2, own, prev, upto=upto)).only()
+        assert isinstance(reply, AppendReply)
+        assert (reply.ok, reply.match_height, reply.received_height) == (True, expected, expected)
+        assert reply.acknowledgements == ()
+
+
+def test_trap_2_a_block_of_another_leader_that_becomes_durable_is_not_acknowledged_to_the_new_one() -> None:
+    old = make_chain([1, 1])
+    bench = Bench()
+    bench.receive(bench.append(1, 1, old, 0), write=False)
+    bench.receive(bench.append(2, 2, [], 0), write=False)
+    replies = [m for m in bench.write().to(2) if isinstance(m, AppendReply)]
+    assert replies
+    assert all(m.match_height == 0 and m.acknowledgements == () for m in replies)
+
+
+# 3
+
+
+def test_trap_3_commitment_ends_where_this_append_has_verified_the_log() -> None:
+    own = make_chain([1, 1, 1])
+    bench = Bench(log=own)
+    # The leader's chain agrees with ours up to 1 only, as far as this append shows; its certificate for 3 must wait.
+    seen = bench.receive(bench.append(1, 2, own, 0, upto=1, commit_height=3, certificate=bench.certify(own[2])))
+    assert seen.apply == []
+    seen = bench.receive(bench.append(1, 2, own, 1, commit_height=3))
+    assert seen.apply == own
+
+
+def test_trap_3_a_commit_height_without_a_certificate_commits_nothing() -> None:
+    own = make_chain([1, 1, 1])
+    bench = Bench(log=own)
+    assert bench.receive(bench.append(1, 1, own, 3, commit_height=3)).apply == []
+    assert bench.replica.status.commit_height == 0
+
+
+# 4
+
+
+def test_trap_4_figure_8_a_block_of_an_old_term_on_a_majority_can_still_be_overwritten_until_a_later_one_commits() -> (
+    None
+):
+    cluster = Cluster(5, seed=8)
+    s1, s2, s3, s4, s5 = cluster.nodes
+    base = make_chain([1])
+    two = fork(base, 1, [2], b"s1")
+    three = fork(base, 1, [3], b"s5")
+    for node, log in ((s1, two), (s2, two), (s3, base), (s4, base), (s5, three)):
+        node.disk.log = list(log)
+        node.disk.hard_state = HardState(3, None)
+        node.start()
+    s5.crash()
+    cluster.elect(0)
+    # (c): s1 leads term 4 and has replicated the block of term 2 to a majority, but nothing of its own term.
+    cluster.run_ticks(4)
+    assert sum(node.disk.log[:2] == two for node in cluster.nodes) == 4
+    assert cluster.committed == {}
+    # (d): it crashes, s5 wins and overwrites it.
+    s1.crash()
+    s2.crash()
+    s2.disk.log = list(two)
+    s5.start()
+    for node in (s3, s4):
+        node.disk.log = list(base)
+        node.crash()
+        node.start()
+    leader = cluster.elect(4)
+    assert cluster.propose(leader)
+    cluster.settle()
+    assert cluster.committed[2] == three[1].block_hash
+    # The others come back and follow.
+    s1.start()
+    s2.start()
+    cluster.run_ticks(30)
+    assert all(node.disk.log == leader.disk.log for node in cluster.nodes)
+
+
+# 5
+
+
+def test_trap_5_stale_and_reordered_refusals_change_nothing() -> None:
+    bench = Bench(log=make_chain([1, 1, 1]))
+    bench.become_leader()
+    bench.receive(bench.reply(1, 4, signed=[bench.disk.log[3]]))
+    before = bench.replica.status
+    for reject in (0, 1, 3, 4):
+        seen = bench.receive(bench.refusal(1, reject, 0, 0))
+        assert seen.messages == []
+        assert bench.replica.status.match == before.match
+        assert bench.replica.status.commit_height == 4
+    assert bench.receive(bench.refusal(1, 9, 9, 1, term=0 + 1)).messages == []  # of a former term
+
+
+def test_trap_5_a_refusal_of_another_append_than_the_probe_is_stale() -> None:
+    bench = Bench(log=make_chain([1, 1, 1]))
+    bench.become_leader(first_block=False)
+    assert bench.receive(bench.refusal(1, 2, 0, 0)).messages == []
+    assert bench.receive(bench.refusal(1, 3, 0, 0)).messages != []
+
+
+def test_trap_5_an_old_agreement_lowers_nothing() -> None:
+    bench = Bench()
+    bench.become_leader()
+    bench.receive(bench.reply(1, 1, signed=bench.disk.log))
+    bench.receive(bench.reply(1, 0))
+    assert bench.replica.status.match[bench.ids[1]] == 1
+    assert bench.replica.status.commit_height == 1
+
+
+# 6
+
+
+def test_trap_6_the_vote_survives_a_crash() -> None:
+    bench = Bench()
+    bench.receive(bench.request_vote(1, 1, []))
+    bench.restart()
+    assert bench.voted_for == 1
+    vote = bench.receive(bench.request_vote(2, 1, [])).only()
+    assert vote == Vote(1, False, bench.ids[0], None)
+
+
+def test_trap_6_after_a_restart_not_even_the_same_candidate_gets_a_second_signature() -> None:
+    # Its log may be another one now, and two signed votes in one term convict the voter.
+    bench = Bench()
+    bench.receive(bench.request_vote(1, 1, []))
+    again = bench.receive(bench.request_vote(1, 1, [])).only()
+    assert isinstance(again, Vote)
+    assert again.granted
+    other = bench.receive(bench.request_vote(1, 1, make_chain([1]))).only()
+    assert other == Vote(1, False, bench.ids[0], None)
+    bench.restart()
+    assert bench.receive(bench.request_vote(1, 1, [])).only() == Vote(1, False, bench.ids[0], None)
+
+
+def test_trap_6_the_vote_survives_a_candidates_step_down_in_the_same_term() -> None:
+    bench = Bench()
+    bench.become_candidate()
+    bench.receive(bench.append(1, 1, [], 0))
+    assert bench.role is Role.FOLLOWER
+    assert bench.voted_for == 0
+    bench.tick(10)
+    assert bench.receive(bench.request_vote(2, 1, make_chain([1]))).only() == Vote(1, False, bench.ids[0], None)
+
+
+# 7
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_trap_7_a_kill_of_all_and_a_restart_with_skew_loses_nothing(seed: int) -> None:
+    cluster = Cluster(5, seed=seed)
+    leader = cluster.elect(seed % 5)
+    for count in range(20):
+        cluster.propose(leader)
+        for _ in range(cluster.random.randrange(12)):
+            if cluster.letters:
+                cluster.deliver(0)
+            node = cluster.random.choice(cluster.nodes)
+            if node.writes:
+                node.finish_write()
+        assert len(cluster.committed) <= count + 1
+    committed = dict(cluster.committed)
+    for node in cluster.nodes:
+        node.crash()
+    cluster.letters.clear()
+    for node in cluster.random.sample(cluster.nodes, 5):
+        node.start()
+        cluster.run_ticks(cluster.random.randrange(30))
+    cluster.demand_liveness()
+    assert committed.items() <= cluster.committed.items()
+
+
+# 12
+
+
+def test_trap_12_a_partitioned_node_does_not_depose_a_healthy_leader() -> None:
+    cluster = Cluster(3, seed=12)
+    leader = cluster.elect(0)
+    cluster.propose(leader)
+    cluster.settle()
+    cluster.partition({cluster.nodes[2].id})
+    cluster.run_ticks(500)
+    assert cluster.nodes[2].replica.status.term == 1
+    cluster.heal()
+    cluster.run_ticks(100)
+    assert leader.replica.status.role is Role.LEADER
+    assert leader.replica.status.term == 1
+    assert cluster.nodes[2].replica.status.leader == leader.id
+
+
+def test_trap_12_a_leader_ignores_a_candidate_with_a_higher_term() -> None:
+    bench = Bench()
+    bench.become_leader()
+    assert bench.receive(bench.request_vote(1, 7, make_chain([6]))).messages == []
+    assert (bench.role, bench.term) == (Role.LEADER, 1)
+    answer = bench.receive(bench.pre_vote(1, 7, make_chain([6]))).only()
+    assert answer == PreVoteReply(1, False, bench.ids[0])
+
+
+# 13
+
+
+def test_trap_13_polls_among_equal_logs_do_not_dead_lock() -> None:
+    cluster = Cluster(2, seed=13)
+    for node in cluster.nodes:
+        node.replica._common.election_timeout = 10
+    cluster.tick_all()
+    for _ in range(9):
+        cluster.tick_all()
+    # Both polls are under way at the same tick and each is granted, since a poll binds nobody.
+    assert [node.replica.status.role for node in cluster.nodes] == [Role.PRECANDIDATE] * 2
+    cluster.settle()
+    cluster.run_ticks(100)
+    assert cluster.leader() is not None
+
+
+# 14: the seam for reads
+
+
+def test_trap_14_a_heartbeat_round_is_confirmed_by_answers_to_it_not_by_older_ones() -> None:
+    bench = Bench()
+    bench.become_leader()
+    bench.tick(2)
+    assert bench.replica.status.round_confirmed == 0
+    bench.receive(bench.reply(1, 1, round_id=1))
+    assert bench.replica.status.round_confirmed == 1
+    bench.receive(bench.reply(2, 1, round_id=2))
+    assert bench.replica.status.round_confirmed == 2
+    bench.receive(bench.reply(2, 1, round_id=99))
+    assert bench.replica.status.round_confirmed == 2
+
+
+# 17
+
+
+def test_trap_17_strangers_get_no_vote_and_are_not_counted() -> None:
+    bench = Bench(4, members=3)
+    stranger = 3
+    for message in (
+        bench.request_vote(stranger, 5, make_chain([4])),
+        bench.pre_vote(stranger, 5, make_chain([4])),
+        bench.append(stranger, 5, make_chain([4]), 0),
+    ):
+        seen = bench.receive(message)
+        assert seen.messages == []
+        assert seen.alarm_codes == ["consensus.stranger"]
+        assert bench.term == 0
+    bench.become_candidate()
+    bench.receive(bench.vote(stranger))
+    assert bench.role is Role.CANDIDATE
+    bench.receive(bench.vote(1))
+    bench.propose()
+    bench.receive(bench.reply(stranger, 1, signed=bench.disk.log))
+    assert bench.replica.status.commit_height == 0
+
+
+def test_trap_17_nobody_speaks_for_another() -> None:
+    bench = Bench()
+    bench.become_candidate()
+    seen = bench.receive(bench.vote(1), sender=2)
+    assert seen.alarm_codes == ["consensus.sender"]
+    assert bench.role is Role.CANDIDATE
+    assert bench.receive(bench.vote(0), sender=0).alarm_codes == ["consensus.stranger"]
+
+
+def test_trap_17_a_node_that_is_no_validator_follows_but_neither_stands_nor_votes_nor_signs() -> None:
+    bench = Bench(4, me=3, members=3)
+    assert bench.tick(100).messages == []
+    assert bench.role is Role.FOLLOWER
+    assert bench.receive(bench.request_vote(1, 1, [])).only() == Vote(1, False, bench.ids[3], None)
+    assert bench.receive(bench.pre_vote(1, 9, [])).only() == PreVoteReply(1, False, bench.ids[3])
+    log = make_chain([2])
+    reply = bench.receive(bench.append(1, 2, log, 0)).only()
+    assert isinstance(reply, AppendReply)
+    assert (reply.match_height, reply.acknowledgements) == (1, ())
+
+
+# 20
+
+
+def test_trap_20_a_leader_counts_its_own_disk_only_when_it_is_done() -> None:
+    bench = Bench()
+    bench.become_leader(first_block=False)
+    bench.propose(write=False)
+    entry = bench.pending[0][0].entries[0]
+    assert bench.receive(bench.reply(1, 1, signed=[entry]), write=False).apply == []
+    assert bench.replica.status.commit_height == 0
+    seen = bench.write()
+    assert seen.apply == [entry]
+
+
+def test_trap_20_a_single_validator_waits_for_its_own_disk_too() -> None:
+    bench = Bench(1)
+    bench.tick(10, write=False)
+    assert bench.role is Role.CANDIDATE
+    assert bench.write().elected is not None
+    assert bench.propose(write=False).apply == []
+    seen = bench.write()
+    assert [entry.height for entry in seen.apply] == [1]
+    assert seen.certificate is not None
+
+
+def test_trap_20_a_candidate_counts_its_own_vote_only_when_it_is_durable() -> None:
+    bench = Bench(2)
+    bench.tick(10, write=False)
+    bench.receive(PreVoteReply(1, True, bench.ids[1]), write=False)
+    assert bench.role is Role.CANDIDATE
+    bench.receive(bench.vote(1), write=False)
+    assert bench.role is Role.CANDIDATE
+    assert bench.write().elected is not None
+
+
+def test_trap_20_a_follower_acknowledges_nothing_that_is_still_on_its_way_to_the_disk() -> None:
+    bench = Bench()
+    log = make_chain([1, 1])
+    assert bench.receive(bench.append(1, 1, log, 0), write=False).messages == []
+    heartbeat = bench.receive(bench.append(1, 1, log, 2), write=False)
+    assert heartbeat.messages == []  # waits for the term, which is still on its way, too
+    replies = [m for _, m in bench.write(1).messages if isinstance(m, AppendReply)]
+    assert [m.match_height for m in replies] == [2]
+    late = [m for _, m in bench.write().messages if isinstance(m, AppendReply)]
+    assert [m.match_height for m in late] == [0]
+
+
+# 21, the core's part
+
+
+def test_trap_21_a_log_that_ends_below_the_commit_height_is_never_voted_over() -> None:
+    with pytest.raises(StoredStateError) as caught:
+        Bench(log=make_chain([1, 1]), commit_height=3)
+    assert caught.value.code == "consensus.stored.log"
+
+
+def test_trap_21_a_log_ahead_of_the_stored_term_is_never_voted_over() -> None:
+    with pytest.raises(StoredStateError) as caught:
+        Bench(log=make_chain([1, 4]), term=3)
+    assert caught.value.code == "consensus.stored.term"
+
+
+# 24
+
+_RUN = """
+import hashlib
+from tests.testkit.raft_sim import Cluster, Faults
+cluster = Cluster(5, seed=24)
+digest = hashlib.sha256()
+post = cluster.post
+def spy(sender, outgoing):
+    post(sender, outgoing)
+    digest.update(cluster.letters[-1].sender + cluster.letters[-1].to + cluster.letters[-1].data)
+cluster.post = spy
+cluster.run_random(4000, Faults(loss=0.05, reordering=0.2, crash=0.002))
+print(digest.hexdigest(), len(cluster.committed))
+"""
+
+
+def test_trap_24_the_same_events_bring_the_same_effects_whatever_the_hash_seed(repository_root: Path) -> None:
+    outputs = set()
+    for hash_seed in ("0", "1", "4242"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(repository_root)}
+        run = subprocess.run(
+            [sys.executable, "-c", _RUN],
+            env=environment,
+            cwd=repository_root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        outputs.add(run.stdout)
+    (output,) = outputs
+    digest, committed = output.split()
+    assert len(digest) == 2 * hashlib.sha256().digest_size
+    assert int(committed) > 10
+
+
+# Election restarts of a lone validator (design: "elects itself after restart")
+
+
+def test_a_single_validator_elects_itself_after_each_restart() -> None:
+    bench = Bench(1)
+    for term in range(1, 5):
+        bench.become_leader()
+        assert bench.term == term
+        assert bench.replica.status.commit_height == term
+        bench.restart()
+        assert bench.role is Role.FOLLOWER
+
+
+def test_heartbeats_outrun_by_blocks_do_no_harm() -> None:
+    # A heartbeat that overtakes the blocks sent before it is refused; the leader probes and both converge.
+    cluster = Cluster(2, seed=3)
+    leader = cluster.elect(0)
+    cluster.settle()
+    cluster.propose(leader)
+    cluster.settle()
+    cluster.propose(leader)
+    cluster.tick_all()
+    cluster.tick_all()
+    assert len([letter for letter in cluster.letters if letter.sender == leader.id]) >= 2
+    cluster.deliver(len(cluster.letters) - 1)
+    cluster.run_ticks(4)
+    assert len(cluster.committed) == 2
+    assert all(isinstance(node.disk.commit_height, int) and node.disk.commit_height == 2 for node in cluster.nodes)
+
+
+def test_appends_carry_no_certificate_that_the_follower_cannot_use() -> None:
+    bench = Bench()
+    bench.become_leader()
+    bench.receive(bench.reply(1, 1, signed=bench.disk.log))
+    seen = bench.receive(bench.refusal(2, 0, 0, 0))
+    assert seen.messages == []
+    seen = bench.tick(2)
+    certificates = {index: m.commit_certificate for index, m in seen.messages if isinstance(m, Append)}
+    assert certificates[1] is not None  # holds block 1
+    assert certificates[2] is None  # is still being probed below it
