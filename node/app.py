@@ -31,7 +31,6 @@ from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
 from ledger.state import StateView
 from node import clock
-from node.agent_access import AgentService
 from node.config import Home, NodeConfig
 from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
@@ -67,6 +66,8 @@ VERSION: Final = "0.1.0"
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+    from node.agent_service import AgentService
 
 _log = structlog.get_logger("node.app")
 
@@ -130,7 +131,7 @@ class Node:
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
         )
-        self.agent = AgentService.open(self) if config.role == "host" else None
+        self.agent = _open_agent(self) if config.role == "host" else None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -361,6 +362,12 @@ class Node:
     def agent_methods(self) -> dict[str, Any]:
         """Return the agent's methods; on a validator there is no agent to ask."""
         return {} if self.agent is None else self.agent.methods()
+
+
+def _open_agent(node: Node) -> AgentService:
+    from node.agent_service import AgentService  # A validator needs neither the policy engine nor its 20 MB.
+
+    return AgentService.open(node)
 
 
 def open_node(home: Home, config: NodeConfig) -> Node:
