@@ -131,7 +131,8 @@ def test_no_body_is_built_for_metadata_of_another_diff() -> None:
 def test_empty_files_are_added_and_deleted_without_hunks() -> None:
     empty = FileImage("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0o100644)
     diff = parse_diff_untrusted(
-        b"diff --git a/a b/a\nnew file mode 100644\nindex 0000000..e69de29\ndiff --git a/b b/b\ndeleted file mode 100644\nindex e69de29..0000000\n"
+        b"diff --git a/a b/a\nnew file mode 100644\nindex 0000000..e69de29\n"
+        b"diff --git a/b b/b\ndeleted file mode 100644\nindex e69de29..0000000\n"
     )
     check_components(
         (
