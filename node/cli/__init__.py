@@ -1,0 +1,1 @@
+"""The command line: one command, `patchwarden`, whose groups are imported when they are used."""

@@ -1,0 +1,344 @@
+"""`patchwarden identity`: who is who on the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from node.cli.command import Command, Session, group
+from node.cli.errors import CommandError
+from node.cli.lazy import Place
+from node.cli.output import fields, short, table
+from node.cli.params import DIGEST, FILE, IDENTITY
+
+if TYPE_CHECKING:
+    from node.cli.client import NodeClient
+
+PAGE: Final = 200
+"""Identities asked for at once."""
+
+identity = group(
+    "Register people, services and hosts; rotate and revoke keys.\n\nAn administrator signs for the identities of their own "
+    "organisation. What a key signed stays valid up to the height that its revocation names.",
+    {
+        "register": Place("node.cli.identity:register", "Register an identity with its first key."),
+        "show": Place("node.cli.identity:show", "Show one identity, now or at a past height."),
+        "list": Place("node.cli.identity:list_identities", "List identities."),
+        "set-roles": Place("node.cli.identity:set_roles", "Replace an identity's roles."),
+        "rotate-key": Place("node.cli.identity:rotate_key", "Add a key and retire the old one in one step."),
+        "suspend": Place("node.cli.identity:suspend", "Stop an identity from acting, for the time being."),
+        "resume": Place("node.cli.identity:resume", "Let a suspended identity act again."),
+        "revoke": Place("node.cli.identity:revoke", "Revoke a key, or an identity with all its keys, for ever."),
+        "history": Place("node.cli.identity:history", "Show every transaction about an identity."),
+    },
+)
+
+_NAME = click.argument("identity", type=IDENTITY, metavar="IDENTITY")
+_REASON = click.option("--reason", required=True, metavar="TEXT", help="Why, for those who read the ledger.")
+_ROLES = click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    required=True,
+    metavar="ROLE",
+    help="administrator, developer, attestor:NAME, host, auditor or validator; may be given several times.",
+)
+_CERTIFICATE = click.option(
+    "--certificate",
+    type=FILE,
+    metavar="PEM",
+    help="Certificate chain of the key, leaf first; it must lead to a CA of the organisation.",
+)
+
+
+@click.command(
+    "register",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=(
+        "patchwarden identity register alice@acme --public-key alice.key.pub --role developer --key admin.key",
+        "patchwarden identity register bob@beta --public-key did:key:z6Mk… --role attestor:security-review --key admin.key",
+    ),
+)
+@_NAME
+@click.option(
+    "--public-key",
+    "public_key",
+    metavar="FILE|DID",
+    help="The identity's public key: PEM file or did:key. Taken from --certificate when that is given.",
+)
+@_ROLES
+@click.option("--name", "display_name", metavar="TEXT", help="Name for people. Default: the identity's id.")
+@_CERTIFICATE
+@click.pass_obj
+def register(
+    session: Session,
+    identity: str,
+    public_key: str | None,
+    roles: tuple[str, ...],
+    display_name: str | None,
+    certificate: Path | None,
+) -> None:
+    """Register IDENTITY with its first key. Signed by an administrator of its organisation."""
+    from ledger.bodies import IdentityRegister
+    from ledger.roles import as_roles, normalise_roles
+    from node.cli.submit import submit_body
+
+    spki, key_id, chain = _new_key(public_key, certificate)
+    checked = as_roles(normalise_roles(roles), "role")
+    body = IdentityRegister(identity, display_name or identity, checked, spki, chain)
+    submit_body(session, body, (("registered", identity), ("roles", ", ".join(checked)), ("key id", key_id)))
+
+
+@click.command(
+    "show",
+    cls=Command,
+    node=True,
+    examples=("patchwarden identity show alice@acme", "patchwarden identity show alice@acme --height 812 -o json"),
+)
+@_NAME
+@click.option("--height", type=click.IntRange(min=0), metavar="H", help="As it was after this block.")
+@click.pass_obj
+def show(session: Session, identity: str, height: int | None) -> None:
+    """Show IDENTITY with every key it ever had."""
+    document = session.client().call("identities.get", identity=identity, height=height)
+    session.output.emit(document, _lines(document))
+
+
+@click.command(
+    "list",
+    cls=Command,
+    node=True,
+    examples=("patchwarden identity list", "patchwarden identity list --organisation acme --role developer"),
+)
+@click.option("--organisation", metavar="NAME", help="Only identities of this organisation.")
+@click.option("--role", metavar="ROLE", help="Only identities that hold this role.")
+@click.pass_obj
+def list_identities(session: Session, organisation: str | None, role: str | None) -> None:
+    """List identities in order of their ids."""
+    found = all_identities(session.client(), organisation=organisation, role=role)
+    rows = [
+        (each["identity"], each["status"], ", ".join(each["roles"]), len(each["keys"]), each["display_name"])
+        for each in found
+    ]
+    session.output.emit(found, table(rows, ("identity", "status", "roles", "keys", "name")))
+
+
+@click.command(
+    "set-roles",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=("patchwarden identity set-roles alice@acme --role developer --role auditor --key admin.key",),
+)
+@_NAME
+@_ROLES
+@click.pass_obj
+def set_roles(session: Session, identity: str, roles: tuple[str, ...]) -> None:
+    """Replace the roles of IDENTITY by the ones given. Signed by an administrator of its organisation."""
+    from ledger.bodies import IdentityUpdateRoles
+    from ledger.roles import as_roles, normalise_roles
+    from node.cli.submit import submit_body
+
+    checked = as_roles(normalise_roles(roles), "role")
+    submit_body(session, IdentityUpdateRoles(identity, checked), (("changed", identity), ("roles", ", ".join(checked))))
+
+
+@click.command(
+    "rotate-key",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=("patchwarden identity rotate-key alice@acme --new-key alice-2027.key.pub --key alice.key",),
+)
+@_NAME
+@click.option("--new-key", metavar="FILE|DID", help="The new public key. Taken from --certificate when that is given.")
+@click.option("--old-key-id", type=DIGEST, help="The key that retires. Default: the only one in use.")
+@_CERTIFICATE
+@click.pass_obj
+def rotate_key(
+    session: Session, identity: str, new_key: str | None, old_key_id: str | None, certificate: Path | None
+) -> None:
+    """Add a key to IDENTITY and retire an old one. Signed by the old key or by an administrator."""
+    from ledger.bodies import IdentityRotateKey
+    from node.cli.submit import submit_body
+
+    spki, key_id, chain = _new_key(new_key, certificate)
+    retired = old_key_id or _only_key(session.client(), identity)
+    body = IdentityRotateKey(identity, bytes.fromhex(retired), spki, chain)
+    submit_body(session, body, (("rotated", identity), ("retired key", retired), ("new key", key_id)))
+
+
+@click.command(
+    "suspend",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=('patchwarden identity suspend alice@acme --reason "laptop lost, under investigation" --key admin.key',),
+)
+@_NAME
+@_REASON
+@click.pass_obj
+def suspend(session: Session, identity: str, reason: str) -> None:
+    """Stop IDENTITY from acting until it is resumed. Signed by an administrator of its organisation."""
+    from ledger.bodies import IdentitySuspend
+    from node.cli.submit import submit_body
+
+    submit_body(session, IdentitySuspend(identity, reason), (("suspended", identity), ("reason", reason)))
+
+
+@click.command(
+    "resume",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=("patchwarden identity resume alice@acme --key admin.key",),
+)
+@_NAME
+@click.pass_obj
+def resume(session: Session, identity: str) -> None:
+    """Let a suspended IDENTITY act again. Signed by an administrator of its organisation."""
+    from ledger.bodies import IdentityResume
+    from node.cli.submit import submit_body
+
+    submit_body(session, IdentityResume(identity), (("resumed", identity),))
+
+
+@click.command(
+    "revoke",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=(
+        'patchwarden identity revoke alice@acme --reason "left the company" --key admin.key',
+        'patchwarden identity revoke bob@beta --key-id 3f… --last-valid-height 812 --reason "key stolen" --key admin.key',
+    ),
+)
+@_NAME
+@click.option("--key-id", type=DIGEST, help="Revoke this key only. Default: the identity with all its keys.")
+@click.option(
+    "--last-valid-height",
+    type=click.IntRange(min=0),
+    metavar="H",
+    help="What was recorded up to this height stays valid; it may lie in the past. Default: the newest block.",
+)
+@_REASON
+@click.pass_obj
+def revoke(
+    session: Session, identity: str, key_id: str | None, last_valid_height: int | None, reason: str
+) -> None:
+    """Revoke a key of IDENTITY, or IDENTITY with all its keys. This cannot be undone."""
+    from ledger.bodies import IdentityRevoke
+    from node.cli.submit import submit_body
+
+    height = session.client().call("status")["height"] if last_valid_height is None else last_valid_height
+    body = IdentityRevoke(identity, None if key_id is None else bytes.fromhex(key_id), height, reason)
+    what = f"key {key_id}" if key_id else "the identity and all its keys"
+    submit_body(session, body, (("revoked", f"{identity}: {what}"), ("valid up to height", height), ("reason", reason)))
+
+
+@click.command("history", cls=Command, node=True, examples=("patchwarden identity history alice@acme",))
+@_NAME
+@click.pass_obj
+def history(session: Session, identity: str) -> None:
+    """Show every transaction about IDENTITY, the oldest first."""
+    found = session.client().call("identities.history", identity=identity)
+    rows = [(each["height"], each["kind"], each["signer"], short(each["tx_id"], 16)) for each in found]
+    session.output.emit(found, table(rows, ("height", "kind", "signed by", "transaction")))
+
+
+def all_identities(client: NodeClient, **wanted: str | None) -> list[dict[str, Any]]:
+    """Return every identity that fits, page by page."""
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = client.call("identities.list", limit=PAGE, after=after, **wanted)
+        # `after` may or may not be inclusive at a node of another version; an identity is taken once.
+        new = [each for each in page if after is None or each["identity"] > after]
+        found += new
+        if len(page) < PAGE or not new:
+            return found
+        after = new[-1]["identity"]
+
+
+def find_identity_of_key(client: NodeClient, key_id: str) -> str:
+    """Return the identity that a key belongs to.
+
+    Raises:
+        CommandError: ``cli.identity.unknown_key``: the ledger has no such key.
+    """
+    for each in all_identities(client):
+        if any(key["key_id"] == key_id for key in each["keys"]):
+            return str(each["identity"])
+    raise CommandError(
+        "cli.identity.unknown_key",
+        "the ledger has no identity with this key",
+        actual=key_id,
+        hint="have an administrator register it: patchwarden identity register",
+    )
+
+
+def _new_key(public_key: str | None, certificate: Path | None) -> tuple[bytes, str, tuple[bytes, ...]]:
+    """Return SPKI, key id and certificate chain of the key that the options name."""
+    from node.cli.public_keys import read_certificates, read_public_key
+    from wire.x509 import certificate_chain_untrusted
+
+    chain = () if certificate is None else read_certificates(certificate)
+    if public_key is not None:
+        public = read_public_key(public_key)
+    elif chain:
+        public = certificate_chain_untrusted(chain).public_key
+    else:
+        raise click.UsageError("name the public key: a PEM file, a did:key, or a --certificate that holds it")
+    return public.spki, public.key_id_hex, chain
+
+
+def _only_key(client: NodeClient, identity: str) -> str:
+    keys = [
+        key["key_id"]
+        for key in client.call("identities.get", identity=identity)["keys"]
+        if key["retired_height"] is None and key["last_valid_height"] is None
+    ]
+    if len(keys) != 1:
+        raise CommandError(
+            "cli.identity.which_key",
+            f"{identity} has {len(keys)} keys in use",
+            hint="name the one that retires with --old-key-id",
+        )
+    return str(keys[0])
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    lines = list(
+        fields(
+            (
+                ("identity", document["identity"]),
+                ("name", document["display_name"]),
+                ("organisation", document["organisation"]),
+                ("roles", ", ".join(document["roles"])),
+                ("status", document["status"]),
+                ("registered", f"height {document['registered_height']}"),
+                ("last changed", f"height {document['changed_height']}"),
+            )
+        )
+    )
+    for each in document["keys"]:
+        lines += ["", *fields((("key", each["key_id"]), ("  algorithm", each["algorithm"]), ("  did", each["did"])))]
+        lines += fields(
+            (
+                ("  valid from", f"height {each['added_height']}"),
+                ("  retired after", each["retired_height"]),
+                ("  revoked after", each["last_valid_height"]),
+                ("  reason", each["reason"] or None),
+            )
+        )
+    return lines

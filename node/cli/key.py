@@ -1,0 +1,160 @@
+"""`patchwarden key`: signing keys in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from node.cli.command import Command, Session, group, passphrase_options
+from node.cli.lazy import Place
+from node.cli.output import fields
+
+if TYPE_CHECKING:
+    from wire.keys import PrivateKey, PublicKey
+
+PUBLIC_SUFFIX: Final = ".pub"
+"""Beside a private key stands its public key, for others to register."""
+
+key = group(
+    "Make, show and import signing keys.\n\nA private key is a PKCS#8 PEM file of mode 0600, encrypted with a passphrase "
+    "unless you say otherwise; beside it stands FILE.pub, which may be given away.",
+    {
+        "generate": Place("node.cli.key:generate", "Make a new key."),
+        "show": Place("node.cli.key:show", "Show a key's id, DID and public part."),
+        "import": Place("node.cli.key:import_key", "Take over a key from another PKCS#8 file."),
+    },
+)
+
+_OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Where the private key goes; the public one goes to FILE.pub.",
+)
+_PLAIN = click.option("--no-passphrase", is_flag=True, help="Do not encrypt the key; the file's mode protects it.")
+
+
+@click.command(
+    "generate",
+    cls=Command,
+    params=passphrase_options(),
+    examples=(
+        "patchwarden key generate --out alice.key",
+        "patchwarden key generate --out ci.key --algorithm p256 --no-passphrase",
+    ),
+)
+@_OUT
+@click.option(
+    "--algorithm",
+    type=click.Choice(["ed25519", "p256"]),
+    default="ed25519",
+    show_default=True,
+    help="Ed25519, or ECDSA P-256 where a certificate demands it.",
+)
+@_PLAIN
+@click.pass_obj
+def generate(session: Session, out: Path, algorithm: str, no_passphrase: bool) -> None:
+    """Make a new key. An existing file is never overwritten."""
+    from node.clock import random_bytes
+    from wire.keys import SEED_BYTES, Algorithm, private_key_from_seed
+
+    passphrase = _new_passphrase(session, no_passphrase)
+    kind = Algorithm.ED25519 if algorithm == "ed25519" else Algorithm.P256
+    private = private_key_from_seed(kind, random_bytes(SEED_BYTES))
+    _save(session, out, private, passphrase)
+
+
+@click.command(
+    "show",
+    cls=Command,
+    params=passphrase_options(),
+    examples=("patchwarden key show alice.key", "patchwarden key show alice.key.pub -o json"),
+)
+@click.argument("key", metavar="KEY")
+@click.pass_obj
+def show(session: Session, key: str) -> None:
+    """Show the id, DID and public part of KEY: a private key, a public key or certificate (PEM), or a did:key."""
+    from node.cli.public_keys import read_public_key
+
+    public = read_public_key(key, session.passphrase_fd, session.passphrase_file)
+    session.output.emit(public_key_document(public), _lines(public))
+
+
+@click.command(
+    "import",
+    cls=Command,
+    params=passphrase_options(),
+    examples=("openssl genpkey -algorithm ed25519 | patchwarden key import - --out alice.key",),
+)
+@click.argument("source", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False), metavar="SOURCE")
+@_OUT
+@_PLAIN
+@click.option(
+    "--source-passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Passphrase of SOURCE, when it is encrypted.",
+)
+@click.pass_obj
+def import_key(
+    session: Session, source: Path, out: Path, no_passphrase: bool, source_passphrase_file: Path | None
+) -> None:
+    """Take over the Ed25519 or P-256 key in SOURCE (PKCS#8 PEM, - for standard input)."""
+    from node.cli.files import read_file
+    from node.cli.passphrase import given_passphrase
+    from wire.keys import private_key_from_pem_untrusted
+    from wire.limits import PEM_BYTES_MAX
+
+    opened = given_passphrase(None, source_passphrase_file)
+    private = private_key_from_pem_untrusted(read_file(source, PEM_BYTES_MAX), opened)
+    _save(session, out, private, _new_passphrase(session, no_passphrase))
+
+
+def public_key_document(public: PublicKey) -> dict[str, Any]:
+    """Return what programs want to know about a public key."""
+    return {
+        "key_id": public.key_id_hex,
+        "algorithm": str(public.algorithm),
+        "did": public.did,
+        "public_key_pem": public.pem.decode("ascii"),
+    }
+
+
+def _lines(public: PublicKey) -> list[str]:
+    shown = fields((("key id", public.key_id_hex), ("algorithm", public.algorithm), ("did", public.did)))
+    return [*shown, *public.pem.decode("ascii").splitlines()]
+
+
+def _new_passphrase(session: Session, no_passphrase: bool) -> bytes | None:
+    from node.cli.passphrase import new_passphrase
+
+    if no_passphrase:
+        if session.passphrase_fd is not None or session.passphrase_file is not None:
+            raise click.UsageError("--no-passphrase and a passphrase exclude each other")
+        return None
+    return new_passphrase(session.passphrase_fd, session.passphrase_file)
+
+
+def _save(session: Session, out: Path, private: PrivateKey, passphrase: bytes | None) -> None:
+    from node.cli.files import write_file
+    from node.keystore import save_key
+
+    public_path = out.with_name(out.name + PUBLIC_SUFFIX)
+    save_key(out, private, passphrase)
+    write_file(public_path, private.public_key.pem)
+    document = {"file": str(out), "public_file": str(public_path), "encrypted": passphrase is not None}
+    public = private.public_key
+    session.output.emit(
+        {**document, **public_key_document(public)},
+        fields(
+            (
+                ("private key", f"{out} ({'encrypted' if passphrase else 'not encrypted'}, mode 0600)"),
+                ("public key", public_path),
+                ("key id", public.key_id_hex),
+                ("did", public.did),
+            )
+        ),
+    )

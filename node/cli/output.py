@@ -1,0 +1,131 @@
+"""What a command says: one JSON document or lines of text on standard output, notes for a person on standard error.
+
+Text that comes from files and from the ledger is shown with its control characters escaped, so it can never steer a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+Json = Any
+"""A JSON value."""
+
+_KEPT: Final = frozenset("\n")
+NOTE_INTERVAL_S: Final = 2.0
+"""Where standard error is no terminal, progress is one line at most this often."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything escaped that is not shown as itself: control, format and bidirectional characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in _KEPT else ascii(character)[1:-1] for character in text
+    )
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> Iterator[str]:
+    """Yield lines with the columns aligned; the last column is not padded."""
+    cells = [[printable("-" if cell is None else str(cell)) for cell in row] for row in rows]
+    titles = [title.upper() for title in header]
+    widths = [max(len(row[column]) for row in [titles, *cells]) for column in range(len(titles))]
+    for row in [titles, *cells]:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """Yield `name: value` lines with the values aligned; pairs whose value is None are left out."""
+    shown = [(name, printable(str(value))) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        first, *more = value.split("\n")
+        yield f"{name + ':':<{width + 1}} {first}".rstrip()
+        for line in more:
+            yield f"{'':<{width + 1}} {line}".rstrip()
+
+
+def short(digest: str | None, length: int = 12) -> str:
+    """Return the beginning of a long identifier, for tables; the whole one stands in JSON and in `show`."""
+    return "-" if not digest else digest if len(digest) <= length else digest[:length] + "…"
+
+
+class Progress:
+    """How far long work has come: a bar on a terminal, a line now and then elsewhere, nothing for programs."""
+
+    def __init__(self, label: str, total: int, *, shown: bool) -> None:
+        self._label = label
+        self._total = total
+        self._shown = shown
+        self._done = 0
+        self._noted_at = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        """Begin to show."""
+        if self._shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task(self._label, total=self._total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, and leave no bar behind."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Show that `done` of `total` is done."""
+        self._done = done
+        if total is not None:
+            self._total = total
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=self._total)
+        elif self._shown and time.monotonic() - self._noted_at >= NOTE_INTERVAL_S:
+            self._noted_at = time.monotonic()
+            click.echo(f"{self._label}: {done} of {self._total}", err=True)
+
+
+class Output:
+    """One command's voice."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def emit(self, document: Json, lines: Iterable[str]) -> None:
+        """Say the answer: `document` for programs, or `lines` for people."""
+        if self.as_json:
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        else:
+            for line in lines:
+                click.echo(printable(line))
+
+    def emit_event(self, document: Json, line: str) -> None:
+        """Say one of many answers as soon as it is there: one line in either form."""
+        if self.as_json:
+            click.echo(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+        else:
+            click.echo(printable(line))
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Tell a person something that is no part of the answer."""
+        if not self.as_json:
+            click.echo(printable(text), err=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Progress]:
+        """Show how far the body of the `with` has come."""
+        with Progress(label, total, shown=not self.as_json) as progress:
+            yield progress

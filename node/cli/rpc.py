@@ -1,0 +1,246 @@
+"""A node over HTTP: the methods of the local socket, mapped onto the paths of docs/spec/api.md.
+
+A refusal arrives as a problem document (RFC 9457) and is raised as the error that the node raised: the same family, code, sentence and
+hint. Nothing here follows redirects or reads proxy settings: the address on the command line is the one that is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from node.cli.errors import CommandError, NodeUnreachableError
+from node.local.protocol import decode_blob_untrusted, encode_blob, error_from_json
+from wire.errors import PatchwardenError
+from wire.limits import PATCH_FILE_BYTES_MAX
+
+Json = Any
+
+ANSWER_BYTES_MAX: Final = 96 * 1024 * 1024
+"""One answer: a patch file, or a page of blocks in base64."""
+CONNECT_TIMEOUT_S: Final = 5.0
+_REJECTED: Final = range(400, 500)
+_UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a method stands in the HTTP interface."""
+
+    verb: str
+    """GET, POST or PUT."""
+    path: str
+    """With `{parameter}` where the path holds one; the others go into the query (GET) or the body (POST)."""
+    result: str = "json"
+    """`json`: the answer is the document; `file`: bytes that the document holds as base64; `text`: a plain text."""
+
+
+ROUTES: Final[Mapping[str, Route]] = {
+    "status": Route("GET", "/v1/status"),
+    "validators": Route("GET", "/v1/validators"),
+    "peers": Route("GET", "/v1/peers"),
+    "genesis.get": Route("GET", "/v1/genesis"),
+    "blocks.list": Route("GET", "/v1/blocks"),
+    "blocks.get": Route("GET", "/v1/blocks/{height}"),
+    "blocks.raw": Route("GET", "/v1/blocks/{from}/raw"),
+    "tx.get": Route("GET", "/v1/transactions/{tx_id}"),
+    "tx.submit": Route("POST", "/v1/transactions"),
+    "receipt.get": Route("GET", "/v1/transactions/{tx_id}/receipt"),
+    "identities.list": Route("GET", "/v1/identities"),
+    "identities.get": Route("GET", "/v1/identities/{identity}"),
+    "identities.history": Route("GET", "/v1/identities/{identity}/history"),
+    "organisations.list": Route("GET", "/v1/organisations"),
+    "patches.list": Route("GET", "/v1/patches"),
+    "patches.get": Route("GET", "/v1/patches/{patch_id}"),
+    "patches.attestations": Route("GET", "/v1/patches/{patch_id}/attestations"),
+    "patches.put": Route("PUT", "/v1/patches/{patch_id}"),
+    "patches.file": Route("GET", "/v1/patches/{patch_id}/file", result="file"),
+    "deployments.list": Route("GET", "/v1/deployments"),
+    "targets.get": Route("GET", "/v1/hosts/{host}/targets/{target}"),
+    "policy.get": Route("GET", "/v1/policy"),
+    "governance.list": Route("GET", "/v1/governance/proposals"),
+    "governance.get": Route("GET", "/v1/governance/proposals/{proposal_id}"),
+    "proofs.state": Route("GET", "/v1/proofs/state"),
+    "history": Route("GET", "/v1/history"),
+    "events.subscribe": Route("GET", "/v1/events"),
+    "metrics": Route("GET", "/metrics", result="text"),
+    "health.live": Route("GET", "/livez"),
+    "health.ready": Route("GET", "/readyz"),
+    "node.stop": Route("POST", "/v1/node/stop"),
+    "agent.status": Route("GET", "/v1/agent/status"),
+    "agent.history": Route("GET", "/v1/agent/history"),
+    "agent.explain": Route("POST", "/v1/agent/explain"),
+    "agent.apply": Route("POST", "/v1/agent/apply"),
+    "agent.recover": Route("POST", "/v1/agent/recover"),
+    "agent.target.list": Route("GET", "/v1/agent/targets"),
+    "agent.target.show": Route("GET", "/v1/agent/targets/{name}"),
+    "agent.target.add": Route("POST", "/v1/agent/targets"),
+    "agent.target.adopt": Route("POST", "/v1/agent/targets/{name}/adopt"),
+    "agent.target.remove": Route("POST", "/v1/agent/targets/{name}/remove"),
+}
+
+
+class RpcClient:
+    """A connection to one node's HTTP interface.
+
+    Args:
+        url: Base URL, such as ``http://127.0.0.1:7080``; plain HTTP is accepted for loopback only.
+        token: The bearer token for operations that only the node's own operator may ask for.
+        timeout_s: How long one answer may take.
+        transport: Another way to the server, for tests.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, timeout_s: float = 60.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+            raise CommandError(
+                "cli.rpc.url", "--rpc is not a base URL", expected="http://HOST:PORT or https://HOST:PORT", actual=url
+            )
+        self._url = url.rstrip("/")
+        headers = {"accept": "application/json", "user-agent": "patchwarden-cli"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        self._client = httpx.Client(
+            base_url=self._url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            follow_redirects=False,
+            trust_env=False,
+            verify=ssl.create_default_context() if parts.scheme == "https" else False,
+            transport=transport,
+        )
+
+    def call(self, method: str, **params: Json) -> Json:
+        """Return the method's document; raises what the node raised.
+
+        Raises:
+            PatchwardenError: What the node raised.
+            UnavailableError: ``cli.rpc.unreachable``.
+            CommandError: ``cli.rpc.no_such_method``: HTTP does not offer it.
+        """
+        route = _route(method)
+        request = self._request(route, {name: value for name, value in params.items() if value is not None})
+        try:
+            response = self._client.send(request)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if not response.is_success:
+            raise _error(response)
+        if route.result == "file":
+            return {"patch_id": params.get("patch_id"), "file": encode_blob(response.content)}
+        return response.text if route.result == "text" else _json(response)
+
+    def stream(self, method: str, **params: Json) -> Iterator[Json]:
+        """Yield the events of a subscription (server-sent events).
+
+        Raises:
+            PatchwardenError: As `call`.
+        """
+        request = self._request(_route(method), {name: value for name, value in params.items() if value is not None})
+        request.headers["accept"] = "text/event-stream"
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield from _events(response.iter_lines())
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def _request(self, route: Route, params: dict[str, Json]) -> httpx.Request:
+        path = route.path
+        if route.path.endswith("{height}") and "hash" in params:
+            params["height"] = params.pop("hash")
+        for name in list(params):
+            if f"{{{name}}}" in path:
+                path = path.replace(f"{{{name}}}", quote(str(params.pop(name)), safe="@"))
+        if route.verb == "PUT":
+            content = decode_blob_untrusted(params.pop("file"), "file", bytes_max=PATCH_FILE_BYTES_MAX)
+            headers = {"content-type": "application/octet-stream"}
+            return self._client.build_request("PUT", path, content=content, headers=headers, params=params)
+        if route.verb == "POST":
+            return self._client.build_request("POST", path, json=params)
+        return self._client.build_request("GET", path, params=params)
+
+    def _unreachable(self, error: httpx.TransportError) -> NodeUnreachableError:
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return NodeUnreachableError(
+                "cli.rpc.timeout", f"the node at {self._url} did not answer in time", hint="ask again, or raise --timeout"
+            )
+        return NodeUnreachableError(
+            "cli.rpc.unreachable",
+            f"no node answers at {self._url}: {str(error).lower() or 'the connection broke'}",
+            hint="start it with `patchwarden node start`, or give another --rpc",
+        )
+
+
+def _route(method: str) -> Route:
+    route = ROUTES.get(method)
+    if route is None:
+        raise CommandError("cli.rpc.no_such_method", f"HTTP does not offer {method}", hint="use --home instead of --rpc")
+    return route
+
+
+def _json(response: httpx.Response) -> Json:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError) as error:
+        raise NodeUnreachableError(
+            "cli.rpc.not_json",
+            f"what answers at {response.request.url} is no node of ours",
+            hint="check the address",
+        ) from error
+
+
+def _error(response: httpx.Response) -> PatchwardenError:
+    """Return the error that a problem document stands for."""
+    try:
+        problem = json.loads(response.content)
+    except (ValueError, RecursionError):
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {}
+    status = response.status_code
+    family = problem.get("family")
+    if family is None:
+        if status in _UNAVAILABLE:
+            family = "unavailable"
+        elif status in _REJECTED:
+            family = "rejected"
+        else:
+            family = "bug"
+    return error_from_json(
+        {
+            "family": family,
+            "code": problem.get("code") or f"cli.rpc.http_{status}",
+            "message": problem.get("detail") or problem.get("title") or f"the node answered with HTTP status {status}",
+            "hint": problem.get("hint") or "",
+            "details": problem.get("details"),
+        }
+    )
+
+
+def _events(lines: Iterator[str]) -> Iterator[Json]:
+    """Yield the data of server-sent events that carry JSON; comments and keep-alives are skipped."""
+    data: list[str] = []
+    for line in lines:
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line and data:
+            yield json.loads("\n".join(data))
+            data.clear()
