@@ -291,7 +291,9 @@ class LibP2PHost:
             del self._connections[key]
 
     async def _close(self) -> None:
-        """Close the sockets first: libp2p's own close would wait for every stuck peer in turn."""
+        """Close the door, then every socket: libp2p's own close would wait for each stuck peer in turn, and close the door last."""
+        for listener in self._swarm.listeners.values():
+            await listener.close()
         for socket_stream in self._handshakes.values():
             socket_stream.stream.socket.close()
         for connection in self._connections.values():

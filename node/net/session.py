@@ -102,6 +102,7 @@ class Session:
         self._owner = owner
         self._opened = dict(opened)
         self._scope = trio.CancelScope()
+        self._changed = trio.Event()
 
     async def run(self) -> None:
         """Carry the streams until the connection ends; returns then. The connection is aborted in every case.
@@ -151,6 +152,7 @@ class Session:
                 raise PeerProtocolError(
                     "node.net.protocol", f"a peer opened a stream that it may not have ({protocol})"
                 )
+        self._changed.set()
         if self.rpc is not None:
             self._owner.session_ready(self)
 
@@ -178,7 +180,9 @@ class Session:
                 else (timing.heartbeat_s, timing.dead_s)
             )
             tick_s = heartbeat_s / 2
-            await trio.sleep(tick_s)
+            with trio.move_on_after(tick_s):
+                await self._changed.wait()
+                self._changed = trio.Event()  # The peer opened a stream: another pace may hold from now on.
             now = trio.current_time()
             passed_s, woke_at = min(now - woke_at, 2 * tick_s), now
             channels = self._channels()
