@@ -60,7 +60,7 @@ def _apply_change(change: FileChange, pre: Mapping[str, FileState | None]) -> di
     match change.kind:
         case ChangeKind.DELETE:
             if content:
-                raise _refusal("remainder", "a deleted file has no line that the diff does not show", path)
+                raise _refusal("remainder", "a deleted or emptied file has no line that the diff does not show", path)
             return {path: None}
         case ChangeKind.RENAME:
             if pre[path] is not None:
@@ -116,14 +116,7 @@ def _apply_hunks(hunks: tuple[Hunk, ...], content: bytes, path: str) -> bytes:
             marker, text = hunk_line[:1], hunk_line[1:]
             if marker != b"+":
                 if lines[at] != text:
-                    raise _refusal(
-                        "mismatch",
-                        "the file has the lines that the diff expects",
-                        path,
-                        line=at + 1,
-                        expected=text,
-                        actual=lines[at],
-                    )
+                    raise _mismatch(path, at, text, lines[at])
                 at += 1
             if marker != b"-":
                 result.append(text)
@@ -133,8 +126,18 @@ def _apply_hunks(hunks: tuple[Hunk, ...], content: bytes, path: str) -> bytes:
     return b"".join(result + lines[done:])
 
 
+def _mismatch(path: str, index: int, expected: bytes, actual: bytes) -> ApplyRefusedError:
+    shown = (expected.decode("utf-8", "backslashreplace"), actual.decode("utf-8", "backslashreplace"))
+    message = "the file has the lines that the diff expects"
+    return _refusal("mismatch", message, path, line=index + 1, expected=shown[0], actual=shown[1])
+
+
 def _check_inside(hunk: Hunk, path: str, end: int) -> None:
     """Raise if a hunk that claims to end its file is followed by more of it."""
+    if not hunk.new_count:
+        raise _refusal(
+            "remainder", "a deleted or emptied file has no line that the diff does not show", path, line=end + 1
+        )
     if not hunk.lines[-1].endswith(b"\n"):
         raise _refusal("no_newline", "a line without newline is the last one of its file", path, line=end + 1)
     after = hunk.context_after

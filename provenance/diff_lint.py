@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 from provenance.diff_apply import split_lines
+from provenance.diff_match import find_lines
 from provenance.diff_model import MODE_REGULAR, ChangeKind, Diff, FileChange, FileState, print_header
-from provenance.import_rebase import find_lines
 
 FINDINGS_MAX: Final = 1000
 """Findings of one diff; a diff that earns more is not read line by line anyway."""

@@ -42,6 +42,30 @@ def find_edits(old: Sequence[bytes], new: Sequence[bytes]) -> list[Edit]:
     return _settle(edits, old, new)
 
 
+def find_lines(lines: Sequence[bytes], pattern: Sequence[bytes], begin: int) -> list[int]:
+    """Return every index from `begin` on at which all lines of `pattern` (at least one) stand; linear in both lengths.
+
+    Source: D. E. Knuth, J. H. Morris, V. R. Pratt, "Fast pattern matching in strings", 1977.
+    """
+    fallback = [0] * len(pattern)
+    matched = 0
+    for index in range(1, len(pattern)):
+        while matched and pattern[index] != pattern[matched]:
+            matched = fallback[matched - 1]
+        matched += pattern[index] == pattern[matched]
+        fallback[index] = matched
+    found: list[int] = []
+    matched = 0
+    for index in range(begin, len(lines)):
+        while matched and lines[index] != pattern[matched]:
+            matched = fallback[matched - 1]
+        matched += lines[index] == pattern[matched]
+        if matched == len(pattern):
+            found.append(index + 1 - len(pattern))
+            matched = fallback[matched - 1]
+    return found
+
+
 _Region: TypeAlias = tuple[int, int, int, int]
 """Old begin and end, new begin and end."""
 _Block: TypeAlias = tuple[int, int, int]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from provenance.diff_apply import split_lines
+from provenance.diff_match import find_lines
 from provenance.diff_model import MODE_REGULAR, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import ImportRefusedError
@@ -38,6 +39,7 @@ def rebase(foreign: ForeignPatch, read: ReadState, *, strip: int | None = None) 
     """
     if strip is not None:
         return _Base(read, strip).apply(foreign)
+    absent = "provenance.import.absent"
     results: dict[int, Rebased] = {}
     refusals: dict[int, RejectedError] = {}
     for level in (1, 0):
@@ -52,13 +54,15 @@ def rebase(foreign: ForeignPatch, read: ReadState, *, strip: int | None = None) 
             "the names fit the base with and without their first component",
             hint="Say which is meant: strip 1 or strip 0.",
         )
-    if results:
-        return results[1] if 1 in results else results[0]
+    if 1 in results:
+        return results[1]
+    # A file of the base proves that names stand for themselves. Without that, a refused addition would end up below `b/`.
+    if 0 in results and (refusals[1].code == absent or any(state is not None for state in results[0].pre.values())):
+        return results[0]
     # Of two refusals, the one that says more: a name that is not there is what the wrong level usually gives.
-    tells_more = (
-        prefixed or refusals[0].code == "provenance.import.absent" or refusals[1].code != "provenance.import.absent"
-    )
-    raise refusals[1 if tells_more else 0]
+    if not prefixed and refusals[1].code == absent and refusals[0].code != absent:
+        raise refusals[0]
+    raise refusals[1]
 
 
 class _Base:
@@ -105,7 +109,7 @@ class _Base:
             return
         path = self._find_path(file)
         state = self._get(path)
-        is_new = file.old_name is None or (state is None and len(file.hunks) == 1 and not file.hunks[0].old_lines)
+        is_new = file.old_name is None or (state is None and _adds_whole_file(file.hunks))
         if is_new and state is not None:
             raise _refusal("exists", f"a file to add is already in the base: {path!a}", file.line)
         if not is_new and state is None:
@@ -225,28 +229,8 @@ class _Base:
         )
 
 
-def find_lines(lines: Sequence[bytes], pattern: Sequence[bytes], begin: int) -> list[int]:
-    """Return every index from `begin` on at which all lines of `pattern` (at least one) stand; linear in both lengths.
-
-    Source: D. E. Knuth, J. H. Morris, V. R. Pratt, "Fast pattern matching in strings", 1977.
-    """
-    fallback = [0] * len(pattern)
-    matched = 0
-    for index in range(1, len(pattern)):
-        while matched and pattern[index] != pattern[matched]:
-            matched = fallback[matched - 1]
-        matched += pattern[index] == pattern[matched]
-        fallback[index] = matched
-    found: list[int] = []
-    matched = 0
-    for index in range(begin, len(lines)):
-        while matched and lines[index] != pattern[matched]:
-            matched = fallback[matched - 1]
-        matched += lines[index] == pattern[matched]
-        if matched == len(pattern):
-            found.append(index + 1 - len(pattern))
-            matched = fallback[matched - 1]
-    return found
+def _adds_whole_file(hunks: Sequence[ForeignHunk]) -> bool:
+    return len(hunks) == 1 and not hunks[0].old_lines and not hunks[0].old_start
 
 
 def _guess(hunk: ForeignHunk) -> int:

@@ -1,0 +1,198 @@
+"""Pairs of trees whose difference is worth a test, and generators of more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from provenance.diff import MODE_EXECUTABLE, MODE_REGULAR, FileState
+
+Tree = Mapping[str, FileState | None]
+
+
+def regular(content: bytes) -> FileState:
+    return FileState(MODE_REGULAR, content)
+
+
+def executable(content: bytes) -> FileState:
+    return FileState(MODE_EXECUTABLE, content)
+
+
+def numbered(count: int, word: str = "line") -> bytes:
+    """Return `count` different lines."""
+    return b"".join(b"%s %d\n" % (word.encode(), number) for number in range(1, count + 1))
+
+
+def insert(content: bytes, after: int, text: bytes) -> bytes:
+    """Return the content with `text` behind its first `after` lines."""
+    lines = content.split(b"\n")
+    return b"\n".join(lines[:after]) + (b"\n" if after else b"") + text + b"\n".join(lines[after:])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Two states of a tree, and what of it is a rename."""
+
+    pre: Tree
+    post: Tree
+    renames: Mapping[str, str] = field(default_factory=dict)
+    busybox: bool = True
+    """busybox patch 1.35 gives the same result."""
+
+    @property
+    def tree(self) -> dict[str, FileState]:
+        """The whole tree afterwards."""
+        merged = {**self.pre, **self.post}
+        return {path: state for path, state in merged.items() if state is not None}
+
+
+BASE = numbered(20)
+KEEP = regular(b"")
+"""A file that keeps the directory of a deleted one."""
+
+CHANGES: Mapping[str, Change] = {
+    "modify": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 10, b"new\n"))}),
+    "insert at the top": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 0, b"new\n"))}),
+    "insert after line 1": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 1, b"new\n"))}),
+    "insert after line 3": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 3, b"new\n"))}),
+    "insert before the last lines": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 18, b"new\n"))}),
+    "insert at the end": Change({"a": regular(BASE)}, {"a": regular(BASE + b"new\n")}),
+    "one line only": Change({"a": regular(b"x\n")}, {"a": regular(b"y\n")}),
+    "small file grows": Change({"a": regular(b"x\ny\n")}, {"a": regular(b"x\ny\nz\n")}),
+    "several hunks": Change(
+        {"a": regular(numbered(60))},
+        {
+            "a": regular(
+                numbered(60).replace(b"line 5\n", b"").replace(b"line 40\n", b"x\ny\n").replace(b"line 58\n", b"")
+            )
+        },
+    ),
+    "several files": Change(
+        {"a": regular(BASE), "b/c": regular(BASE)},
+        {"a": regular(insert(BASE, 10, b"new\n")), "b/c": regular(insert(BASE, 4, b"new\n")), "n": regular(b"1\n")},
+    ),
+    "lines that look like a diff": Change(
+        {"a": regular(numbered(9) + b"-- \n-- a\n" + numbered(9, "more"))},
+        {"a": regular(numbered(9) + b"++ b\n" + numbered(9, "more"))},
+    ),
+    "lines that look like a mail": Change(
+        {"a": regular(BASE)},
+        {
+            "a": regular(
+                insert(
+                    BASE, 10, b"From abc Mon Sep 17 00:00:00 2001\ndiff --git a/x b/x\n--- a/q\n+++ b/q\n@@ -1 +1 @@\n"
+                )
+            )
+        },
+    ),
+    "other encodings": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 10, b"\xe9\xff\xc3\n"))}),
+    "odd control characters": Change({"a": regular(BASE)}, {"a": regular(insert(BASE, 10, b"\x0c\x0b\x1b\x85a\rb\n"))}),
+    "carriage returns": Change(
+        {"a": regular(BASE.replace(b"\n", b"\r\n"))}, {"a": regular(insert(BASE, 10, b"new\n").replace(b"\n", b"\r\n"))}
+    ),
+    "emptied": Change({"a": regular(b"x\n")}, {"a": regular(b"")}),
+    "filled": Change({"a": regular(b"")}, {"a": regular(b"x\n")}, busybox=False),
+    "newline at the end goes": Change({"a": regular(BASE)}, {"a": regular(BASE[:-1])}, busybox=False),
+    "newline at the end comes": Change({"a": regular(BASE[:-1])}, {"a": regular(BASE)}, busybox=False),
+    "no newline at the end as context": Change(
+        {"a": regular(BASE[:-1])}, {"a": regular(insert(BASE, 18, b"new\n")[:-1])}, busybox=False
+    ),
+    "add": Change({}, {"d/e/a": regular(b"x\ny\n")}),
+    "add executable": Change({}, {"a": executable(b"x\n")}, busybox=False),
+    "add empty": Change({}, {"a": regular(b"")}, busybox=False),
+    "add without newline": Change({}, {"a": regular(b"x")}, busybox=False),
+    "delete": Change({"a": regular(BASE), "k": KEEP}, {"a": None}, busybox=False),
+    "delete executable": Change({"a": executable(BASE), "k": KEEP}, {"a": None}, busybox=False),
+    "delete empty": Change({"a": regular(b""), "k": KEEP}, {"a": None}, busybox=False),
+    "delete without newline": Change({"a": regular(b"x"), "k": KEEP}, {"a": None}, busybox=False),
+    "mode": Change({"a": regular(BASE)}, {"a": executable(BASE)}, busybox=False),
+    "mode back": Change({"a": executable(BASE)}, {"a": regular(BASE)}, busybox=False),
+    "mode and content": Change({"a": regular(BASE)}, {"a": executable(insert(BASE, 10, b"new\n"))}, busybox=False),
+    "modify executable": Change({"a": executable(BASE)}, {"a": executable(insert(BASE, 10, b"new\n"))}),
+    "rename": Change({"q/a": regular(BASE)}, {"q/a": None, "r/s/b": regular(BASE)}, {"r/s/b": "q/a"}, busybox=False),
+    "rename and content": Change(
+        {"a": regular(BASE)}, {"a": None, "b": regular(insert(BASE, 10, b"new\n"))}, {"b": "a"}, busybox=False
+    ),
+    "rename and mode": Change({"a": regular(BASE)}, {"a": None, "b": executable(BASE)}, {"b": "a"}, busybox=False),
+    "rename, mode and content": Change(
+        {"a": regular(BASE)}, {"a": None, "b": executable(insert(BASE, 10, b"new\n"))}, {"b": "a"}, busybox=False
+    ),
+    "repeated lines": Change(
+        {"a": regular(b"x\n" * 40)}, {"a": regular(b"x\n" * 20 + b"y\n" + b"x\n" * 20)}, busybox=False
+    ),
+    **{
+        f"name {name}": Change({name: regular(BASE)}, {name: regular(insert(BASE, 10, b"new\n"))})
+        for name in (
+            "sp ace",
+            "two  sp",
+            "d d/f",
+            "ü",
+            "日本",
+            "a b\u00e9",
+            "-x",
+            "a&b;c",
+            "it's",
+            "x.orig",
+            "~a",
+            "#a",
+            "a=>b",
+            "a",
+            "b",
+            "dev/null",
+            "a b/a b",
+        )
+    },
+    "name with a space added": Change({}, {"sp ace": regular(BASE)}),
+    "name with a space renamed": Change(
+        {"a": regular(BASE)}, {"a": None, "sp ace": regular(insert(BASE, 10, b"new\n"))}, {"sp ace": "a"}, busybox=False
+    ),
+}
+"""Changes that a patch may carry; every one must mean the same to git, GNU patch and us."""
+
+
+_LINES = st.sampled_from(
+    [b"\n", b"a\n", b"b\n", b"c\n", b"}\n", b"-- \n", b"+++ b/x\n", b"@@ -1 +1 @@\n", b"\xff\r\n", b" \n", b"From x\n"]
+)
+
+
+@st.composite
+def contents(draw: st.DrawFn, lines_max: int = 30) -> bytes:
+    """Draw a text file: few different lines, so that places are easily confused; now and then without its last newline."""
+    content = b"".join(draw(st.lists(_LINES, max_size=lines_max)))
+    return content[:-1] if content and draw(st.integers(0, 5)) == 0 else content
+
+
+@st.composite
+def edited(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw an edited version of a file."""
+    lines = (
+        content.splitlines(keepends=True) if b"\r" not in content else [line + b"\n" for line in content.split(b"\n")]
+    )
+    for _ in range(draw(st.integers(0, 4))):
+        begin = draw(st.integers(0, len(lines)))
+        lines[begin : begin + draw(st.integers(0, 3))] = draw(st.lists(_LINES, max_size=3))
+    return b"".join(lines)
+
+
+_PATHS = ("a", "b c", "dir/a", "dir/sub/é", "z.sh")
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    """Draw two states of a small tree with at least one difference."""
+    modes = st.sampled_from([MODE_REGULAR, MODE_REGULAR, MODE_EXECUTABLE])
+    pre: dict[str, FileState | None] = {}
+    post: dict[str, FileState | None] = {}
+    for path in draw(st.lists(st.sampled_from(_PATHS), min_size=1, unique=True)):
+        before = FileState(draw(modes), draw(contents())) if draw(st.booleans()) else None
+        if before is None:
+            after = FileState(draw(modes), draw(contents()))
+        else:
+            after = FileState(draw(modes), draw(edited(before.content))) if draw(st.integers(0, 4)) else None
+        pre[path], post[path] = before, after
+    if all(pre[path] == post[path] for path in pre):
+        post["a"] = FileState(MODE_REGULAR, b"something else\n")
+        pre.setdefault("a", None)
+    return Change(pre, post)
