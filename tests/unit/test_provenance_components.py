@@ -141,3 +141,13 @@ def test_empty_files_are_added_and_deleted_without_hunks() -> None:
         ),
         diff,
     )
+
+
+def test_a_mode_changes_only_where_the_diff_says_so() -> None:
+    # Without an `index` line the diff names no mode at all.
+    diff = parse_diff_untrusted(b"diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1 +1 @@\n-x\n+y\n")
+    before, after = FileImage("a" * 64, 0o100644), FileImage("b" * 64, 0o100644)
+    check_components((AffectedComponent("x", "a", ChangeKind.MODIFY, before, after),), diff)
+    with pytest.raises(InvalidMetadataError) as caught:
+        check_components((AffectedComponent("x", "a", ChangeKind.MODIFY, before, replace(after, mode=0o100755)),), diff)
+    assert caught.value.code == "provenance.metadata.component_mode"
