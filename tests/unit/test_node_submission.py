@@ -1,0 +1,195 @@
+"""Submitting: checked, admitted or passed on, waited for; a retry is safe and a time-out is not a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from ledger import bodies
+from ledger.mempool import Mempool
+from ledger.transaction import Transaction
+from node.limits import SUBMIT_TRANSACTIONS_MAX
+from node.replica import LedgerReplica
+from node.submission import Submitted, Submitter
+from tests.testkit.ledger import Chain, administrator_of, key_of
+from tests.testkit.node import open_replica
+from wire.errors import RejectedError, UnavailableError
+
+WAIT_MS = 5_000
+
+
+class Cluster:
+    """A replica, and whoever it would pass transactions on to."""
+
+    def __init__(self, replica: LedgerReplica, chain: Chain) -> None:
+        self.replica = replica
+        self.chain = chain
+        self.mempool = Mempool(transactions_max=4)
+        self.leads = True
+        self.forwarded: list[Transaction] = []
+        self.forward_errors: list[UnavailableError] = []
+        self.forward_answer: Callable[[Sequence[bytes]], list[Submitted]] | None = None
+        self.grew = trio.Event()
+        self.submitter = Submitter(
+            replica,
+            self.mempool,
+            is_leader=lambda: self.leads,
+            forward=self._forward,
+            mempool_grew=self._on_growth,
+        )
+
+    def _on_growth(self) -> None:
+        self.grew.set()
+
+    async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
+        assert timeout_s > 0
+        if self.forward_errors:
+            raise self.forward_errors.pop(0)
+        assert self.forward_answer is not None
+        return self.forward_answer(raws)
+
+    async def commit_waiting(self) -> None:
+        """Do what consensus would: put the waiting transactions into a block and commit it."""
+        built = self.chain.build(*self.mempool.take())
+        self.chain.apply(built.block)
+        executed = await self.replica.execute_untrusted(built.block.raw, block_hash=None, now_ms=None)
+        self.replica.commit_to_store([executed], self.chain.certificate(built.block))
+        self.replica.committed([executed])
+        self.mempool.remove(executed.tx_ids)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    chain = Chain()
+    with open_replica(tmp_path / "data", chain.genesis) as replica:
+        yield Cluster(replica, chain)
+
+
+def _register(chain: Chain, name: str) -> Transaction:
+    body = bodies.IdentityRegister(name, "A Person", ("developer",), key_of(name).public_key.spki)
+    return chain.sign(body, by=administrator_of(name.partition("@")[2]))
+
+
+async def _commit_when_admitted(cluster: Cluster) -> None:
+    await cluster.grew.wait()
+    await cluster.commit_waiting()
+
+
+async def test_leader_admits_and_answers_with_the_height(cluster: Cluster, nursery: trio.Nursery) -> None:
+    transaction = _register(cluster.chain, "alice@acme")
+    nursery.start_soon(_commit_when_admitted, cluster)
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS)
+    assert result == Submitted(transaction.tx_id, "committed", height=1)
+
+
+async def test_submitting_again_gives_the_first_answer(cluster: Cluster, nursery: trio.Nursery) -> None:
+    transaction = _register(cluster.chain, "alice@acme")
+    nursery.start_soon(_commit_when_admitted, cluster)
+    first = await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS)
+    again = await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS)
+    assert again == first
+    assert len(cluster.mempool) == 0
+
+
+async def test_waiting_transaction_is_admitted_once(cluster: Cluster) -> None:
+    transaction = _register(cluster.chain, "alice@acme")
+    for _ in range(2):
+        (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=WAIT_MS)
+        assert result.status == "admitted"
+    assert len(cluster.mempool) == 1
+
+
+async def test_refused_ones_do_not_touch_the_others(cluster: Cluster) -> None:
+    good = _register(cluster.chain, "alice@acme")
+    wrong_chain = cluster.chain.sign(good.body, by="ada@acme", chain_id="other")
+    forged = good.raw[:-1] + bytes((good.raw[-1] ^ 1,))
+    stranger = cluster.chain.sign(good.body, by="mallory@acme")
+    raws = [b"garbage", wrong_chain.raw, stranger.raw, forged, good.raw]
+    results = await cluster.submitter.submit(raws, wait="admitted", timeout_ms=WAIT_MS)
+    assert [result.status for result in results] == ["refused"] * 4 + ["admitted"]
+    assert [result.error.code for result in results if result.error] == [
+        "ledger.tx.malformed",
+        "ledger.tx.wrong_chain",
+        "ledger.tx.unknown_signer",
+        "ledger.tx.bad_signature",
+    ]
+    assert len(cluster.mempool) == 1
+
+
+async def test_full_mempool_says_so_and_takes_none_of_it(cluster: Cluster) -> None:
+    raws = [
+        _register(cluster.chain, f"p{number}@{org}").raw for number in range(2) for org in ("acme", "beta", "gamma")
+    ]
+    results = await cluster.submitter.submit(raws, wait="admitted", timeout_ms=WAIT_MS)
+    assert [result.status for result in results] == ["admitted"] * 4 + ["refused"] * 2
+    assert all(isinstance(result.error, UnavailableError) for result in results[4:])
+
+
+async def test_more_than_the_limit_is_refused_whole(cluster: Cluster) -> None:
+    with pytest.raises(RejectedError) as caught:
+        await cluster.submitter.submit([b""] * (SUBMIT_TRANSACTIONS_MAX + 1), wait="none", timeout_ms=WAIT_MS)
+    assert caught.value.code == "node.submit.too_many"
+
+
+async def test_stopping_node_takes_nothing(cluster: Cluster) -> None:
+    cluster.submitter.open = False
+    with pytest.raises(UnavailableError) as caught:
+        await cluster.submitter.submit([_register(cluster.chain, "a@acme").raw], wait="none", timeout_ms=WAIT_MS)
+    assert caught.value.code == "node.stopping"
+
+
+async def test_follower_passes_on_and_waits_for_its_own_replica(cluster: Cluster, nursery: trio.Nursery) -> None:
+    cluster.leads = False
+    transaction = _register(cluster.chain, "alice@acme")
+    cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known")]
+
+    def admit_at_the_leader(raws: Sequence[bytes]) -> list[Submitted]:
+        assert list(raws) == [transaction.raw]
+        cluster.mempool.add(transaction)  # The leader's mempool, as far as the next block is concerned.
+        cluster.grew.set()
+        return [Submitted(transaction.tx_id, "admitted")]
+
+    cluster.forward_answer = admit_at_the_leader
+    nursery.start_soon(_commit_when_admitted, cluster)
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS)
+    assert result == Submitted(transaction.tx_id, "committed", height=1)
+
+
+async def test_refusal_of_the_leader_reaches_the_caller(cluster: Cluster) -> None:
+    cluster.leads = False
+    transaction = _register(cluster.chain, "alice@acme")
+    refusal = RejectedError("ledger.identity.exists", "exists")
+    cluster.forward_answer = lambda raws: [Submitted(transaction.tx_id, "refused", error=refusal) for _ in raws]
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS)
+    assert result.status == "refused"
+    assert result.error is refusal
+
+
+async def test_no_leader_in_time_is_unknown_not_refused(cluster: Cluster) -> None:
+    cluster.leads = False
+    cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known") for _ in range(100)]
+    (result,) = await cluster.submitter.submit(
+        [_register(cluster.chain, "alice@acme").raw], wait="committed", timeout_ms=250
+    )
+    assert result.status == "unknown"
+    assert result.error is not None
+    assert result.error.code == "node.no_leader"
+
+
+async def test_block_that_does_not_come_in_time_is_unknown(cluster: Cluster) -> None:
+    (result,) = await cluster.submitter.submit(
+        [_register(cluster.chain, "alice@acme").raw], wait="committed", timeout_ms=50
+    )
+    assert result.status == "unknown"
+    assert result.error is not None
+    assert result.error.code == "node.submit.timeout"
+
+
+async def test_only_a_leader_admits_for_others(cluster: Cluster) -> None:
+    cluster.leads = False
+    with pytest.raises(UnavailableError) as caught:
+        await cluster.submitter.admit([_register(cluster.chain, "a@acme").raw])
+    assert caught.value.code == "node.not_leader"
