@@ -32,6 +32,16 @@ def verify_block_certificate(certificate: CommitCertificate, header: Header, val
             expected=validators.hash,
             actual=header.validators_hash,
         )
+    check_certificate_subject(certificate, header)
+    verify_commit_certificate(certificate, header.chain_id, validators.public_keys)
+
+
+def check_certificate_subject(certificate: CommitCertificate, header: Header) -> None:
+    """Return only when the certificate is about the block of `header`; its signatures are not checked.
+
+    Raises:
+        ProofRefusedError: ``ledger.proof.certificate``.
+    """
     about = (certificate.height, certificate.term, certificate.block_hash.hex())
     block = (header.height, header.term, header.hash().hex())
     if about != block:
@@ -41,4 +51,3 @@ def verify_block_certificate(certificate: CommitCertificate, header: Header, val
             expected="height {}, term {}, hash {}".format(*block),
             actual="height {}, term {}, hash {}".format(*about),
         )
-    verify_commit_certificate(certificate, header.chain_id, validators.public_keys)

@@ -18,7 +18,7 @@ from ledger.block import Block, Header
 from ledger.errors import TransactionRefusedError
 from ledger.keyspace import Reader, Table, WriteSet
 from ledger.limits import NOT_AFTER_WINDOW_MAX
-from ledger.records import REVOKED, SUSPENDED, Record
+from ledger.records import REVOKED, SUSPENDED, KeyRecord, Record
 from ledger.rules import Context, Effects, apply_rule
 from ledger.state import PolicyVersion, StateView, Tip
 from ledger.state_tree import update
@@ -98,6 +98,10 @@ class Execution:
     def transactions(self) -> tuple[Transaction, ...]:
         """What was executed, in order."""
         return tuple(self._transactions)
+
+    def find_key(self, key_id: bytes) -> KeyRecord | None:
+        """Return the key's record as the transactions so far have left it, or None."""
+        return self._draft.key(key_id)
 
     def check(self, transaction: Transaction, *, verified: bool) -> Effects:
         """Return what the transaction would do here; nothing is changed.

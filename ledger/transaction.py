@@ -13,6 +13,7 @@ Source: docs/spec/ledger.md 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NewType
 
@@ -24,7 +25,7 @@ from wire.codec import decode_untrusted, encode
 from wire.errors import MalformedError
 from wire.fields import INTEGER_MAX, as_bytes, as_digest, as_identifier, as_int, as_tuple
 from wire.hashing import DOMAIN_TRANSACTION, Digest, hash_domain
-from wire.keys import KeyId, PrivateKey, PublicKey
+from wire.keys import KeyId, PrivateKey, PublicKey, public_key_from_spki_untrusted
 from wire.limits import SIGNATURE_BYTES_MAX, TX_BYTES_MAX
 from wire.merkle import leaf_hash
 
@@ -177,3 +178,8 @@ def signature_job(transaction: Transaction, key: KeyRecord | PublicKey) -> Signa
     """
     assert key.key_id == transaction.signer_key_id, "a transaction is checked with the key that it names"
     return SignatureJob(transaction.leaf_hash, key.spki, transaction.tx_id, transaction.signature)
+
+
+def check_signatures(jobs: Iterable[SignatureJob]) -> tuple[bool, ...]:
+    """Return for each job whether its signature holds, in order. It needs nothing but the jobs, so it runs in any process."""
+    return tuple(public_key_from_spki_untrusted(job.spki).is_valid(job.message, job.signature) for job in jobs)

@@ -43,7 +43,7 @@ from wire.certificate import (
     proposal_message,
     verify_election_certificate,
 )
-from wire.errors import RejectedError
+from wire.errors import RejectedError, show_value
 from wire.hashing import Digest
 from wire.keys import PrivateKey
 
@@ -261,22 +261,33 @@ def header_refusals(
         block: From anybody.
         now_ms: The caller's clock, or None.
     """
+    yield from link_refusals(tip, block, now_ms=now_ms)
+    yield from validator_refusals(tip, validators, block)
+
+
+def link_refusals(tip: Tip, block: Block, *, now_ms: int | None) -> Iterator[BlockRefusedError]:
+    """Yield every way in which the block's own fields do not follow the block before; no signature is checked."""
     header, parent = block.header, tip.header
     if header.chain_id != parent.chain_id:
-        yield _refuse("wrong_chain", block, "belongs to another network", parent.chain_id, header.chain_id)
+        yield _refuse("wrong_chain", header, "belongs to another network", parent.chain_id, header.chain_id)
     if header.height != parent.height + 1:
-        yield _refuse("wrong_height", block, "is not the next one", parent.height + 1, header.height)
+        yield _refuse("wrong_height", header, "is not the next one", parent.height + 1, header.height)
     if header.previous_hash != tip.block_hash:
-        yield _refuse("wrong_previous", block, "does not extend the tip", tip.block_hash, header.previous_hash)
+        yield _refuse("wrong_previous", header, "does not extend the tip", tip.block_hash, header.previous_hash)
     if header.time_ms < parent.time_ms:
-        yield _refuse("time_backwards", block, "is older than the block before", parent.time_ms, header.time_ms)
+        yield _refuse("time_backwards", header, "is older than the block before", parent.time_ms, header.time_ms)
     if now_ms is not None and header.time_ms > now_ms + TIME_AHEAD_MS_MAX:
         yield _refuse(
-            "time_ahead", block, "lies in the future", f"at most {now_ms + TIME_AHEAD_MS_MAX} ms", header.time_ms
+            "time_ahead", header, "lies in the future", f"at most {now_ms + TIME_AHEAD_MS_MAX} ms", header.time_ms
         )
+
+
+def validator_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iterator[BlockRefusedError]:
+    """Yield every way in which the validators' signatures do not stand behind the block's proposer."""
+    header = block.header
     proposer = validators.public_keys.get(header.proposer)
     if proposer is None:
-        yield _refuse("unknown_proposer", block, "was not proposed by a validator", None, header.proposer)
+        yield _refuse("unknown_proposer", header, "was not proposed by a validator", None, header.proposer)
     else:
         try:
             check_proposer_signature(block, proposer)
@@ -291,7 +302,9 @@ def size_refusals(execution: Execution, block: Block) -> Iterator[BlockRefusedEr
     if len(block.transactions) > network.block_transactions_max:
         yield too_many_transactions(len(block.transactions), network.block_transactions_max)
     if len(block.raw) > network.block_bytes_max:
-        yield _refuse("too_large", block, "is too long", f"at most {network.block_bytes_max} bytes", len(block.raw))
+        yield _refuse(
+            "too_large", block.header, "is too long", f"at most {network.block_bytes_max} bytes", len(block.raw)
+        )
 
 
 def derived_refusals(claimed: Header, derived: Header) -> Iterator[BlockRefusedError]:
@@ -299,13 +312,7 @@ def derived_refusals(claimed: Header, derived: Header) -> Iterator[BlockRefusedE
     for name in ("transactions_root", "log_size", "log_root", "state_root", "validators_hash", "policy_hash"):
         ours, theirs = getattr(derived, name), getattr(claimed, name)
         if ours != theirs:
-            yield BlockRefusedError(
-                f"ledger.block.{name}",
-                f"block {claimed.height} claims another {name} than its transactions lead to",
-                expected=ours,
-                actual=theirs,
-                details={"height": claimed.height},
-            )
+            yield _refuse(name, claimed, f"claims another {name} than its transactions lead to", ours, theirs)
 
 
 def refused_transaction(index: int, tx_id: bytes, error: RejectedError) -> BlockRefusedError:
@@ -320,31 +327,30 @@ def refused_transaction(index: int, tx_id: bytes, error: RejectedError) -> Block
 def _election_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iterator[BlockRefusedError]:
     header, parent = block.header, tip.header
     if header.election_hash != hash_election(block.election):
-        yield _refuse(
-            "election_hash", block, "carries another election certificate than its header says",
+        yield _refuse("election_hash", header, "carries another election certificate than its header says",
             header.election_hash, hash_election(block.election),
         )  # fmt: skip
     if header.term < parent.term:
-        yield _refuse("term_backwards", block, "is of an older term than the block before", parent.term, header.term)
+        yield _refuse("term_backwards", header, "is of an older term than the block before", parent.term, header.term)
     elif header.term == parent.term:
         if block.election is not None:
-            yield _refuse("unexpected_election", block, "is not its term's first and carries an election certificate")
+            yield _refuse("unexpected_election", header, "is not its term's first and carries an election certificate")
         if header.proposer != parent.proposer:
-            yield _refuse(
-                "proposer_changed", block, "has another proposer than the block before in the same term",
+            yield _refuse("proposer_changed", header, "has another proposer than the block before in the same term",
                 parent.proposer, header.proposer,
             )  # fmt: skip
     elif block.election is None:
         yield _refuse(
-            "missing_election", block, f"is the first of term {header.term} and lacks the election certificate"
+            "missing_election", header, f"is the first of term {header.term} and lacks the election certificate"
         )
     else:
         try:
             certificate = decode_election_certificate_untrusted(block.election)
             verify_election_certificate(certificate, parent.chain_id, validators.public_keys)
         except RejectedError as error:
-            refusal = _refuse("bad_election", block, f"carries an invalid election certificate: {error.message}")
-            yield BlockRefusedError(refusal.code, refusal.message, details={**refusal.details, "cause": error.code})
+            yield _refuse(
+                "bad_election", header, f"carries an invalid election certificate: {error.message}", cause=error.code
+            )
         else:
             yield from _candidate_refusals(tip, block, certificate)
 
@@ -352,16 +358,15 @@ def _election_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iter
 def _candidate_refusals(tip: Tip, block: Block, certificate: ElectionCertificate) -> Iterator[BlockRefusedError]:
     header = block.header
     if certificate.term != header.term:
-        yield _refuse("election_term", block, "carries another term's election", header.term, certificate.term)
+        yield _refuse("election_term", header, "carries another term's election", header.term, certificate.term)
     if certificate.candidate != header.proposer:
         yield _refuse(
-            "election_candidate", block, "was not proposed by the one elected", certificate.candidate, header.proposer
+            "election_candidate", header, "was not proposed by the one elected", certificate.candidate, header.proposer
         )
     voted = (certificate.last_term, certificate.last_height, certificate.last_hash)
     actual = (tip.header.term, tip.header.height, tip.block_hash)
     if voted != actual:
-        yield _refuse(
-            "election_parent", block, "does not extend the block that its proposer was elected on",
+        yield _refuse("election_parent", header, "does not extend the block that its proposer was elected on",
             f"term {voted[0]}, height {voted[1]}, {voted[2].hex()}",
             f"term {actual[0]}, height {actual[1]}, {actual[2].hex()}",
         )  # fmt: skip
@@ -384,13 +389,19 @@ def _executed(block: Block, sealed: Sealed, transactions: tuple[Transaction, ...
 
 
 def _refuse(
-    rule: str, block: Block, sentence: str, expected: object = None, actual: object = None
+    rule: str, header: Header, sentence: str, expected: object = None, actual: object = None, *, cause: str = ""
 ) -> BlockRefusedError:
-    height = block.header.height
+    details: dict[str, str | int] = {"height": header.height}
+    if expected is not None:
+        details["expected"] = show_value(expected)
+    if actual is not None:
+        details["actual"] = show_value(actual)
+    if cause:
+        details["cause"] = cause
     return BlockRefusedError(
         f"ledger.block.{rule}",
-        f"block {height} {sentence}",
+        f"block {header.height} {sentence}",
         expected=expected,
         actual=actual,
-        details={"height": height},
+        details=details,
     )
