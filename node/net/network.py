@@ -324,7 +324,7 @@ class Network:
         with link.scope:
             while True:
                 session = self._linked.get(link.peer.key_id)
-                if session is None:
+                if session is None and self._gate.is_member(link.peer):
                     try:
                         session = await self._connect(link.peer, link.address, (PROTOCOL_CONSENSUS, PROTOCOL_RPC))
                     except PeerUnavailableError as error:

@@ -202,7 +202,9 @@ class Session:
             since_members_s += passed_s
             if since_members_s >= timing.members_s:
                 since_members_s = 0.0
-                if not self._owner.is_member(self.peer):
+                # Whom we dialled for a request, we chose by its address: our replica may be too old to know it.
+                is_guarded = self.consensus is not None or not self.is_outbound
+                if is_guarded and not self._owner.is_member(self.peer):
                     raise PeerProtocolError("node.net.not_a_member", "the peer is no longer a member")
 
     def _channels(self) -> list[FrameChannel]:
