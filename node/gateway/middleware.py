@@ -6,6 +6,7 @@ import asyncio
 from http import HTTPStatus
 
 import structlog
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.gateway.limits import GatewayLimits
@@ -24,10 +25,6 @@ SECURITY_HEADERS = (
     ),
 )
 """On every answer: nothing of ours is framed, sniffed, or loads anything from elsewhere."""
-
-
-class BodyTooLargeError(Exception):
-    """The body went past its limit while it was read; only this module sees it."""
 
 
 class LimitMiddleware:
@@ -67,6 +64,7 @@ class LimitMiddleware:
             if scope["method"] == "PUT" and scope["path"].startswith("/v1/patches/")
             else self._limits.body_bytes_max
         )
+        too_large = f"the body is longer than {body_max} bytes"
         started = False
         received = 0
 
@@ -77,7 +75,8 @@ class LimitMiddleware:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > body_max:
-                    raise BodyTooLargeError
+                    # FastAPI turns every other exception out of a body's reading into a malformed request.
+                    raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large)
                 if not message.get("more_body", False):
                     received = -1  # What may still come is only the client's leaving, which has no deadline.
             return message
@@ -93,7 +92,6 @@ class LimitMiddleware:
             if not started:
                 await problem(status, code, detail, headers={"Connection": "close"})(scope, receive, watched_send)
 
-        too_large = f"the body is longer than {body_max} bytes"
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > body_max:
             await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "node.http.body_too_large", too_large)
@@ -101,8 +99,6 @@ class LimitMiddleware:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._app(scope, bounded_receive, watched_send)
-        except BodyTooLargeError:
-            await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "node.http.body_too_large", too_large)
         except TimeoutError:
             await refuse(HTTPStatus.SERVICE_UNAVAILABLE, "node.http.timeout", "the request took too long")
         except Exception:  # noqa: BLE001 - the outermost border of one request: a bug costs this request, not the gateway

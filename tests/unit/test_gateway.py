@@ -1,0 +1,320 @@
+"""The HTTP gateway over a core that is a fake with the real interface: forms, limits, errors, access."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from node.gateway.app import build_app
+from node.gateway.events import with_keep_alive
+from node.gateway.limits import GatewayLimits
+from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
+
+TOKEN = "f00d" * 16
+DIGEST = "ab" * 32
+
+
+class FakeCore:
+    """Answers calls from a table; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.blocked = asyncio.Event()
+
+    async def call(
+        self, method: str, more: Mapping[str, Any] | None = None, *, timeout_s: float = 60, **params: Any
+    ) -> Any:
+        assert timeout_s > 0
+        self.calls.append((method, {**params, **(more or {})}))
+        answer = self.answers.get(method, {})
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "wait":
+            await self.blocked.wait()
+            return {}
+        return answer
+
+    async def stream(self, method: str, **params: Any) -> AsyncIterator[Any]:
+        self.calls.append((method, params))
+        for height in range(params.get("from_height", 0), 5):
+            yield {"height": height}
+        raise UnavailableError("node.local.unreachable", "the core went away")
+
+
+Scenario = Callable[[httpx.AsyncClient, FakeCore], Awaitable[None]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    token = tmp_path / "rpc.token"
+    token.write_text(TOKEN + "\n")
+
+    def run(scenario: Scenario, limits: GatewayLimits | None = None) -> None:
+        async def main() -> None:
+            core = FakeCore()
+            app = build_app(core, token_path=token, limits=limits or GatewayLimits())  # type: ignore[arg-type]
+            transport = httpx.ASGITransport(app=app)
+            async with asyncio.timeout(20):
+                async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+                    await scenario(client, core)
+
+        asyncio.run(main())
+
+    return run
+
+
+def _is_problem(response: httpx.Response, status: int, code: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert document["code"] == code
+    assert document["status"] == status
+    assert document["type"] == f"urn:patchwarden:problem:{code}"
+    if status == 503:
+        assert int(response.headers["retry-after"]) >= 1
+
+
+def test_openapi_document_is_valid_and_describes_problems(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        document = (await client.get("/openapi.json")).json()
+        validate(document)
+        assert document["openapi"].startswith("3.1")
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                for status in ("422", "500", "503"):
+                    assert "application/problem+json" in operation["responses"][status]["content"], path
+        assert "HTTPValidationError" not in document["components"]["schemas"]
+
+    run(scenario)
+
+
+def test_answers_of_the_core_pass_unchanged_with_security_headers(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["status"] = {"name": "v1", "height": 2**53 - 1}
+        response = await client.get("/v1/status")
+        assert response.json() == core.answers["status"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "script-src 'self'" in response.headers["content-security-policy"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RejectedError("node.patch.not_found", "no"), 404),
+        (RejectedError("ledger.identity.exists", "no"), 409),
+        (RejectedError("ledger.tx.too_large", "no"), 413),
+        (RejectedError("ledger.tx.malformed", "no"), 400),
+        (RejectedError("node.param.text", "no"), 400),
+        (RejectedError("ledger.tx.wrong_chain", "no"), 422),
+        (UnavailableError("node.no_leader", "later"), 503),
+        (CorruptionError("node.storage.checksum", "bad"), 500),
+    ],
+)
+def test_errors_of_the_core_become_problems(run: Callable[..., None], error: PatchwardenError, status: int) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["patches.get"] = error
+        _is_problem(await client.get(f"/v1/patches/{DIGEST}"), status, error.code)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "node.http.no_such_path"),
+        ("DELETE", "/v1/status", 405, "node.http.method_not_allowed"),
+        ("GET", "/v1/blocks/-1", 422, "node.http.invalid_request"),
+        ("GET", "/v1/blocks/99999999999999999999", 422, "node.http.invalid_request"),
+        ("GET", "/v1/patches/XYZ", 422, "node.http.invalid_request"),
+        ("GET", "/v1/blocks?limit=501", 422, "node.http.invalid_request"),
+        ("GET", "/v1/events", 422, "node.http.invalid_request"),
+    ],
+)
+def test_wrong_requests_are_problems(run: Callable[..., None], method: str, path: str, status: int, code: str) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        headers = {"last-event-id": "x"} if path == "/v1/events" else {}
+        _is_problem(await client.request(method, path, headers=headers), status, code)
+        assert core.calls == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"transactions": []}',
+        b'{"transactions": ["not base64!"]}',
+        b'{"transactions": ["YQ=="], "wait": "forever"}',
+        b'{"transactions": ["YQ=="], "timeout_ms": "10"}',
+        b'{"transactions": ["YQ=="], "timeout_ms": 0}',
+        b'{"transactions": ["YQ=="], "unknown": 1}',
+    ],
+)
+def test_malformed_submissions_never_reach_the_core(run: Callable[..., None], body: bytes) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        response = await client.post("/v1/transactions", content=body, headers={"content-type": "application/json"})
+        _is_problem(response, 422, "node.http.invalid_request")
+        assert core.calls == []
+
+    run(scenario)
+
+
+def test_body_nested_too_deeply_is_a_problem(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        headers = {"content-type": "application/json"}
+        response = await client.post("/v1/transactions", content=b"[" * 100_000, headers=headers)
+        _is_problem(response, 400, "node.http.invalid_request")
+        assert core.calls == []
+
+    run(scenario)
+
+
+def test_single_refused_transaction_is_a_problem_and_a_batch_has_results(run: Callable[..., None]) -> None:
+    refused = {
+        "tx_id": DIGEST,
+        "status": "refused",
+        "height": None,
+        "error": {"family": "rejected", "code": "ledger.tx.expired", "message": "late", "hint": ""},
+    }
+    good = {"tx_id": DIGEST, "status": "committed", "height": 3, "error": None}
+
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["tx.submit"] = [refused]
+        response = await client.post("/v1/transactions", json={"transactions": ["YQ=="]})
+        _is_problem(response, 422, "ledger.tx.expired")
+        assert response.json()["tx_id"] == DIGEST
+        core.answers["tx.submit"] = [refused, good]
+        response = await client.post("/v1/transactions", json={"transactions": ["YQ==", "Yg=="], "wait": "none"})
+        assert response.status_code == 200
+        assert response.json() == {"results": [refused, good]}
+
+    run(scenario)
+
+
+def test_body_beyond_its_limit_is_refused_before_and_while_it_arrives(run: Callable[..., None]) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 100
+
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        response = await client.post("/v1/transactions", content=b"x" * 501)
+        _is_problem(response, 413, "node.http.body_too_large")
+        _is_problem(await client.post("/v1/transactions", content=chunks()), 413, "node.http.body_too_large")
+        assert core.calls == []
+
+    run(scenario, GatewayLimits(body_bytes_max=500))
+
+
+def test_too_many_requests_are_asked_to_come_back(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["status"] = "wait"
+        waiting = [asyncio.create_task(client.get("/v1/status")) for _ in range(2)]
+        while len(core.calls) < 2:  # noqa: ASYNC110 - lets the two tasks run until both are inside
+            await asyncio.sleep(0)
+        _is_problem(await client.get("/v1/status"), 503, "node.http.overloaded")
+        core.blocked.set()
+        assert [(await task).status_code for task in waiting] == [200, 200]
+        assert (await client.get("/v1/genesis")).status_code == 200
+
+    run(scenario, GatewayLimits(requests_in_flight_max=2))
+
+
+def test_request_that_takes_too_long_is_ended(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["status"] = "wait"
+        _is_problem(await client.get("/v1/status"), 503, "node.http.timeout")
+
+    run(scenario, GatewayLimits(request_timeout_s=0.05))
+
+
+def test_bug_in_a_route_is_a_problem_without_its_text(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["status"] = KeyError("secret")
+        response = await client.get("/v1/status")
+        _is_problem(response, 500, "node.bug")
+        assert "secret" not in response.text
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ü"]
+)
+def test_agent_operations_need_the_token(run: Callable[..., None], authorization: str | None) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        headers = {} if authorization is None else {"authorization": authorization.encode()}
+        for path in ("/v1/agent/apply", "/v1/agent/explain"):
+            response = await client.post(path, json={"target": "app", "patch_id": DIGEST}, headers=headers)
+            _is_problem(response, 401, "node.auth.required")
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert core.calls == []
+
+    run(scenario)
+
+
+def test_agent_operations_pass_with_the_token(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["agent.apply"] = {"code": "SUCCESS"}
+        response = await client.post(
+            "/v1/agent/apply",
+            json={"target": "app", "patch_id": DIGEST},
+            headers={"authorization": f"Bearer {TOKEN}"},
+        )
+        assert response.json() == {"code": "SUCCESS"}
+        assert core.calls == [("agent.apply", {"target": "app", "file": None, "patch_id": DIGEST})]
+
+    run(scenario)
+
+
+def test_patch_file_goes_both_ways_as_bytes(run: Callable[..., None]) -> None:
+    data = bytes(range(256))
+    encoded = base64.b64encode(data).decode()
+
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["patches.file"] = {"patch_id": DIGEST, "file": encoded}
+        assert (await client.get(f"/v1/patches/{DIGEST}/file")).content == data
+        await client.put(f"/v1/patches/{DIGEST}", content=data)
+        assert core.calls[-1] == ("patches.put", {"patch_id": DIGEST, "file": encoded})
+
+    run(scenario)
+
+
+def test_events_resume_after_the_last_one_seen(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        for headers, query, first in (({}, "?from_height=3", 3), ({"last-event-id": "1"}, "", 2)):
+            response = await client.get(f"/v1/events{query}", headers=headers)
+            assert response.headers["content-type"].startswith("text/event-stream")
+            events = [part for part in response.text.split("\n\n") if part.startswith("id:")]
+            assert [json.loads(event.split("data: ")[1])["height"] for event in events] == list(range(first, 5))
+            assert events[0].startswith(f"id: {first}\nevent: block\n")
+
+    run(scenario)
+
+
+def test_quiet_event_stream_says_that_it_is_there() -> None:
+    async def quiet() -> AsyncIterator[str]:
+        yield "first"
+        await asyncio.sleep(3600)
+
+    async def main() -> list[str]:
+        stream = with_keep_alive(quiet(), every_s=0.001)
+        seen = [await anext(stream) for _ in range(3)]
+        await stream.aclose()  # type: ignore[attr-defined]
+        return seen
+
+    assert asyncio.run(main()) == [": open\n\n", "first", ": still here\n\n"]
