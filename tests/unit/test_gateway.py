@@ -6,13 +6,16 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from openapi_spec_validator import validate
 
+from node.gateway.access import Access
 from node.gateway.app import build_app
 from node.gateway.events import with_keep_alive
 from node.gateway.limits import GatewayLimits
@@ -50,6 +53,12 @@ class FakeCore:
         raise UnavailableError("node.local.unreachable", "the core went away")
 
 
+@lru_cache
+def _app(limits: GatewayLimits) -> FastAPI:
+    """Return an application for the module's lifetime: making its models takes longer than a test; core and access are set for each."""
+    return build_app(FakeCore(), token_path=Path("unused"), limits=limits)  # type: ignore[arg-type]
+
+
 Scenario = Callable[[httpx.AsyncClient, FakeCore], Awaitable[None]]
 
 
@@ -61,7 +70,8 @@ def run(tmp_path: Path) -> Callable[..., None]:
     def run(scenario: Scenario, limits: GatewayLimits | None = None) -> None:
         async def main() -> None:
             core = FakeCore()
-            app = build_app(core, token_path=token, limits=limits or GatewayLimits())  # type: ignore[arg-type]
+            app = _app(limits or GatewayLimits())
+            app.state.core, app.state.access = core, Access(token)
             transport = httpx.ASGITransport(app=app)
             async with asyncio.timeout(20):
                 async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
