@@ -102,6 +102,10 @@ class MemoryStore:
         rows = self._tables[table]
         return iter([(key, rows[key]) for key in sorted(rows) if start <= key < stop])
 
+    def dump(self) -> WriteSet:
+        """Return a copy of every row, which `apply` puts into another store."""
+        return {(table, key): value for table, rows in self._tables.items() for key, value in rows.items()}
+
     def apply(self, writes: Mapping[tuple[Table, bytes], bytes | None]) -> None:
         """Make every change of `writes` visible."""
         for (table, key), value in writes.items():

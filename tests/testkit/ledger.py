@@ -11,18 +11,21 @@ Everything is deterministic: keys come from names, nonces from a counter, times 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import pytest
 
 from ledger import bodies
 from ledger.actions import Administrator
-from ledger.block import Block
+from ledger.block import Block, build_raw_block
 from ledger.bodies import Body
+from ledger.errors import BlockRefusedError
 from ledger.genesis import Genesis, GenesisOrganisation, build_genesis, genesis_block
 from ledger.keyspace import MemoryStore, Table, height_key
 from ledger.records import Validator
 from ledger.state import StateView
 from ledger.transaction import Transaction, build_transaction
-from ledger.transition import Built, Executed, build_block, execute_block
+from ledger.transition import Built, Executed, build_block, check_transaction, execute_block
 from provenance.layout import split_patch_file_untrusted
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
@@ -33,8 +36,10 @@ from wire.certificate import (
     encode_commit_certificate,
     encode_election_certificate,
     majority,
+    proposal_message,
     vote_message,
 )
+from wire.errors import RejectedError
 from wire.hashing import sha256
 from wire.keys import Algorithm, KeyId, PrivateKey, private_key_from_seed
 
@@ -246,6 +251,46 @@ class Chain:
         """Let another validator lead from the next block on, in a new term."""
         self.term += 1
         self.leader = leader
+
+    # Refusals
+
+    def refusal(self, transaction: Transaction) -> RejectedError:
+        """Return why the transaction is refused, after showing that everybody refuses it alike and nothing changes.
+
+        Admission, the leader and a follower (who gets it in a block that a bad leader signed) must give the same code.
+        """
+        before = self.store.dump()
+        with pytest.raises(RejectedError) as admission:
+            check_transaction(self.store, transaction, verified=False)
+        built = self.build(transaction)
+        assert built.block.transactions == ()
+        ((refused, error),) = built.refused
+        assert refused is transaction
+        empty = self.build()
+        assert built.block == empty.block, "a refused transaction leaves no trace in the block"
+        with pytest.raises(BlockRefusedError) as follower:
+            execute_block(self.store, self.forge(empty.block, transactions=(transaction.raw,)), now_ms=None)
+        assert follower.value.code == "ledger.block.transaction"
+        assert follower.value.details["cause"] == admission.value.code == error.code
+        assert self.store.dump() == before
+        return error
+
+    def refused(self, body: Body, by: str, **changes: object) -> str:
+        """Return the code with which what `by` says is refused; see `refusal`."""
+        return self.refusal(self.sign(body, by, **changes)).code
+
+    def forge(self, block: Block, **changes: object) -> Block:
+        """Return a block with other parts, honestly signed by the leader: fields of the header, transactions, election or signature."""
+        parts: dict[str, object] = {
+            name: changes.pop(name, getattr(block, name)) for name in ("transactions", "election")
+        }
+        signature = changes.pop("proposer_signature", None)
+        signer = changes.pop("signer", self.node_keys[self.leader])
+        header = replace(block.header, **changes)  # type: ignore[arg-type]
+        if signature is None:
+            assert isinstance(signer, PrivateKey)
+            signature = signer.sign(proposal_message(header.hash()))
+        return build_raw_block(header, parts["transactions"], signature, parts["election"])  # type: ignore[arg-type]
 
     # People and patches
 
