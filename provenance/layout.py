@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from provenance.errors import MalformedPatchError
-from provenance.limits import ENVELOPE_LINE_BYTES_MAX, PREAMBLE_BYTES_MAX
+from provenance.limits import ENVELOPE_LINE_BYTES_MAX, PREAMBLE_BYTES_MAX, TRAILER_BYTES_MAX
 from provenance.preamble import MBOX_LINE, PREAMBLE_END, VERSION_LINE
 from wire.errors import MalformedError
 from wire.fields import as_text
@@ -104,6 +104,13 @@ def _split_trailer(data: bytes, start: int) -> tuple[bytes, ...]:
     """Return the trailer's lines; nothing of them is decoded yet."""
     if start == len(data):
         raise _refuse("no_author", "a patch file has at least one trailer line, the author's")
+    if len(data) - start > TRAILER_BYTES_MAX:
+        raise _refuse(
+            "trailer_length",
+            "the trailer has too many bytes",
+            expected=f"at most {TRAILER_BYTES_MAX}",
+            actual=len(data) - start,
+        )
     if not data.endswith(b"\n"):
         raise _refuse("trailer_end", "the trailer ends with a line feed")
     count = data.count(b"\n", start)

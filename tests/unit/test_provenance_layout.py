@@ -7,7 +7,7 @@ import pytest
 from provenance.diff_model import FileState
 from provenance.errors import MalformedPatchError
 from provenance.layout import BODY_END, split_patch_file_untrusted
-from provenance.limits import ENVELOPE_LINE_BYTES_MAX, PREAMBLE_BYTES_MAX
+from provenance.limits import ENVELOPE_LINE_BYTES_MAX, PREAMBLE_BYTES_MAX, TRAILER_BYTES_MAX
 from provenance.preamble import MBOX_LINE
 from tests.testkit.patches import add_test_result, make_patch, make_released_patch
 from wire.limits import PATCH_FILE_BYTES_MAX, TRAILER_LINES_MAX
@@ -252,9 +252,17 @@ def test_a_trailer_has_a_longest_line_and_a_largest_number_of_lines() -> None:
     assert refusal(FILE.body + b"{}\n" * 1_000_000).code == "provenance.file.trailer_lines"
 
 
+def test_a_trailer_has_a_largest_size() -> None:
+    line = b"{" + b" " * (ENVELOPE_LINE_BYTES_MAX - 2) + b"}\n"
+    lines = AUTHOR + line * (TRAILER_BYTES_MAX // len(line))
+    filler = b"{" + b" " * (TRAILER_BYTES_MAX - len(lines) - 3) + b"}\n"
+    assert len(split_patch_file_untrusted(FILE.body + lines + filler).trailer) == 2 + TRAILER_BYTES_MAX // len(line)
+    assert refusal(FILE.body + lines + b"{ " + filler[1:]).code == "provenance.file.trailer_length"
+
+
 def test_a_file_has_a_largest_size() -> None:
     assert refusal(PATCH + bytes(PATCH_FILE_BYTES_MAX - len(PATCH) + 1)).code == "provenance.file.too_large"
-    assert refusal(PATCH + bytes(PATCH_FILE_BYTES_MAX - len(PATCH))).code == "provenance.file.trailer_end"
+    assert refusal(PATCH + bytes(PATCH_FILE_BYTES_MAX - len(PATCH))).code == "provenance.file.trailer_length"
 
 
 def test_a_hunk_behind_the_end_mark_is_no_trailer() -> None:
