@@ -51,7 +51,9 @@ def show(session: Session, block: str) -> None:
     node=True,
     examples=("patchwarden block list", "patchwarden block list --from 800 --limit 20"),
 )
-@click.option("--from", "start", type=click.IntRange(min=0), metavar="H", help="Begin at this height. Default: the newest.")
+@click.option(
+    "--from", "start", type=click.IntRange(min=0), metavar="H", help="Begin at this height. Default: the newest."
+)
 @click.option("--limit", type=click.IntRange(min=1, max=500), default=20, show_default=True, help="How many.")
 @click.pass_obj
 def list_blocks(session: Session, start: int | None, limit: int) -> None:
@@ -71,7 +73,9 @@ def list_blocks(session: Session, start: int | None, limit: int) -> None:
     node=True,
     examples=("patchwarden block follow", "patchwarden block follow --from 1 -o json | jq .height"),
 )
-@click.option("--from", "start", type=click.IntRange(min=0), metavar="H", help="Begin at this height. Default: the next.")
+@click.option(
+    "--from", "start", type=click.IntRange(min=0), metavar="H", help="Begin at this height. Default: the next."
+)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after this many blocks.")
 @click.pass_obj
 def follow(session: Session, start: int | None, count: int | None) -> None:

@@ -93,8 +93,17 @@ class Session:
             self._client = None
 
 
-_SESSION_OPTIONS: Final = ("output", "debug", "home", "rpc", "key_path", "passphrase_fd", "passphrase_file")
-_SUBMIT_OPTIONS: Final = ("transaction_out", "timeout_s")
+_SESSION_OPTIONS: Final = (
+    "output",
+    "debug",
+    "home",
+    "rpc",
+    "key_path",
+    "passphrase_fd",
+    "passphrase_file",
+    "transaction_out",
+    "timeout_s",
+)
 
 
 class Command(click.Command):
@@ -109,22 +118,24 @@ class Command(click.Command):
 
     def __init__(
         self,
-        *args: Any,
+        name: str | None,
+        *,
         examples: Sequence[str],
         node: bool = False,
         signs: bool = False,
         submits: bool = False,
+        params: Sequence[click.Parameter] | None = None,
         **kwargs: Any,
     ) -> None:
         assert examples, "every command's help shows an example"
-        params = list(kwargs.pop("params", None) or ())
-        params += [
+        every = [
+            *(params or ()),
             *(_signing_options(required=signs and submits) if signs else ()),
             *(_submit_options() if submits else ()),
             *(_node_options() if node else ()),
             *_common_options(),
         ]
-        super().__init__(*args, params=params, **kwargs)
+        super().__init__(name, params=every, **kwargs)
         self._examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -138,8 +149,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the function with a session, and close it."""
         given = {name: ctx.params.pop(name) for name in _SESSION_OPTIONS if name in ctx.params}
-        given |= {name: ctx.params.pop(name) for name in _SUBMIT_OPTIONS if name in ctx.params}
-        if given.get("home") is not None and ctx.get_parameter_source("rpc") is ParameterSource.ENVIRONMENT:
+        if given.get("home") and ctx.get_parameter_source("rpc") is ParameterSource.ENVIRONMENT:
             given["rpc"] = None  # What stands on the command line wins over the environment.
         given["output"] = Output(as_json=given["output"] == "json")
         session = ctx.obj = Session(**given)

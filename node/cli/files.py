@@ -66,7 +66,9 @@ def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE, replace: bool 
             mode = stat.S_IMODE(place.stat().st_mode)
             if not replace:
                 raise FileError(
-                    "cli.file.exists", f"{path} exists and is not overwritten", hint="choose another name for the output"
+                    "cli.file.exists",
+                    f"{path} exists and is not overwritten",
+                    hint="choose another name for the output",
                 )
         temporary = place.with_name(f".{place.name}.{random_bytes(8).hex()}.part")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -75,7 +75,7 @@ _CERTIFICATE = click.option(
 @click.option("--name", "display_name", metavar="TEXT", help="Name for people. Default: the identity's id.")
 @_CERTIFICATE
 @click.pass_obj
-def register(
+def register(  # noqa: PLR0917 - one parameter for each option
     session: Session,
     identity: str,
     public_key: str | None,
@@ -233,9 +233,7 @@ def resume(session: Session, identity: str) -> None:
 )
 @_REASON
 @click.pass_obj
-def revoke(
-    session: Session, identity: str, key_id: str | None, last_valid_height: int | None, reason: str
-) -> None:
+def revoke(session: Session, identity: str, key_id: str | None, last_valid_height: int | None, reason: str) -> None:
     """Revoke a key of IDENTITY, or IDENTITY with all its keys. This cannot be undone."""
     from ledger.bodies import IdentityRevoke
     from node.cli.submit import submit_body

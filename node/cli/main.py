@@ -163,7 +163,14 @@ def _print_version(context: click.Context, parameter: click.Parameter, value: bo
 
 
 cli.params.append(
-    click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version.")
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_version,
+        help="Show the version.",
+    )
 )
 
 

@@ -12,7 +12,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _IDENTITY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}@[a-z0-9][a-z0-9._-]{0,62}")
 
 
-class DigestType(click.ParamType):
+class DigestType(click.ParamType[str]):
     """64 hexadecimal digits, given in either case."""
 
     name = "id"
@@ -25,7 +25,7 @@ class DigestType(click.ParamType):
         return text
 
 
-class IdentityType(click.ParamType):
+class IdentityType(click.ParamType[str]):
     """An identity id such as ``alice@acme``."""
 
     name = "identity"

@@ -26,7 +26,9 @@ receipt = group(
 )
 
 
-@click.command("get", cls=Command, node=True, examples=("patchwarden receipt get 9f86d081884c7d65… --out receipt.json",))
+@click.command(
+    "get", cls=Command, node=True, examples=("patchwarden receipt get 9f86d081884c7d65… --out receipt.json",)
+)
 @click.argument("tx_id", type=DIGEST, metavar="TX")
 @click.option("--out", type=FILE_OR_DASH, metavar="FILE", help="Write the receipt to FILE. Default: show it.")
 @click.pass_obj
@@ -110,10 +112,8 @@ def verified_receipt_document(proof: Receipt, genesis: Genesis) -> dict[str, Any
         RejectedError: It does not hold.
     """
     from ledger.proofs import verify_receipt
-    from ledger.transaction import decode_transaction_untrusted
 
-    verify_receipt(proof, genesis)
-    transaction = decode_transaction_untrusted(proof.transaction)
+    transaction = verify_receipt(proof, genesis)
     return {
         "valid": True,
         "tx_id": transaction.tx_id.hex(),

@@ -97,7 +97,12 @@ class RpcClient:
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, timeout_s: float = 60.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
@@ -180,7 +185,9 @@ class RpcClient:
     def _unreachable(self, error: httpx.TransportError) -> NodeUnreachableError:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return NodeUnreachableError(
-                "cli.rpc.timeout", f"the node at {self._url} did not answer in time", hint="ask again, or raise --timeout"
+                "cli.rpc.timeout",
+                f"the node at {self._url} did not answer in time",
+                hint="ask again, or raise --timeout",
             )
         return NodeUnreachableError(
             "cli.rpc.unreachable",
@@ -192,7 +199,9 @@ class RpcClient:
 def _route(method: str) -> Route:
     route = ROUTES.get(method)
     if route is None:
-        raise CommandError("cli.rpc.no_such_method", f"HTTP does not offer {method}", hint="use --home instead of --rpc")
+        raise CommandError(
+            "cli.rpc.no_such_method", f"HTTP does not offer {method}", hint="use --home instead of --rpc"
+        )
     return route
 
 

@@ -120,7 +120,9 @@ def wait(session: Session, tx_id: str, wait_s: float) -> None:
             return
         if time.monotonic() >= deadline:
             raise UnavailableError(
-                "cli.tx.timeout", f"transaction {tx_id} is in no block after {wait_s:g} s", hint="wait longer: --timeout"
+                "cli.tx.timeout",
+                f"transaction {tx_id} is in no block after {wait_s:g} s",
+                hint="wait longer: --timeout",
             )
         time.sleep(min(POLL_S, max(0.0, deadline - time.monotonic())))
 

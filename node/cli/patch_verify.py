@@ -1,0 +1,291 @@
+"""`patchwarden patch verify`: everything that can be checked about a patch file, one step after the other, each with its result.
+
+=========  ================================================================================================
+what       is asked
+=========  ================================================================================================
+file       nothing: layout, the author's signature, metadata, diff, attestations, seal prove themselves
+base       a source tree: the diff applies to it exactly
+ledger     a node: whose keys these are, what was recorded, whether it still counts
+receipts   a founding document and receipts carried by hand: the same without asking anybody
+=========  ================================================================================================
+
+A failed step does not stop those that do not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from node.cli.command import Command, Session
+from node.cli.params import EXISTING_DIRECTORY, FILE, FILE_OR_DASH
+from wire.errors import RejectedError
+
+if TYPE_CHECKING:
+    from provenance.verify import VerifiedPatch
+
+PASSED: Final = "passed"
+WARNING: Final = "warning"
+FAILED: Final = "failed"
+_MARKS: Final = {PASSED: "ok  ", WARNING: "note", FAILED: "FAIL"}
+
+
+@dataclass(slots=True)
+class Report:
+    """The steps of one verification, in order."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, step: str, result: str, message: str, code: str | None = None) -> None:
+        """Note one step's result."""
+        self.steps.append({"step": step, "result": result, "message": message, "code": code})
+
+    def attempt(self, step: str, check: Callable[[], str]) -> bool:
+        """Run one check; it returns the sentence of its success, or raises why not."""
+        try:
+            self.add(step, PASSED, check())
+        except RejectedError as error:
+            self.add(step, FAILED, error.message, error.code)
+            return False
+        return True
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether no step failed."""
+        return all(step["result"] != FAILED for step in self.steps)
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    node=True,
+    examples=(
+        "patchwarden patch verify fix.patch",
+        "patchwarden patch verify fix.patch --rpc http://127.0.0.1:7080",
+        "patchwarden patch verify fix.patch --genesis genesis.json --receipt publish.json --receipt review.json",
+    ),
+)
+@click.argument("file", type=FILE_OR_DASH, metavar="FILE")
+@click.option("--base", type=EXISTING_DIRECTORY, metavar="DIR", help="Check that it applies exactly to this tree.")
+@click.option("--genesis", type=FILE, metavar="FILE", help="Check receipts offline with this founding document.")
+@click.option(
+    "--receipt", "receipts", type=FILE, multiple=True, metavar="FILE", help="A receipt about this patch; several times."
+)
+@click.pass_obj
+def verify(session: Session, file: Path, base: Path | None, genesis: Path | None, receipts: tuple[Path, ...]) -> None:
+    """Check the patch FILE and print every step with its result. Exit code 1 when a step fails.
+
+    Without a node (--rpc, --home) only the file is asked; with one, the ledger too. Receipts answer for the ledger offline.
+    """
+    if bool(receipts) != (genesis is not None):
+        raise click.UsageError("--genesis and --receipt go together")
+    report = Report()
+    patch = _verify_file(file, report)
+    if patch is not None:
+        if base is not None:
+            _verify_base(patch, base, report)
+        if session.has_node:
+            _verify_ledger(session, patch, report)
+        if genesis is not None:
+            _verify_receipts(patch, genesis, receipts, report)
+    document = {
+        "valid": report.is_valid,
+        "patch_id": None if patch is None else patch.patch_id,
+        "steps": report.steps,
+    }
+    lines = [
+        f"{_MARKS[step['result']]}  {step['step']}: {step['message']}" + (f" [{step['code']}]" if step["code"] else "")
+        for step in report.steps
+    ]
+    session.output.emit(document, [*lines, "valid" if report.is_valid else "NOT VALID"])
+    if not report.is_valid:
+        click.get_current_context().exit(1)
+
+
+def _verify_file(file: Path, report: Report) -> VerifiedPatch | None:
+    from node.cli.files import read_file
+    from provenance.verify import check_metadata, check_signature_untrusted, extract_metadata
+    from wire.limits import PATCH_FILE_BYTES_MAX
+
+    data = read_file(file, PATCH_FILE_BYTES_MAX)
+    step = "author's signature"
+    try:
+        signed = check_signature_untrusted(data)
+        report.add(step, PASSED, f"key {signed.author_key.key_id_hex} signed this body and this diff")
+        step = "metadata"
+        described = extract_metadata(signed)
+        report.add(step, PASSED, "every field has its form, and the preamble shows exactly them")
+        step = "diff"
+        patch = check_metadata(described)
+    except RejectedError as error:
+        report.add(step, FAILED, error.message, error.code)
+        return None
+    summary = patch.metadata.patch_diff
+    report.add(step, PASSED, f"one meaning, {summary.files} files as described, digest {summary.sha256}")
+    for each in patch.attestations:
+        said = each.verdict.value if each.verdict else each.predicate_type
+        report.add(
+            "attestation", PASSED, f"{said} by {each.identity} as {each.role}: bound to this patch, signature holds"
+        )
+    for refused in patch.attestations_refused:
+        report.add("attestation", FAILED, f"trailer line {refused.index + 1}: {refused.message}", refused.code)
+    if patch.seal is not None:
+        count = len(patch.seal.attestations)
+        report.add("release seal", PASSED, f"by {patch.seal.identity} over exactly these {count} attestations")
+    return patch
+
+
+def _verify_base(patch: VerifiedPatch, base: Path, report: Report) -> None:
+    from node.cli.source_tree import SourceTree
+    from provenance.components import FileImage
+    from provenance.diff_apply import apply_diff
+    from provenance.errors import ApplyRefusedError
+
+    def check() -> str:
+        pre = SourceTree(base).states(patch.diff)
+        for component in patch.metadata.affected_components:
+            before = pre[component.previous_path or component.path]
+            image = None if before is None else FileImage.of(before)
+            if image != component.pre:
+                raise ApplyRefusedError(
+                    "provenance.apply.pre_image",
+                    f"{component.path!a} is not the file that the patch was made for",
+                    expected="no file" if component.pre is None else component.pre.sha256,
+                    actual="no file" if image is None else image.sha256,
+                )
+        post = apply_diff(patch.diff, pre)
+        for component in patch.metadata.affected_components:
+            after = post[component.path] if component.post is not None else None
+            if (None if after is None else FileImage.of(after)) != component.post:
+                raise ApplyRefusedError(
+                    "provenance.apply.post_image", f"{component.path!a} does not become what the author signed"
+                )
+        return f"applies exactly to {base}, and gives the files that the author signed"
+
+    report.attempt("base", check)
+
+
+def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report) -> None:
+    from node.cli.identity import all_identities
+    from node.cli.patch_files import find_record
+
+    client = session.client()
+    status = client.call("status")
+    owners = {key["key_id"]: (identity, key) for identity in all_identities(client) for key in identity["keys"]}
+    height = int(status["height"])
+    record = find_record(client, patch.patch_id)
+    recorded_height = height if record is None else int(record["published_height"])
+    owner = owners.get(patch.author_key.key_id_hex)
+    report.attempt("author on the ledger", lambda: _check_author(owner, recorded_height))
+    if record is None:
+        report.add(
+            "publication", WARNING, f"not published on {status['chain_id']} (height {height}): no host applies it"
+        )
+    else:
+        report.attempt("publication", lambda: _check_record(patch, record))
+    recorded = {} if record is None else {each["payload_digest"]: each for each in record["attestations"]}
+    for each in patch.attestations:
+        entry = recorded.get(each.payload_digest.hex())
+        step = f"attestor {each.identity}"
+        if record is not None and entry is None:
+            report.add(step, WARNING, f"the attestation as {each.role} is not recorded, so it does not count")
+            continue
+        at = height if entry is None else int(entry["recorded_height"])
+        holder = owners.get(each.keyid)
+        report.attempt(
+            step,
+            lambda each=each, at=at, holder=holder: _check_attestor(each.identity, each.role, holder, at),  # type: ignore[misc]
+        )
+    in_file = {each.payload_digest.hex() for each in patch.attestations}
+    for digest, entry in recorded.items():
+        if digest not in in_file and entry["current"]:
+            report.add(
+                "ledger",
+                WARNING,
+                f"also recorded: {entry['verdict']} by {entry['identity']} as {entry['role']}, not in this file",
+            )
+
+
+def _check_author(owner: tuple[dict[str, Any], dict[str, Any]] | None, height: int) -> str:
+    identity, key = _holder(owner, "the author's key")
+    _check_valid(identity, key, height)
+    if "developer" not in identity["roles"]:
+        raise _refusal("role", f"{identity['identity']} does not hold the role developer")
+    return f"{identity['identity']}, developer, key valid at height {height}"
+
+
+def _check_attestor(name: str, role: str, owner: tuple[dict[str, Any], dict[str, Any]] | None, height: int) -> str:
+    identity, key = _holder(owner, f"the key that signed as {name}")
+    if identity["identity"] != name:
+        raise _refusal("identity", f"the key is {identity['identity']}'s, not {name}'s")
+    _check_valid(identity, key, height)
+    if f"attestor:{role}" not in identity["roles"]:
+        raise _refusal("role", f"{name} does not hold the role attestor:{role}")
+    return f"{role}, of {identity['organisation']}, key valid at height {height}"
+
+
+def _check_record(patch: VerifiedPatch, record: dict[str, Any]) -> str:
+    for name, expected, actual in (
+        ("author's statement", record["author_payload_digest"], patch.author_payload_digest.hex()),
+        ("author's key", record["author_key_id"], patch.author_key.key_id_hex),
+        ("release counter", record["release_counter"], patch.metadata.release_counter),
+    ):
+        if expected != actual:
+            raise _refusal("record", f"the ledger has another {name}", expected, actual)
+    if record["withdrawn_height"] is not None:
+        raise _refusal("withdrawn", f"withdrawn at height {record['withdrawn_height']}: {record['withdrawn_reason']}")
+    if record["superseded_by"] is not None:
+        raise _refusal("superseded", f"replaced by {record['superseded_by']}")
+    return f"by {record['author']} at height {record['published_height']}, not withdrawn, not superseded"
+
+
+def _holder(owner: tuple[dict[str, Any], dict[str, Any]] | None, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if owner is None:
+        raise _refusal("unknown_key", f"{what} belongs to nobody on the ledger")
+    return owner
+
+
+def _check_valid(identity: dict[str, Any], key: dict[str, Any], height: int) -> None:
+    if identity["status"] != "active":
+        raise _refusal("status", f"{identity['identity']} is {identity['status']}")
+    ends = [end for end in (key["retired_height"], key["last_valid_height"]) if end is not None]
+    if not key["added_height"] <= height or any(height > end for end in ends):
+        reason = f" ({key['reason']})" if key["reason"] else ""
+        raise _refusal(
+            "key",
+            f"the key of {identity['identity']} does not count at height {height}{reason}",
+            f"heights {key['added_height']} to {min(ends, default='now')}",
+        )
+
+
+def _refusal(rule: str, message: str, expected: object = None, actual: object = None) -> RejectedError:
+    return RejectedError(f"cli.verify.{rule}", message, expected=expected, actual=actual)
+
+
+def _verify_receipts(patch: VerifiedPatch, genesis: Path, receipts: tuple[Path, ...], report: Report) -> None:
+    from ledger.bodies import PatchAttest, PatchPublish
+    from ledger.proofs import verify_receipt
+    from node.cli.receipt import read_genesis, read_receipt
+
+    founding = read_genesis(genesis)
+    lines = {line: number for number, line in enumerate(patch.file.trailer)}
+
+    def check(path: Path) -> str:
+        receipt = read_receipt(path)
+        transaction = verify_receipt(receipt, founding)
+        body = transaction.body
+        where = f"certified on {founding.chain_id} by height {receipt.header.height}"
+        if not isinstance(body, PatchPublish | PatchAttest) or body.patch_id.hex() != patch.patch_id:
+            raise _refusal("receipt", f"the receipt proves a {transaction.kind} that is not about this patch")
+        if body.envelope not in lines:
+            raise _refusal("receipt", "the receipt proves an envelope that is not in this file")
+        if isinstance(body, PatchPublish):
+            return f"the author's statement is {where}"
+        return f"the attestation in trailer line {lines[body.envelope] + 1} is {where}"
+
+    for path in receipts:
+        report.attempt(f"receipt {path}", lambda path=path: check(path))  # type: ignore[misc]
