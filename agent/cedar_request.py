@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from agent.errors import PolicyRefusedError
-from agent.facts import ComponentFacts, Facts, PatchFacts, RequesterFacts, SystemFacts
+from agent.facts import ComponentFacts, Facts, PatchFacts, Requester, SystemFacts
 
 ACTION_APPLY: Final = "apply_patch"
 
@@ -99,7 +99,7 @@ def _patch(patch: PatchFacts, components: tuple[ComponentFacts, ...]) -> CedarOb
     }
 
 
-def _requester(requester: RequesterFacts) -> CedarObject:
+def _requester(requester: Requester) -> CedarObject:
     return {"name": requester.name, "roles": list(requester.roles), "channel": requester.channel}
 
 

@@ -15,7 +15,9 @@ Source: docs/spec/agent.md 7.2.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -23,6 +25,7 @@ import trio
 
 from agent.access import LedgerAccess
 from agent.errors import OutboxError
+from agent.limits import SETTLED_ENTRIES_KEPT
 from agent.outbox import FIRST_PREVIOUS, ChainHead, Entry, HostBody, Outbox, Signer
 from ledger.bodies import HostReport
 from ledger.state import StateView
@@ -67,6 +70,11 @@ class Delivery:
         self._delivering = trio.Lock()
         self._writing = trio.Lock()
         self._wake = trio.Event()
+        self._settled: OrderedDict[int, Entry] = OrderedDict()
+
+    def find_settled(self, sequence: int) -> Entry | None:
+        """Return what was delivered or refused for good under this sequence lately, in its last form, or None."""
+        return self._settled.get(sequence)
 
     async def queue(self, body: HostBody, *, closes: int | None = None) -> Entry:
         """Return the entry of `body`, signed for the next place of the host's chain and durable.
@@ -162,6 +170,7 @@ class Delivery:
             if error.code in WAITING_CODES:
                 raise OutboxError(error.code, error.message, hint=error.hint, details=error.details) from error
             await self._write(partial(self._outbox.mark_refused, entry.sequence, error.code, error.message))
+            self._remember(replace(entry, refusal=(error.code, error.message)))
         except (UnavailableError, trio.TooSlowError) as error:
             reason = error.message if isinstance(error, UnavailableError) else f"no answer in {timeout_s:g} s"
             raise OutboxError(
@@ -172,6 +181,12 @@ class Delivery:
 
     async def _mark_delivered(self, entry: Entry, height: int) -> None:
         await self._write(partial(self._outbox.mark_delivered, entry.sequence, height))
+        self._remember(replace(entry, height=height))
+
+    def _remember(self, entry: Entry) -> None:
+        self._settled[entry.sequence] = entry
+        if len(self._settled) > SETTLED_ENTRIES_KEPT:
+            self._settled.popitem(last=False)
 
     async def _write(self, change: Callable[[], T]) -> T:
         async with self._writing:

@@ -101,7 +101,7 @@ class PatchFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class RequesterFacts:
+class Requester:
     """Who asks this host to apply the patch."""
 
     name: str
@@ -158,7 +158,7 @@ class Facts:
     """Approvals that count, in recorded order."""
     rejections: tuple[AttestorFacts, ...]
     """Rejections that count, in recorded order."""
-    requester: RequesterFacts
+    requester: Requester
     system: SystemFacts
 
     def to_json(self) -> dict[str, Json]:
@@ -245,8 +245,8 @@ def _patch(reader: _Reader) -> PatchFacts:
     return patch
 
 
-def _requester(reader: _Reader) -> RequesterFacts:
-    requester = RequesterFacts(name=reader.text("name"), roles=reader.texts("roles"), channel=reader.text("channel"))
+def _requester(reader: _Reader) -> Requester:
+    requester = Requester(name=reader.text("name"), roles=reader.texts("roles"), channel=reader.text("channel"))
     reader.finish()
     return requester
 

@@ -197,7 +197,7 @@ def read_file(root_fd: int, path: bytes, entry: Entry) -> bytes:
 def _scan_directory(descriptor: int, prefix: bytes, device: int, entries: dict[bytes, Entry], depth: int) -> None:
     if depth > TREE_DEPTH_MAX:
         raise TargetRefusedError(
-            "agent.target.too_deep", "the tree is nested too deep", expected=TREE_DEPTH_MAX, actual=prefix
+            "agent.target.too_deep", "the tree is nested too deep", expected=TREE_DEPTH_MAX, actual=os.fsdecode(prefix)
         )
     try:
         with os.scandir(descriptor) as names:
@@ -228,19 +228,21 @@ def _check_entry(path: bytes, name: bytes, status: os.stat_result, device: int) 
         raise TargetRefusedError(
             "agent.target.mount_point",
             "another file system is mounted inside the target",
-            actual=path,
+            actual=os.fsdecode(path),
             hint="guard each file system as a target of its own",
         )
     if name.lower() == GIT_DIRECTORY and path != GIT_DIRECTORY:
         raise TargetRefusedError(
             "agent.target.nested_repository",
             "the target holds a git repository below its root, which no tree digest covers",
-            actual=path,
+            actual=os.fsdecode(path),
             hint="deploy an export of it",
         )
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         raise TargetRefusedError(
-            "agent.target.special_file", "the target holds something that is no file, directory or link", actual=path
+            "agent.target.special_file",
+            "the target holds something that is no file, directory or link",
+            actual=os.fsdecode(path),
         )
 
 
@@ -305,7 +307,7 @@ def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
 
 def _unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
     return ApplyFailedError(
-        "agent.target.unreadable", f"a path of the target cannot be read ({error.strerror})", actual=path
+        "agent.target.unreadable", f"a path of the target cannot be read ({error.strerror})", actual=os.fsdecode(path)
     )
 
 
@@ -313,6 +315,6 @@ def _changing(path: bytes) -> ApplyFailedError:
     return ApplyFailedError(
         "agent.target.changing",
         "a file of the target changes while it is read",
-        actual=path,
+        actual=os.fsdecode(path),
         hint="stop what writes to the target and try again",
     )

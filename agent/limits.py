@@ -29,11 +29,9 @@ POLICY_SETS_CACHED_MAX: Final = 4
 """Parsed policy sets kept: the one in force and those of decisions that are replayed."""
 
 # Decisions
-DECISION_BYTES_MAX: Final = 128 * KIBIBYTE
-"""A decision as it goes into an intent. A patch whose facts need more is refused by name, not cut."""
 COMPONENTS_DECIDED_MAX: Final = 64
 """Different component names in one patch; each is one policy evaluation."""
-FACT_ITEMS_MAX: Final = 2000
+FACT_ITEMS_MAX: Final = 4096
 """Members of one list in the facts: paths, references, installed patches, approvals."""
 FACT_TEXT_BYTES_MAX: Final = 4 * KIBIBYTE
 """One text in the facts."""
@@ -63,9 +61,7 @@ OUTBOX_LINES_KEPT: Final = 64
 """Lines, besides four for each record that still matters, after which an outbox log is rewritten with only those."""
 RECORD_BYTES_MAX: Final = 4 * MEBIBYTE
 """One line of an append-only log: a transaction in base64 beside its body."""
-DETAIL_BYTES_MAX: Final = 16 * KIBIBYTE
-"""The detail of an outcome, canonical JSON."""
-HISTORY_LINES_MAX: Final = 10_000
+HISTORY_LINES_MAX: Final = 2_000
 """Endings kept in a target's local history; older ones stand on the ledger."""
 
 # Time
@@ -73,8 +69,14 @@ REPLICA_AGE_MS_MAX: Final = 60_000
 """Default of the oldest replica on which the agent decides."""
 INTENT_WAIT_SECONDS_MAX: Final = 15.0
 """Default of how long an application waits for its intent to be committed."""
-DELIVERY_PAUSE_SECONDS: Final = 2.0
+OUTCOME_WAIT_SECONDS_MAX: Final = 5.0
+"""Default of how long a caller waits for the outcome to be committed; it is safe in the outbox all the while."""
+DELIVERY_SECONDS_MAX: Final = 30.0
+"""How long one record may take on its way before the delivery pauses."""
+DELIVERY_PAUSE_SECONDS: Final = 1.0
 """Pause after a failed delivery, doubled up to `DELIVERY_PAUSE_SECONDS_MAX`."""
 DELIVERY_PAUSE_SECONDS_MAX: Final = 60.0
+SETTLED_ENTRIES_KEPT: Final = 256
+"""Delivered records whose last form is remembered for whoever waits for them."""
 DRIFT_INTERVAL_SECONDS: Final = 300.0
 """Default of how often every target is compared with its record."""

@@ -10,7 +10,7 @@ from agent.facts import (
     ComponentFacts,
     Facts,
     PatchFacts,
-    RequesterFacts,
+    Requester,
     SystemFacts,
 )
 
@@ -41,7 +41,7 @@ SAMPLE_FACTS: Final = Facts(
         AttestorFacts("carol@gamma", "gamma", "qa", 1201),
     ),
     rejections=(),
-    requester=RequesterFacts("root", ("operator",), "socket"),
+    requester=Requester("root", ("operator",), "socket"),
     system=SystemFacts(
         host="web1@acme",
         host_organisation="acme",

@@ -176,7 +176,7 @@ class _Stage:
             raise ApplyRefusedError(
                 "agent.apply.attributes",
                 f"the extended attributes of a file cannot be kept ({error.strerror})",
-                actual=source,
+                actual=os.fsdecode(source),
             ) from error
 
     def _give_status(self, path: bytes, entry: Entry, *, keep_times: bool) -> None:
@@ -257,10 +257,12 @@ def _ownership(path: bytes, entry: Entry) -> ApplyRefusedError:
     return ApplyRefusedError(
         "agent.apply.ownership",
         f"the agent may not give a file to its owner {entry.owner}:{entry.group}",
-        actual=path,
+        actual=os.fsdecode(path),
         hint="run the agent as root, or as the owner of the target",
     )
 
 
 def _unproven(sentence: str, path: bytes) -> ApplyRefusedError:
-    return ApplyRefusedError("agent.apply.staged", f"the staged tree is not what it must be: {sentence}", actual=path)
+    return ApplyRefusedError(
+        "agent.apply.staged", f"the staged tree is not what it must be: {sentence}", actual=os.fsdecode(path)
+    )

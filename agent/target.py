@@ -37,7 +37,8 @@ MANIFEST_FILE: Final = "manifest"
 HISTORY_FILE: Final = "history.log"
 LOCK_FILE: Final = "lock"
 PATCHES_DIRECTORY: Final = "patches"
-_PATH_BYTES_MAX: Final = 4096
+_PATH_BYTES_MAX: Final = 1024
+"""So that a report can name it, whatever it is made of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,7 @@ def documents() -> list[tuple[str, Any]]:
         ("facts.system.frozen", changed("system", "frozen", value=0)),
         ("facts.patch.references", changed("patch", "references", value="CVE")),
         ("facts.patch.references", changed("patch", "references", value=[1])),
-        ("facts.patch.references", changed("patch", "references", value=["x"] * 2001)),
+        ("facts.patch.references", changed("patch", "references", value=["x"] * 4097)),
         ("facts.patch.id", changed("patch", "id", value="\ud800")),
         ("facts.patch.id", changed("patch", "id", value="x" * 5000)),
         ("facts.patch.id", changed("patch", "id", value="é" * 4000)),

@@ -1,0 +1,191 @@
+"""The changing half of the pipeline: stage, prove, journal, switch; and what is true after it, or after a crash anywhere in it.
+
+::
+
+    nothing ─▶ staging ─▶ staged and proven ─▶ journal ─▶ EXCHANGE ─▶ state ─▶ (outcome in the outbox) ─▶ journal gone ─▶ staging gone
+    └──────────────── the tree is the old one ───────────┘└──────────────────────── the tree is the new one ─────────────────────────┘
+
+`settle` runs after the switch in the same way as after a crash: it asks the disk which tree stands at the root. `finish` runs only when
+the outcome is in the outbox.
+
+Source: docs/spec/agent.md 6.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.errors import ApplyFailedError
+from agent.files import Files
+from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
+from agent.manifest import write_manifest
+from agent.plan import Plan, check_pre_images
+from agent.stage import stage_tree
+from agent.switch import (
+    Journal,
+    Side,
+    find_side,
+    prepare_staging,
+    read_journal,
+    remove_journal,
+    remove_staging,
+    staged_path,
+    switch_trees,
+    write_journal,
+)
+from agent.target import JOURNAL_FILE, MANIFEST_FILE, Installed, TargetConfig, TargetState, TargetStore
+from wire.errors import PatchwardenError
+from wire.hashing import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One allowed patch, planned and announced."""
+
+    data: bytes
+    """The patch file, kept as provenance."""
+    plan: Plan
+    inventory: Inventory
+    """The tree that the plan was made for."""
+    installed: Installed
+    """What the target's state will say of it."""
+    intent: int
+    """Outbox sequence of its intent."""
+    state: TargetState
+    """The target's state before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the disk says about an application."""
+
+    journal: Journal | None
+    """The open journal, or None when no application came as far."""
+    side: Side
+    """Which tree stands at the root; `OLD` without a journal."""
+    tree_digest: Digest | None
+    """Digest of the tree at the root now, 32 bytes; None when it cannot be read."""
+
+
+def apply_patch(files: Files, store: TargetStore, config: TargetConfig, application: Application) -> None:
+    """Return when the new tree stands at the target's root, durably, and the journal says so.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.*``; the old tree stands.
+        ApplyFailedError: ``agent.apply.io``, ``agent.apply.tree_changed``, ``agent.target.*``; the old tree stands.
+        TargetRefusedError: ``agent.target.*``; the old tree stands.
+        StateCorruptError: ``agent.apply.sync``: which tree a power cut would leave is not known; the journal finds out.
+    """
+    inventory, plan = application.inventory, application.plan
+    root_fd = open_root(config.root)
+    try:
+        _check_unchanged(scan_tree(root_fd), inventory)
+        prepare_staging(files, config)
+        store.keep_patch(application.installed.patch_id, application.data)
+        staged = stage_tree(files, root_fd, inventory, plan, staged_path(config))
+        # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
+        _check_unchanged(scan_tree(root_fd), inventory)
+        check_pre_images(plan, root_fd, inventory)
+        status = os.fstat(root_fd)
+        journal = Journal(
+            patch_id=application.installed.patch_id,
+            intent=application.intent,
+            device=status.st_dev,
+            old_inode=status.st_ino,
+            new_inode=staged.inode,
+            tree_before=inventory.tree_digest,
+            tree_after=staged.tree_digest,
+            state_after=application.state.with_patch(application.installed, staged.tree_digest),
+        )
+        write_journal(files, store.path(JOURNAL_FILE), journal)
+        switch_trees(files, config, journal)
+    except OSError as error:
+        raise ApplyFailedError(
+            "agent.apply.io",
+            f"the application failed ({error.strerror})",
+            details={"errno": error.errno or 0},
+        ) from error
+    finally:
+        os.close(root_fd)
+
+
+def settle(files: Files, store: TargetStore, config: TargetConfig) -> Settled:
+    """Return what became of the application that the journal tells of, with the target's state brought up to it. May be repeated.
+
+    Raises:
+        OSError: The state could not be written; try again.
+        StateCorruptError: ``agent.state.damaged``.
+    """
+    journal = read_journal(store.path(JOURNAL_FILE))
+    side = Side.OLD if journal is None else find_side(config, journal)
+    inventory = _read_tree(config)
+    if journal is not None and side is Side.NEW:
+        if store.read_target_state() != journal.state_after:
+            store.write_target_state(journal.state_after)
+        if inventory is not None and inventory.tree_digest == journal.tree_after:
+            write_manifest(files, store.path(MANIFEST_FILE), inventory)
+    return Settled(journal, side, None if inventory is None else inventory.tree_digest)
+
+
+def finish(files: Files, store: TargetStore, config: TargetConfig) -> None:
+    """Return when journal and staging directory are gone; only after the outcome stands in the outbox. May be repeated.
+
+    Raises:
+        OSError: Something could not be removed; try again.
+    """
+    remove_journal(files, store.path(JOURNAL_FILE))
+    remove_staging(files, config)
+
+
+def check_staging(files: Files, config: TargetConfig) -> None:
+    """Return when trees of this target can be staged and exchanged; nothing of it is left behind.
+
+    Raises:
+        ApplyFailedError: ``agent.target.no_exchange``.
+    """
+    try:
+        prepare_staging(files, config)
+        try:
+            one, other = os.path.join(config.staging, "one"), os.path.join(config.staging, "other")
+            files.make_directory(one)
+            files.make_directory(other)
+            files.exchange(one, other)
+            if os.lstat(config.staging).st_dev != os.lstat(config.root).st_dev:
+                raise ApplyFailedError(
+                    "agent.target.no_exchange",
+                    f"{config.root} is a file system of its own, so it cannot be exchanged as a whole",
+                    hint="guard a directory below the mount point",
+                )
+        finally:
+            remove_staging(files, config)
+    except OSError as error:
+        raise ApplyFailedError(
+            "agent.target.no_exchange",
+            f"directories beside {config.root} cannot be exchanged ({error.strerror})",
+            hint="the agent needs to write to the directory above the target, on a file system with RENAME_EXCHANGE",
+        ) from error
+
+
+def _check_unchanged(entries: Mapping[bytes, Entry], inventory: Inventory) -> None:
+    for path in {*entries, *inventory.entries}:
+        now, before = entries.get(path), inventory.entries.get(path)
+        if now is None or before is None or not now.is_same_state(before):
+            raise ApplyFailedError(
+                "agent.apply.tree_changed",
+                "somebody writes to the target",
+                actual=os.fsdecode(path),
+                hint="stop what writes to the target and try again",
+            )
+
+
+def _read_tree(config: TargetConfig) -> Inventory | None:
+    try:
+        root_fd = open_root(config.root)
+        try:
+            return take_inventory(root_fd)
+        finally:
+            os.close(root_fd)
+    except PatchwardenError:
+        return None

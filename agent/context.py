@@ -1,0 +1,126 @@
+"""The facts of a decision, gathered from what the steps before have proven and from the target as it is.
+
+Source: docs/spec/policy.md 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.errors import MetadataRefusedError
+from agent.facts import AuthorFacts, ComponentFacts, Facts, PatchFacts, Requester, SystemFacts
+from agent.identities import Verdicts
+from agent.inventory import Inventory
+from agent.limits import COMPONENTS_DECIDED_MAX
+from agent.maintenance import is_window_open
+from agent.target import TargetConfig, TargetState
+from provenance.timestamp import seconds_from_timestamp
+from provenance.verify import VerifiedPatch
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the host knows about itself at the moment of a decision."""
+
+    identity: str
+    """The host's identity id."""
+    group: str
+    """The group its configuration names, or ""."""
+    replica_age_ms: int
+    replica_age_ms_max: int
+    records_waiting: int
+
+
+def build_facts(
+    *,
+    now_ms: int,
+    height: int,
+    author: AuthorFacts,
+    patch: VerifiedPatch,
+    verdicts: Verdicts,
+    sealed: bool,
+    attestations_damaged: int,
+    requester: Requester,
+    host: HostFacts,
+    config: TargetConfig,
+    state: TargetState,
+    inventory: Inventory,
+) -> Facts:
+    """Return everything that policy may see about this patch on this target.
+
+    Raises:
+        MetadataRefusedError: ``agent.metadata.too_many_components``.
+    """
+    return Facts(
+        now_ms=now_ms,
+        height=height,
+        author=author,
+        patch=_patch_facts(patch, sealed=sealed, attestations_damaged=attestations_damaged),
+        components=_component_facts(patch, config, state),
+        approvals=verdicts.approvals,
+        rejections=verdicts.rejections,
+        requester=requester,
+        system=SystemFacts(
+            host=host.identity,
+            host_organisation=host.identity.partition("@")[2],
+            host_group=host.group,
+            target=config.name,
+            tree_digest=inventory.tree_digest.hex(),
+            drifted=inventory.tree_digest != state.tree_digest,
+            frozen=config.frozen,
+            in_maintenance_window=is_window_open(config.windows, now_ms),
+            installed=tuple(each.patch_id for each in state.installed),
+            replica_age_ms=host.replica_age_ms,
+            replica_age_ms_max=host.replica_age_ms_max,
+            records_waiting=host.records_waiting,
+        ),
+    )
+
+
+def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: int) -> PatchFacts:
+    metadata = patch.metadata
+    return PatchFacts(
+        id=patch.patch_id,
+        created_ms=seconds_from_timestamp(metadata.creation_timestamp) * 1000,
+        category=metadata.reason_for_patch.category.value,
+        references=metadata.reason_for_patch.references,
+        release_counter=metadata.release_counter,
+        supersedes=metadata.supersedes,
+        prerequisites=metadata.prerequisites,
+        files=metadata.patch_diff.files,
+        lines_added=metadata.patch_diff.lines_added,
+        lines_removed=metadata.patch_diff.lines_removed,
+        environment_digest=metadata.build_environment.sha256,
+        tests_digest=metadata.validation_tests.sha256,
+        tests_count=metadata.validation_tests.count,
+        sealed=sealed,
+        attestations_damaged=attestations_damaged,
+    )
+
+
+def _component_facts(patch: VerifiedPatch, config: TargetConfig, state: TargetState) -> tuple[ComponentFacts, ...]:
+    paths: dict[str, set[str]] = {}
+    changes: dict[str, set[str]] = {}
+    for component in patch.metadata.affected_components:
+        touched = paths.setdefault(component.name, set())
+        touched.add(component.path)
+        if component.previous_path is not None:
+            touched.add(component.previous_path)
+        changes.setdefault(component.name, set()).add(component.change.value)
+    if len(paths) > COMPONENTS_DECIDED_MAX:
+        raise MetadataRefusedError(
+            "agent.metadata.too_many_components",
+            "the patch names too many different components to decide on",
+            expected=f"at most {COMPONENTS_DECIDED_MAX}",
+            actual=len(paths),
+        )
+    return tuple(
+        ComponentFacts(
+            name=name,
+            paths=tuple(sorted(paths[name])),
+            changes=tuple(sorted(changes[name])),
+            listed=config.carries(name),
+            installed_counter=state.counter(name),
+        )
+        for name in sorted(paths)
+    )

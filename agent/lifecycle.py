@@ -1,0 +1,432 @@
+"""One patch on one target, from its bytes to its recorded end, and after a crash anywhere in between.
+
+Safe to be killed at any point: the intent is open in the outbox before anything changes, the journal says on which side of the switch the
+tree is, and `recover` brings both together before anything else is done with the target. What costs time or touches a disk runs in threads.
+
+Source: docs/spec/agent.md 4 to 7.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import trio
+
+from agent.access import LedgerAccess
+from agent.applying import Application, Settled, apply_patch, finish, settle
+from agent.config import AgentConfig
+from agent.context import HostFacts
+from agent.delivery import Delivery
+from agent.documents import history_record, outcome_detail
+from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError
+from agent.facts import Requester
+from agent.files import Files
+from agent.highwater import HighWater, read_high_water, write_high_water
+from agent.limits import OUTBOX_REFUSALS_MAX
+from agent.outbox import Entry, Outbox
+from agent.pipeline import Case, Judged, encode_decision, judge
+from agent.policy_cache import PolicyCache
+from agent.registry import Target
+from agent.results import Outcome, ResultCode, StepName, StepResult, result_code
+from agent.switch import Side
+from agent.target import JOURNAL_FILE, Installed
+from ledger.block import ZERO_DIGEST
+from ledger.bodies import DeploymentIntent, DeploymentOutcome
+from wire.errors import PatchwardenError, RejectedError, UnavailableError
+from wire.hashing import Digest
+
+HIGH_WATER_FILE: Final = "highwater.json"
+
+Note = Callable[[str, Mapping[str, object]], None]
+"""Told what happens in the background: an event name and its facts. The node logs it."""
+
+_INTERRUPTED: Final = {
+    Side.NEW: "the application was interrupted after the switch and is complete",
+    Side.OLD: "the application was interrupted before the switch; nothing was changed",
+    Side.OTHER: "the application was interrupted, and the target's directory is neither the old one nor the new one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of an application that a crash, or a ledger out of reach, had left open."""
+
+    target: str
+    patch_id: str
+    """64 hexadecimal digits."""
+    applied: bool
+    """Whether the patch's tree stands at the root."""
+    message: str
+    """One sentence."""
+    outcome_tx: bytes | None
+    """tx_id of the outcome queued now; None when it had been queued before the crash."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "target": self.target,
+            "patch_id": self.patch_id,
+            "applied": self.applied,
+            "message": self.message,
+            "outcome_tx": None if self.outcome_tx is None else self.outcome_tx.hex(),
+        }
+
+
+class Lifecycle:
+    """What can happen to the targets of one host. The caller holds a target's lock around every call that names it.
+
+    Args:
+        config: The agent's settings.
+        ledger: The ledger as the node offers it.
+        outbox: What waits for the ledger; only read here.
+        delivery: The way to the ledger.
+        files: The door to the file system.
+        now_ms: The clock: milliseconds since the epoch, UTC.
+        note: Told what happens.
+
+    Raises:
+        StateCorruptError: ``agent.state.damaged``.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        ledger: LedgerAccess,
+        outbox: Outbox,
+        delivery: Delivery,
+        *,
+        files: Files,
+        now_ms: Callable[[], int],
+        note: Note,
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._outbox = outbox
+        self._delivery = delivery
+        self._files = files
+        self._now_ms = now_ms
+        self._note = note
+        self._policies = PolicyCache()
+        self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
+        self._mark = read_high_water(self._mark_path)
+
+    @property
+    def mark(self) -> HighWater | None:
+        """The highest certified block acted on, or None before the first."""
+        return self._mark
+
+    async def explain(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
+        """Return how an application would end now; nothing is changed or recorded."""
+        judged, tree = await trio.to_thread.run_sync(self._judge, slot, data, requester)
+        return _ended(slot, judged, tree)
+
+    def _judge(self, slot: Target, data: bytes, requester: Requester) -> tuple[Judged, Digest | None]:
+        """Return how the case ends before anything changes, and the tree's digest. Blocking."""
+        state = slot.state()
+        try:
+            root_fd = slot.open_root()
+        except PatchwardenError as error:
+            return _unreadable(error), None
+        try:
+            try:
+                inventory = slot.take_inventory(root_fd)
+            except (RejectedError, UnavailableError) as error:
+                return _unreadable(error), None
+            case = Case(
+                data=data,
+                requester=requester,
+                view=self._ledger.view(),
+                mark=self._mark,
+                host=HostFacts(
+                    identity=self._config.identity_id,
+                    group=self._config.host_group,
+                    replica_age_ms=max(0, self._ledger.replica_age_ms()),
+                    replica_age_ms_max=self._config.replica_age_ms_max,
+                    records_waiting=len(self._outbox.pending),
+                ),
+                now_ms=self._now_ms(),
+                config=slot.config,
+                state=state,
+                inventory=inventory,
+                root_fd=root_fd,
+                policies=self._policies,
+            )
+            return judge(case), inventory.tree_digest
+        finally:
+            os.close(root_fd)
+
+    async def apply(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
+        """Return how the application ended; every ending is recorded, and only SUCCESS changes the target.
+
+        Raises:
+            TargetRefusedError: ``agent.target.not_adopted``.
+            CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
+        """
+        judged, tree = await trio.to_thread.run_sync(self._judge, slot, data, requester)
+        outcome = _ended(slot, judged, tree)
+        if judged.error is not None:
+            return await self._record_refusal(slot, outcome, data, requester)
+        assert judged.decision is not None, "an allowed patch has a decision"
+        assert judged.mark is not None, "an allowed patch was decided on a block"
+        await trio.to_thread.run_sync(self._raise_mark, judged.mark)
+        intent, outcome = await self._announce(slot, outcome, judged)
+        if intent is None:
+            return await self._record_refusal(slot, outcome, data, requester)
+        # From here on a cancelled caller only stops listening: the application is carried to its recorded end.
+        with trio.CancelScope(shield=True):
+            if intent.height is None:
+                return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+            outcome = await self._change(slot, outcome, judged, data, intent)
+            return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+
+    async def _announce(self, slot: Target, outcome: Outcome, judged: Judged) -> tuple[Entry | None, Outcome]:
+        """Return the intent, committed if its height is set, and how the application would end if it ended here."""
+        assert judged.decision is not None, "only what was decided is announced"
+        assert outcome.tree_before is not None, "only a readable tree is changed"
+        body = DeploymentIntent(
+            counter=0,
+            previous=ZERO_DIGEST,
+            target=slot.config.name,
+            patch_id=bytes.fromhex(judged.patch_id),
+            tree_before=outcome.tree_before,
+            decision=encode_decision(judged.decision),
+        )
+        try:
+            queued = await self._delivery.queue(body)
+        except OutboxError as error:
+            return None, _failed(outcome, StepName.INTENT, error)
+        problem: PatchwardenError | None = None
+        try:
+            with trio.fail_after(self._config.intent_wait_s):
+                await self._delivery.deliver(self._config.intent_wait_s, until=queued.sequence)
+        except OutboxError as error:
+            problem = error
+        except trio.TooSlowError:
+            problem = OutboxError(
+                "agent.ledger.unavailable", f"the intent was not committed within {self._config.intent_wait_s:g} s"
+            )
+        intent = self._outbox.find_intent(queued.sequence)
+        assert intent is not None, "an intent is kept until its outcome is delivered"
+        if intent.height is not None:
+            message = f"committed at height {intent.height}"
+            passed = replace(outcome, intent_tx=intent.transaction.tx_id)
+            return intent, _passed(passed, StepName.INTENT, message)
+        if intent.refusal is not None:
+            problem = _refused_intent(*intent.refusal)
+        assert problem is not None, "an intent that is neither delivered nor refused has a reason to wait"
+        return intent, _failed(replace(outcome, intent_tx=intent.transaction.tx_id), StepName.INTENT, problem)
+
+    async def _change(self, slot: Target, outcome: Outcome, judged: Judged, data: bytes, intent: Entry) -> Outcome:
+        """Return how the application ended, with the target changed if and only if that is SUCCESS."""
+        assert judged.plan is not None, "an allowed patch is planned"
+        assert judged.patch is not None, "an allowed patch is verified"
+        assert judged.inventory is not None, "a planned patch has an inventory"
+        assert judged.state is not None, "a planned patch has a state"
+        application = Application(
+            data=data,
+            plan=judged.plan,
+            inventory=judged.inventory,
+            installed=Installed(
+                patch_id=judged.patch_id,
+                release_counter=judged.patch.metadata.release_counter,
+                components=tuple(sorted({each.name for each in judged.patch.metadata.affected_components})),
+                height=intent.height or 0,
+                intent_tx=intent.transaction.tx_id.hex(),
+                applied_ms=self._now_ms(),
+            ),
+            intent=intent.sequence,
+            state=judged.state,
+        )
+        problem: PatchwardenError | None = None
+        try:
+            await trio.to_thread.run_sync(apply_patch, self._files, slot.store, slot.config, application)
+        except (RejectedError, UnavailableError) as error:
+            problem = error
+        settled = await trio.to_thread.run_sync(self._settle, slot)
+        if settled.journal is not None and settled.side is Side.NEW:
+            done = replace(outcome, tree_after=settled.journal.tree_after)
+            return _passed(done, StepName.APPLY, f"{len(judged.plan.changes)} paths changed in one switch")
+        if problem is None:
+            problem = ApplyFailedError("agent.apply.io", "somebody replaced the target's directory during the switch")
+        return _failed(replace(outcome, tree_after=settled.tree_digest), StepName.APPLY, problem)
+
+    async def _record_refusal(self, slot: Target, outcome: Outcome, data: bytes, requester: Requester) -> Outcome:
+        if len(self._outbox.pending) < OUTBOX_REFUSALS_MAX:
+            return await self._record(slot, outcome, requester, data, closes=None)
+        await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+        return outcome
+
+    async def _record(
+        self, slot: Target, outcome: Outcome, requester: Requester, data: bytes, *, closes: int | None
+    ) -> Outcome:
+        """Return the outcome after it stands in the outbox, and on the ledger if that does not take long."""
+        body = _outcome_body(slot.config.name, outcome, outcome_detail(outcome, requester, data))
+        entry = await self._delivery.queue(body, closes=closes)
+        await trio.to_thread.run_sync(self._finish, slot)
+        outcome = replace(outcome, outcome_tx=entry.transaction.tx_id)
+        outcome = await self._deliver_soon(outcome, entry)
+        await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+        return outcome
+
+    async def _deliver_soon(self, outcome: Outcome, entry: Entry) -> Outcome:
+        with trio.move_on_after(self._config.outcome_wait_s):
+            try:
+                await self._delivery.deliver(self._config.outcome_wait_s, until=entry.sequence)
+            except OutboxError as error:
+                self._note("agent.delivery.waits", {"code": error.code, "message": error.message})
+        settled = self._delivery.find_settled(entry.sequence)
+        if settled is None or settled.height is None:
+            waiting = StepResult(StepName.RECORD, True, "", "the outcome waits in the outbox for the ledger")
+            return replace(outcome, steps=(*outcome.steps, waiting))
+        recorded = StepResult(StepName.RECORD, True, "", f"recorded at height {settled.height}")
+        return replace(
+            outcome,
+            outcome_tx=settled.transaction.tx_id,
+            recorded_height=settled.height,
+            steps=(*outcome.steps, recorded),
+        )
+
+    # Recovery
+
+    async def recover(self, slot: Target) -> Recovery | None:
+        """Return what became of the target's open application, after its outcome was queued; None when there is none.
+
+        Raises:
+            StateCorruptError: ``agent.state.*``.
+        """
+        entry = next((each for each in self._outbox.open_intents if _target_of(each) == slot.config.name), None)
+        if entry is None and not _has_rest(slot):
+            return None
+        settled = await trio.to_thread.run_sync(self._settle, slot)
+        recovery: Recovery | None = None
+        if entry is not None:
+            recovery = await self.close_open_intent(entry, slot, settled)
+        elif settled.journal is not None:
+            applied = settled.side is Side.NEW
+            message = "the outcome had been queued before the interruption"
+            recovery = Recovery(slot.config.name, settled.journal.patch_id, applied, message, None)
+        await trio.to_thread.run_sync(self._finish, slot)
+        return recovery
+
+    async def close_open_intent(self, entry: Entry, slot: Target | None, settled: Settled | None) -> Recovery:
+        """Return the truth about an open intent, after it stands in the outbox as its outcome.
+
+        Args:
+            entry: The open intent.
+            slot: Its target, or None when the host has it no more.
+            settled: What the disk says; None without a target: then nothing of it can have been applied.
+
+        Raises:
+            StateCorruptError: ``agent.state.*``.
+        """
+        body = entry.body
+        assert isinstance(body, DeploymentIntent), "open intents are intents"
+        journal = None if settled is None else settled.journal
+        if journal is not None and journal.intent != entry.sequence:
+            journal = None
+        side = Side.OLD if settled is None or journal is None else settled.side
+        applied = side is Side.NEW
+        tree = body.tree_before if settled is None or settled.tree_digest is None else settled.tree_digest
+        outcome = Outcome(
+            code=ResultCode.SUCCESS if applied else ResultCode.APPLY_FAILED,
+            reason="" if applied else "agent.apply.interrupted",
+            message=_INTERRUPTED[side],
+            target=body.target,
+            patch_id=body.patch_id.hex(),
+            decision=None,
+            steps=(),
+            tree_before=Digest(body.tree_before),
+            tree_after=journal.tree_after if applied and journal is not None else Digest(tree),
+            intent_tx=entry.transaction.tx_id,
+        )
+        detail = outcome_detail(outcome, None, None)
+        queued = await self._delivery.queue(_outcome_body(body.target, outcome, detail), closes=entry.sequence)
+        outcome = replace(outcome, outcome_tx=queued.transaction.tx_id)
+        if slot is not None:
+            await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+        self._note("agent.recovered", {"target": body.target, "patch": outcome.patch_id, "applied": applied})
+        return Recovery(body.target, outcome.patch_id, applied, outcome.message, queued.transaction.tx_id)
+
+    def _settle(self, slot: Target) -> Settled:
+        return settle(self._files, slot.store, slot.config)
+
+    def _finish(self, slot: Target) -> None:
+        if _has_rest(slot):
+            finish(self._files, slot.store, slot.config)
+
+    def _raise_mark(self, mark: HighWater) -> None:
+        """Remember the highest block acted on, durably, before acting on it."""
+        if self._mark is None or mark.height > self._mark.height:
+            write_high_water(self._files, self._mark_path, mark)
+            self._mark = mark
+
+
+def _target_of(entry: Entry) -> str:
+    return entry.body.target
+
+
+def _has_rest(slot: Target) -> bool:
+    """Return whether an application has left a journal or a staging directory."""
+    return os.path.lexists(slot.store.path(JOURNAL_FILE)) or os.path.lexists(slot.config.staging)
+
+
+def _unreadable(error: PatchwardenError) -> Judged:
+    """Return a case that ended because the target itself cannot be read."""
+    return Judged(steps=[StepResult(StepName.ADMIT, False, error.code, error.message)], error=error)
+
+
+def _ended(slot: Target, judged: Judged, tree: Digest | None) -> Outcome:
+    """Return the outcome of a judged case in which nothing was changed."""
+    error = judged.error
+    return Outcome(
+        code=ResultCode.SUCCESS if error is None else result_code(error),
+        reason="" if error is None else error.code,
+        message="every requirement holds" if error is None else error.message,
+        target=slot.config.name,
+        patch_id=judged.patch_id,
+        decision=judged.decision,
+        steps=tuple(judged.steps),
+        tree_before=tree,
+        tree_after=tree,
+        hint="" if error is None else error.hint,
+    )
+
+
+def _passed(outcome: Outcome, step: StepName, message: str) -> Outcome:
+    return replace(outcome, steps=(*outcome.steps, StepResult(step, True, "", message)))
+
+
+def _failed(outcome: Outcome, step: StepName, error: PatchwardenError) -> Outcome:
+    return replace(
+        outcome,
+        code=result_code(error),
+        reason=error.code,
+        message=error.message,
+        hint=error.hint,
+        steps=(*outcome.steps, StepResult(step, False, error.code, error.message)),
+    )
+
+
+def _refused_intent(code: str, message: str) -> PatchwardenError:
+    """Return why the ledger would not have the intent: what it says about the patch outweighs an older decision."""
+    if code.startswith("ledger.patch."):
+        return MetadataRefusedError(code, message)
+    return OutboxError(code, message)
+
+
+def _outcome_body(target: str, outcome: Outcome, detail: bytes) -> DeploymentOutcome:
+    before = ZERO_DIGEST if outcome.tree_before is None else outcome.tree_before
+    return DeploymentOutcome(
+        counter=0,
+        previous=ZERO_DIGEST,
+        target=target,
+        patch_id=bytes.fromhex(outcome.patch_id) if outcome.patch_id else ZERO_DIGEST,
+        intent_tx_id=None,
+        result=outcome.code.value,
+        tree_before=before,
+        tree_after=before if outcome.tree_after is None else outcome.tree_after,
+        detail=detail,
+    )

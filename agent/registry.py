@@ -1,0 +1,293 @@
+"""The targets of one host: found, added, changed, compared with their records.
+
+Blocking, and without the ledger: the agent calls it in a thread and tells the ledger what follows.
+
+Source: docs/spec/agent.md 3.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.applying import check_staging
+from agent.errors import ApplyFailedError, TargetRefusedError
+from agent.files import Files
+from agent.inventory import Inventory, differing_paths, open_root, take_inventory
+from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, TARGETS_MAX
+from agent.manifest import read_manifest, write_manifest
+from agent.record_log import Record, RecordLog, read_records
+from agent.target import HISTORY_FILE, MANIFEST_FILE, TARGET_FILE, TargetConfig, TargetState, TargetStore
+from wire.errors import MalformedError
+from wire.fields import as_identifier
+from wire.hashing import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """One target, as it is configured, as it is recorded and as it is."""
+
+    config: TargetConfig
+    state: TargetState
+    tree_digest: Digest | None
+    """Digest of the tree now, 32 bytes; None when it cannot be read."""
+    problem: str
+    """Why it cannot be read, or ""."""
+    drifted_paths: tuple[str, ...]
+    """At most `DRIFT_PATHS_MAX` paths at which the tree differs from its record; empty when it does not, or when the record of
+    single files is lost."""
+    drifted_count: int
+    """Number of all such paths."""
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether the tree is another than the records explain."""
+        return self.tree_digest != self.state.tree_digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "name": self.config.name,
+            "root": self.config.root,
+            "components": list(self.config.components),
+            "windows": [window.text for window in self.config.windows],
+            "frozen": self.config.frozen,
+            "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
+            "recorded_tree_digest": self.state.tree_digest.hex(),
+            "drifted": self.is_drifted,
+            "drifted_paths": list(self.drifted_paths),
+            "drifted_count": self.drifted_count,
+            "problem": self.problem,
+            "installed": [each.to_json() for each in self.state.installed],
+            "counters": dict(self.state.counters or {}),
+        }
+
+
+class Target:
+    """One target with its files and the inventory that was taken last.
+
+    Args:
+        files: The door to the file system.
+        directory: ``<home>/agent/<name>``.
+        config: As it stands there.
+    """
+
+    def __init__(self, files: Files, directory: str, config: TargetConfig) -> None:
+        self._files = files
+        self.store = TargetStore(files, directory)
+        self.config = config
+        self._inventory: Inventory | None = None
+
+    def open_root(self) -> int:
+        """Return a descriptor of the root; the caller closes it. Raises TargetRefusedError, ApplyFailedError."""
+        return open_root(self.config.root)
+
+    def take_inventory(self, root_fd: int) -> Inventory:
+        """Return the inventory of the open root, reading only what changed since the last one.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            ApplyFailedError: ``agent.target.*``.
+        """
+        self._inventory = take_inventory(root_fd, self._inventory)
+        return self._inventory
+
+    def state(self) -> TargetState:
+        """Return the recorded state.
+
+        Raises:
+            TargetRefusedError: ``agent.target.not_adopted``: adding it was interrupted.
+            StateCorruptError: ``agent.state.damaged``.
+        """
+        state = self.store.read_target_state()
+        if state is None:
+            raise TargetRefusedError(
+                "agent.target.not_adopted",
+                f"the target {self.config.name} has no baseline",
+                hint="run agent target adopt",
+            )
+        return state
+
+    def status(self) -> TargetStatus:
+        """Return the target as it is. Raises StateCorruptError, TargetRefusedError (``agent.target.not_adopted``)."""
+        state = self.state()
+        try:
+            root_fd = self.open_root()
+            try:
+                inventory = self.take_inventory(root_fd)
+            finally:
+                os.close(root_fd)
+        except (TargetRefusedError, ApplyFailedError) as error:
+            return TargetStatus(self.config, state, None, error.message, (), 0)
+        differing: tuple[bytes, ...] = ()
+        if inventory.tree_digest != state.tree_digest:
+            recorded = read_manifest(self.store.path(MANIFEST_FILE), state.tree_digest)
+            differing = () if recorded is None else differing_paths(inventory, recorded)
+        names = tuple(path.decode(errors="backslashreplace") for path in differing[:DRIFT_PATHS_MAX])
+        return TargetStatus(self.config, state, inventory.tree_digest, "", names, len(differing))
+
+    def adopt(self) -> TargetStatus:
+        """Make the tree as it is the recorded one; installed patches and release counters stay.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            ApplyFailedError: ``agent.target.*``.
+        """
+        root_fd = self.open_root()
+        try:
+            inventory = self.take_inventory(root_fd)
+        finally:
+            os.close(root_fd)
+        before = self.store.read_target_state()
+        if before is None:
+            state = TargetState(inventory.tree_digest)
+        else:
+            state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None)
+        self.store.write_target_state(state)
+        write_manifest(self._files, self.store.path(MANIFEST_FILE), inventory)
+        return TargetStatus(self.config, state, inventory.tree_digest, "", (), 0)
+
+    def mark_drift_reported(self, digest: Digest) -> None:
+        """Remember that this drift was told. Raises OSError, StateCorruptError."""
+        self.store.write_target_state(replace(self.state(), drift_reported=digest))
+
+    def change(self, config: TargetConfig) -> None:
+        """Make `config` the target's configuration, durably. Raises OSError."""
+        self.store.write_config(config)
+        self.config = config
+
+    def append_history(self, record: Record) -> None:
+        """Add an ending to the local history, durably. Raises StateCorruptError."""
+        log = RecordLog(self._files, self.store.path(HISTORY_FILE))
+        try:
+            log.append(record)
+            if log.lines > HISTORY_LINES_MAX:
+                log.rewrite(log.records[-HISTORY_LINES_MAX // 2 :])
+        finally:
+            log.close()
+
+    def history(self, limit: int) -> tuple[Record, ...]:
+        """Return the last endings, newest first. Raises StateCorruptError."""
+        return tuple(reversed(read_records(self.store.path(HISTORY_FILE))[-limit:])) if limit > 0 else ()
+
+
+class Registry:
+    """All targets of one host.
+
+    Args:
+        files: The door to the file system.
+        directory: ``<home>/agent``; made when it is not there.
+
+    Raises:
+        StateCorruptError: ``agent.state.damaged``.
+    """
+
+    def __init__(self, files: Files, directory: str) -> None:
+        self._files = files
+        self._directory = directory
+        files.make_directories(directory)
+        self._targets: dict[str, Target] = {}
+        for name in sorted(os.listdir(directory)):
+            config = self._read_config(name)
+            if config is not None:
+                self._targets[name] = Target(files, self._path(name), config)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(tuple(self._targets.values()))
+
+    def find(self, name: str) -> Target | None:
+        """Return the target, or None."""
+        return self._targets.get(name)
+
+    def get(self, name: str) -> Target:
+        """Return the target.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``.
+        """
+        target = self._targets.get(name)
+        if target is None:
+            raise TargetRefusedError(
+                "agent.target.unknown",
+                "this host has no such target",
+                expected=", ".join(self._targets) or "a target; there is none yet",
+                actual=name,
+                hint="run agent target add",
+            )
+        return target
+
+    def add(self, document: dict[str, Any]) -> TargetStatus:
+        """Return the status of a new target, whose tree as it is becomes the recorded one.
+
+        Args:
+            document: Name, root, components, windows and frozen, as `TargetConfig.to_json` writes them; untrusted.
+
+        Raises:
+            RejectedError: ``agent.target.*``, ``wire.field.*``.
+            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.unreadable``, ``agent.target.changing``.
+        """
+        config = TargetConfig.from_json_untrusted({**document, "version": 1})
+        if config.name in self._targets:
+            raise TargetRefusedError("agent.target.exists", f"a target named {config.name} exists")
+        if len(self._targets) >= TARGETS_MAX:
+            raise TargetRefusedError("agent.target.too_many", f"a host has at most {TARGETS_MAX} targets")
+        self._check_root(config)
+        check_staging(self._files, config)
+        target = Target(self._files, self._path(config.name), config)
+        target.store.write_config(config)
+        status = target.adopt()
+        self._targets[config.name] = target
+        return status
+
+    def remove(self, name: str) -> None:
+        """Forget a target; its tree stays, and so does its state, so that release counters outlive removing and adding it again.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``.
+            OSError: It could not be removed.
+        """
+        target = self.get(name)
+        self._files.unlink(target.store.path(TARGET_FILE))
+        self._files.sync_directory(target.store.directory)
+        del self._targets[name]
+
+    def _check_root(self, config: TargetConfig) -> None:
+        try:
+            status = os.lstat(config.root)
+        except OSError as error:
+            raise TargetRefusedError(
+                "agent.target.missing", f"the target's directory cannot be found ({error.strerror})", actual=config.root
+            ) from error
+        if stat.S_ISLNK(status.st_mode) or os.path.realpath(config.root) != config.root:
+            raise TargetRefusedError(
+                "agent.target.link",
+                "the path of a target's root goes through a symbolic link",
+                expected=os.path.realpath(config.root),
+                actual=config.root,
+            )
+        if not stat.S_ISDIR(status.st_mode):
+            raise TargetRefusedError(
+                "agent.target.not_a_directory", "a target's root is no directory", actual=config.root
+            )
+        guarded = [(target.config.name, target.config.root) for target in self]
+        for name, root in [*guarded, ("the agent's own directory", self._directory)]:
+            if os.path.commonpath([root, config.root]) in (root, config.root):
+                raise TargetRefusedError(
+                    "agent.target.overlap",
+                    f"the target and {name} lie inside one another",
+                    expected=root,
+                    actual=config.root,
+                )
+
+    def _read_config(self, name: str) -> TargetConfig | None:
+        try:
+            as_identifier(name, "name")
+        except MalformedError:
+            return None
+        return TargetStore(self._files, self._path(name)).read_config()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)

@@ -1,0 +1,397 @@
+"""The agent that a node embeds: receives a patch file, decides, announces, applies, records; recovers at start.
+
+Everything that touches a disk or costs time runs in threads; each target has one lock, and one thing happens to it at a time. The agent
+asks nothing but its `LedgerAccess`, its clock and its source of chance.
+
+An application is safe to be killed anywhere: the intent is open in the outbox before anything changes, the journal says on which side of
+the switch the tree is, and `recover` brings both together before anything else is done with the target.
+
+Source: docs/spec/agent.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from agent.access import CommittedAt, LedgerAccess
+from agent.config import AgentConfig
+from agent.delivery import Delivery
+from agent.documents import adoption_body, drift_body
+from agent.errors import MetadataRefusedError, OutboxError
+from agent.facts import Requester
+from agent.files import Files
+from agent.lifecycle import Lifecycle, Note, Recovery
+from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
+from agent.outbox import HostBody, Outbox
+from agent.registry import Registry, Target, TargetStatus
+from agent.results import Outcome, ResultCode
+from agent.target import LOCK_FILE
+from ledger.bodies import HostReport
+from ledger.transaction import Transaction, build_transaction
+from wire.errors import RejectedError, UnavailableError
+from wire.hashing import sha256
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentStatus",
+    "CommittedAt",
+    "LedgerAccess",
+    "Outcome",
+    "Recovery",
+    "Requester",
+    "ResultCode",
+    "TargetStatus",
+]
+
+OUTBOX_FILE: Final = "outbox.log"
+_HISTORY_DEFAULT: Final = 100
+
+
+def _no_note(event: str, facts: Mapping[str, object]) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """How the agent stands."""
+
+    identity_id: str
+    targets: tuple[str, ...]
+    """Names."""
+    records_waiting: int
+    """Records that wait for the ledger."""
+    records_delivered: int
+    records_refused: int
+    """Records that the ledger refused for good."""
+    intents_open: int
+    """Applications between their intent and their outcome."""
+    counter: int
+    """Last number in the host's chain of deployment records that was signed here."""
+    replica_height: int
+    replica_age_ms: int
+    replica_age_ms_max: int
+    high_water: int | None
+    """Highest block acted on, or None before the first."""
+    delivery_problem: str
+    """Why records wait, or ""."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "identity": self.identity_id,
+            "targets": list(self.targets),
+            "records_waiting": self.records_waiting,
+            "records_delivered": self.records_delivered,
+            "records_refused": self.records_refused,
+            "intents_open": self.intents_open,
+            "counter": self.counter,
+            "replica_height": self.replica_height,
+            "replica_age_ms": self.replica_age_ms,
+            "replica_age_ms_max": self.replica_age_ms_max,
+            "high_water": self.high_water,
+            "delivery_problem": self.delivery_problem,
+        }
+
+
+class Agent:
+    """The attestation agent of one host. Opens its directory at once; one process at a time may.
+
+    Args:
+        config: Its settings.
+        ledger: The ledger as the node offers it.
+        now_ms: The clock: milliseconds since the epoch, UTC.
+        nonce: Returns 16 fresh random bytes.
+        files: The door to the file system.
+        note: Told what happens in the background.
+
+    Raises:
+        UnavailableError: ``agent.state.in_use``: another process holds the directory.
+        StateCorruptError: ``agent.state.damaged``.
+        OSError: The directory cannot be made or read.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        ledger: LedgerAccess,
+        *,
+        now_ms: Callable[[], int],
+        nonce: Callable[[], bytes],
+        files: Files | None = None,
+        note: Note = _no_note,
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._now_ms = now_ms
+        self._nonce = nonce
+        self._files = Files() if files is None else files
+        self._note = note
+        self._registry = Registry(self._files, config.directory)
+        self._lock_fd = _hold(os.path.join(config.directory, LOCK_FILE))
+        self._outbox = Outbox(self._files, self._path(OUTBOX_FILE))
+        self._delivery = Delivery(self._outbox, ledger, config.identity_id, self._sign)
+        self._lifecycle = Lifecycle(
+            config, ledger, self._outbox, self._delivery, files=self._files, now_ms=now_ms, note=note
+        )
+        self._locks: dict[str, trio.Lock] = {}
+        self._registry_lock = trio.Lock()
+        self._delivery_problem = ""
+
+    def close(self) -> None:
+        """Release the agent's directory."""
+        self._outbox.close()
+        os.close(self._lock_fd)
+
+    # Patches
+
+    async def explain(self, data: bytes, target: str, requester: Requester) -> Outcome:
+        """Return how an application would end now; nothing is changed or recorded anywhere.
+
+        Args:
+            data: A whole patch file; untrusted.
+            target: The target's name.
+            requester: Who asks.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            CorruptionError: The agent's state or the replica is damaged.
+        """
+        slot = self._registry.get(target)
+        async with self._lock(slot):
+            return await self._lifecycle.explain(slot, data, requester)
+
+    async def apply(self, data: bytes, target: str, requester: Requester) -> Outcome:
+        """Return how the application ended; every ending is recorded, and only SUCCESS changes the target.
+
+        Args:
+            data: A whole patch file; untrusted.
+            target: The target's name.
+            requester: Who asks.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            UnavailableError: ``agent.target.busy``: another process changes the target.
+            CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
+        """
+        slot = self._registry.get(target)
+        async with self._lock(slot):
+            lock_fd = await trio.to_thread.run_sync(_hold, slot.store.path(LOCK_FILE))
+            try:
+                await self._lifecycle.recover(slot)
+                return await self._lifecycle.apply(slot, data, requester)
+            finally:
+                os.close(lock_fd)
+
+    async def fetch_patch(self, patch_id: str) -> bytes:
+        """Return the file of a published patch from the local store or a peer.
+
+        Raises:
+            MetadataRefusedError: ``agent.metadata.not_published``.
+            UnavailableError: ``agent.ledger.patch_not_found``: nobody has it now.
+        """
+        record = self._ledger.view().patch(bytes.fromhex(patch_id))
+        if record is None:
+            raise MetadataRefusedError("agent.metadata.not_published", "the patch is not published", actual=patch_id)
+        data = await self._ledger.fetch_patch(record.file_digest)
+        if data is None or sha256(data) != record.file_digest:
+            raise OutboxError("agent.ledger.patch_not_found", "no peer has the file of this patch now", actual=patch_id)
+        return data
+
+    # Targets
+
+    async def add_target(self, document: dict[str, Any]) -> TargetStatus:
+        """Return the status of a new target; its tree as it is becomes the baseline, and the ledger is told.
+
+        Args:
+            document: ``name``, ``root``, ``components``, ``windows``, ``frozen``; untrusted.
+
+        Raises:
+            RejectedError: ``agent.target.*``, ``wire.field.*``.
+            UnavailableError: ``agent.target.*``, ``agent.outbox.full``.
+        """
+        async with self._registry_lock:
+            status = await trio.to_thread.run_sync(self._registry.add, document)
+        await self._report_adoption(status)
+        return status
+
+    def list_targets(self) -> tuple[str, ...]:
+        """Return the names of all targets."""
+        return tuple(target.config.name for target in self._registry)
+
+    async def show_target(self, name: str) -> TargetStatus:
+        """Return the target as it is configured, recorded, and found now.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+        """
+        slot = self._registry.get(name)
+        async with self._lock(slot):
+            return await trio.to_thread.run_sync(slot.status)
+
+    async def adopt_target(self, name: str) -> TargetStatus:
+        """Return the target's status after its tree as it is has become the recorded one; the ledger is told.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            UnavailableError: ``agent.target.*``, ``agent.outbox.full``.
+        """
+        slot = self._registry.get(name)
+        async with self._lock(slot):
+            await self._lifecycle.recover(slot)
+            status = await trio.to_thread.run_sync(slot.adopt)
+        await self._report_adoption(status)
+        return status
+
+    async def freeze_target(self, name: str, *, frozen: bool) -> None:
+        """Stop all changes of a target, or allow them again. Raises TargetRefusedError, OSError."""
+        slot = self._registry.get(name)
+        async with self._lock(slot):
+            await trio.to_thread.run_sync(slot.change, replace(slot.config, frozen=frozen))
+
+    async def remove_target(self, name: str) -> None:
+        """Forget a target; its tree and its history stay. Raises TargetRefusedError, OSError."""
+        slot = self._registry.get(name)
+        async with self._registry_lock, self._lock(slot):
+            await self._lifecycle.recover(slot)
+            await trio.to_thread.run_sync(self._registry.remove, name)
+
+    async def history(self, name: str, limit: int = _HISTORY_DEFAULT) -> tuple[dict[str, Any], ...]:
+        """Return how the last applications and refusals ended, newest first. Raises TargetRefusedError, StateCorruptError."""
+        slot = self._registry.get(name)
+        return await trio.to_thread.run_sync(slot.history, limit)
+
+    async def check_drift(self) -> tuple[TargetStatus, ...]:
+        """Return the status of every target that has drifted; each drift is told to the ledger once."""
+        drifted = []
+        for slot in self._registry:
+            async with self._lock(slot):
+                status = await trio.to_thread.run_sync(slot.status)
+                if not status.is_drifted:
+                    continue
+                drifted.append(status)
+                if status.tree_digest is None or status.tree_digest == status.state.drift_reported:
+                    continue
+                await self._delivery.queue(HostReport("drift", slot.config.name, drift_body(status)))
+                await trio.to_thread.run_sync(slot.mark_drift_reported, status.tree_digest)
+                self._note("agent.drift", {"target": slot.config.name, "paths": status.drifted_count})
+        return tuple(drifted)
+
+    def status(self) -> AgentStatus:
+        """Return how the agent stands."""
+        return AgentStatus(
+            identity_id=self._config.identity_id,
+            targets=self.list_targets(),
+            records_waiting=len(self._outbox.pending),
+            records_delivered=self._outbox.delivered_count,
+            records_refused=self._outbox.refused_count,
+            intents_open=len(self._outbox.open_intents),
+            counter=self._outbox.head.counter,
+            replica_height=self._ledger.view().height,
+            replica_age_ms=self._ledger.replica_age_ms(),
+            replica_age_ms_max=self._config.replica_age_ms_max,
+            high_water=None if self._lifecycle.mark is None else self._lifecycle.mark.height,
+            delivery_problem=self._delivery_problem,
+        )
+
+    # Background
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Recover, then deliver records and look for drift until cancelled.
+
+        Raises:
+            CorruptionError: The agent's state is damaged; the node must stop.
+        """
+        await self.recover()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deliver_for_ever)
+            nursery.start_soon(self._check_drift_for_ever)
+            task_status.started()
+
+    async def recover(self) -> list[Recovery]:
+        """Return what became of every open application, after its outcome was queued. At start, and harmless at any time.
+
+        Raises:
+            StateCorruptError: ``agent.state.*``.
+        """
+        found = []
+        for slot in self._registry:
+            async with self._lock(slot):
+                recovery = await self._lifecycle.recover(slot)
+                if recovery is not None:
+                    found.append(recovery)
+        # An intent of a target that is no longer there: nothing of it can have been applied since.
+        for entry in self._outbox.open_intents:
+            if self._registry.find(entry.body.target) is None:
+                found.append(await self._lifecycle.close_open_intent(entry, None, None))
+        return found
+
+    async def _deliver_for_ever(self) -> None:
+        pause = DELIVERY_PAUSE_SECONDS
+        while True:
+            try:
+                await self._delivery.deliver(DELIVERY_SECONDS_MAX)
+            except OutboxError as error:
+                if not self._delivery_problem:
+                    self._note("agent.delivery.waits", {"code": error.code, "message": error.message})
+                self._delivery_problem = error.message
+                await trio.sleep(pause)
+                pause = min(2 * pause, DELIVERY_PAUSE_SECONDS_MAX)
+            else:
+                self._delivery_problem = ""
+                pause = DELIVERY_PAUSE_SECONDS
+                await self._delivery.wait_queued()
+
+    async def _check_drift_for_ever(self) -> None:
+        while True:
+            await trio.sleep(self._config.drift_interval_s)
+            try:
+                await self.check_drift()
+            except (RejectedError, UnavailableError, OSError) as error:
+                self._note("agent.drift.failed", {"message": str(error)})
+
+    # Small things
+
+    async def _report_adoption(self, status: TargetStatus) -> None:
+        await self._delivery.queue(HostReport("adopt", status.config.name, adoption_body(status)))
+
+    def _sign(self, body: HostBody) -> Transaction:
+        return build_transaction(
+            self._ledger.chain_id,
+            body.KIND,
+            body,
+            self._config.key,
+            self._nonce(),
+            self._ledger.view().height + self._config.not_after_window,
+            self._now_ms(),
+        )
+
+    def _lock(self, slot: Target) -> trio.Lock:
+        return self._locks.setdefault(slot.config.name, trio.Lock())
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._config.directory, name)
+
+
+def _hold(path: str) -> int:
+    """Return a descriptor that holds the lock file until it is closed, also by the process's death.
+
+    Raises:
+        UnavailableError: ``agent.state.in_use``.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UnavailableError("agent.state.in_use", f"another process holds {path}") from error
+    return descriptor
