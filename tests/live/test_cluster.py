@@ -1,0 +1,182 @@
+"""Four validators as real processes: they agree, survive the leader's death, and lose nothing that they acknowledged."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ledger import bodies
+from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
+
+pytestmark = pytest.mark.live
+
+FAILOVER_S_MAX = 2.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("net")) as cluster:
+        cluster.register("web1@acme", "host")
+        yield cluster
+
+
+def _report(cluster: Cluster, payload: bytes) -> bodies.Body:
+    return bodies.HostReport("inventory", "app", payload)
+
+
+def test_every_node_takes_transactions_and_all_agree(cluster: Cluster) -> None:
+    for node in cluster.validators:
+        (result,) = cluster.submit([cluster.sign(_report(cluster, os.urandom(300)), "web1@acme")], to=node)
+        assert result["status"] == "committed"
+    assert cluster.wait_equal()["height"] >= 5
+
+
+def test_submitting_again_gives_the_first_receipt_from_any_node(cluster: Cluster) -> None:
+    transaction = cluster.sign(_report(cluster, b"once"), "web1@acme")
+    first = cluster.submit([transaction])
+    cluster.wait_equal()
+    for node in cluster.validators:
+        assert cluster.submit([transaction], to=node) == first
+
+
+class Submissions(threading.Thread):
+    """Submits one transaction after the other to one node, as a client that retries; keeps what was acknowledged."""
+
+    def __init__(self, cluster: Cluster, nodes: list[NodeProcess]) -> None:
+        super().__init__(daemon=True)
+        self.cluster = cluster
+        self.nodes = nodes
+        self.acknowledged: list[tuple[str, float]] = []
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            self._submit_for_ever(client)
+
+    def _submit_for_ever(self, client: httpx.Client) -> None:
+        number = 0
+        while not self.ended.is_set():
+            number += 1
+            transaction = self.cluster.sign(_report(self.cluster, number.to_bytes(8, "big")), "web1@acme")
+            for attempt in range(100):
+                try:
+                    response = client.post(
+                        f"{self.nodes[attempt % len(self.nodes)].rpc}/v1/transactions",
+                        json={"transactions": [_base64(transaction.raw)], "timeout_ms": 5000},
+                    )
+                except (httpx.HTTPError, OSError, json.JSONDecodeError):
+                    self.ended.wait(0.02)
+                    continue
+                if response.status_code == 200:
+                    result = response.json()["results"][0]
+                    if result["status"] == "committed":
+                        self.acknowledged.append((result["tx_id"], time.monotonic()))
+                        break
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_killed_leader_is_replaced_and_nothing_acknowledged_is_lost(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    others = [node for node in cluster.validators if node is not leader]
+    clients = [Submissions(cluster, others) for _ in range(4)]
+    for client in clients:
+        client.start()
+    cluster.wait_for(lambda: min(len(client.acknowledged) for client in clients) >= 5, "load runs")
+
+    killed_at = time.monotonic()
+    leader.kill()
+    successor = cluster.leader(others)
+    took_s = time.monotonic() - killed_at
+    before = [len(client.acknowledged) for client in clients]
+    cluster.wait_for(
+        lambda: all(len(client.acknowledged) > count + 5 for client, count in zip(clients, before, strict=True)),
+        "submissions go on",
+    )
+    for client in clients:
+        client.ended.set()
+    for client in clients:
+        client.join(60)
+
+    assert successor is not leader
+    assert took_s <= FAILOVER_S_MAX
+    cluster.start([leader])
+    final = cluster.wait_equal()
+    acknowledged = [tx_id for client in clients for tx_id, _ in client.acknowledged]
+    assert len(set(acknowledged)) == len(acknowledged)
+    for node in cluster.validators:
+        for tx_id in acknowledged:
+            response = cluster.client.get(f"{node.rpc}/v1/transactions/{tx_id}")
+            assert response.json()["status"] == "committed", (node.name, tx_id)
+    assert final["log_size"] >= len(acknowledged)
+
+
+def test_paused_follower_costs_nothing_and_catches_up(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    follower = next(node for node in cluster.validators if node is not leader)
+    follower.signal(signal.SIGSTOP)
+    try:
+        for _ in range(5):
+            (result,) = cluster.submit([cluster.sign(_report(cluster, os.urandom(100)), "web1@acme")], to=leader)
+            assert result["status"] == "committed"
+    finally:
+        follower.signal(signal.SIGCONT)
+    cluster.wait_equal()
+
+
+def test_gateway_that_dies_is_started_again(cluster: Cluster) -> None:
+    node = cluster.validators[0]
+    pid = node.status(cluster.client)["pid"]
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    children = children or _children_of(pid)
+    (gateway,) = [child for child in children if b"node.gateway" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(gateway, signal.SIGKILL)
+    cluster.wait_for(lambda: node.status(cluster.client)["gateway_restarts"] >= 1, "the gateway is back", node)
+
+
+def _children_of(pid: int) -> list[int]:
+    children = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+            except OSError:
+                continue
+            if int(status.rpartition(")")[2].split()[1]) == pid:
+                children.append(int(entry.name))
+    return children
+
+
+def test_node_ends_in_order_and_comes_back(cluster: Cluster) -> None:
+    node = next(node for node in cluster.validators if node is not cluster.leader())
+    assert node.stop() == 0
+    assert not (node.home / "run.json").exists()
+    assert not node.socket.exists()
+    cluster.start([node])
+    cluster.wait_equal()
+
+
+def test_second_node_on_one_home_is_refused(cluster: Cluster) -> None:
+    node = cluster.validators[1]
+    second = NodeProcess(node.home, node.name)
+    before = (node.home / "run.json").read_text()
+    result = subprocess.run(
+        [sys.executable, "-m", "node.process", str(second.home)], capture_output=True, timeout=30, check=False
+    )
+    assert result.returncode == 1
+    assert b"node.storage.in_use" in result.stderr
+    assert (node.home / "run.json").read_text() == before
+    assert node.status(cluster.client)["name"] == node.name
