@@ -61,23 +61,40 @@ class Outcome:
     output: str
 
 
+def git_diff(pre: Mapping[str, FileState | None], post: Mapping[str, FileState | None]) -> bytes:
+    """Return what git prints for the difference of two trees, without renames and without its heuristics about indentation."""
+    with tempfile.TemporaryDirectory(prefix="patchwarden-git-") as name:
+        root = Path(name, "tree")
+        environment = _environment(name)
+        write_tree(root, pre)
+        for command in (("init", "-q"), ("add", "-A", "-f"), ("commit", "-q", "--allow-empty", "-m", "base")):
+            subprocess.run(("git", *command), cwd=root, env=environment, check=True, capture_output=True)
+        for path, state in post.items():
+            if state is None:
+                (root / path).unlink(missing_ok=True)
+        write_tree(root, post)
+        subprocess.run(("git", "add", "-A", "-f"), cwd=root, env=environment, check=True, capture_output=True)
+        command = (
+            "git",
+            "-c",
+            "core.quotePath=false",
+            "diff",
+            "--cached",
+            "--full-index",
+            "--no-renames",
+            "--no-indent-heuristic",
+        )
+        return subprocess.run(
+            (*command, "--no-color", "-U3", "--text"), cwd=root, env=environment, check=True, capture_output=True
+        ).stdout
+
+
 def run_tool(tool: Tool, tree: Mapping[str, FileState | None], patch: bytes) -> Outcome:
     """Apply `patch` (for `git am`: a diff, the mail around it is added) to a copy of `tree` and return what became of it."""
     with tempfile.TemporaryDirectory(prefix="patchwarden-applier-") as name:
         root = Path(name, "tree")
         write_tree(root, tree)
-        # Neutral settings; PATH stays, so that a tool from elsewhere can be put in front.
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": name,
-            "LC_ALL": "C",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CEILING_DIRECTORIES": name,
-            "GIT_AUTHOR_NAME": "t",
-            "GIT_AUTHOR_EMAIL": "t@example.org",
-            "GIT_COMMITTER_NAME": "t",
-            "GIT_COMMITTER_EMAIL": "t@example.org",
-        }
+        environment = _environment(name)
         if tool.needs_repository:
             for command in (("init", "-q"), ("add", "-A", "-f"), ("commit", "-q", "--allow-empty", "-m", "base")):
                 subprocess.run(("git", *command), cwd=root, env=environment, check=True, capture_output=True)
@@ -93,6 +110,21 @@ def run_tool(tool: Tool, tree: Mapping[str, FileState | None], patch: bytes) -> 
             check=False,
         )
         return Outcome(done.returncode == 0, read_tree(root), done.stdout.decode("utf-8", "replace"))
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Return neutral settings; PATH stays, so that a tool from elsewhere can be put in front."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": home,
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CEILING_DIRECTORIES": home,
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
 
 
 def write_tree(root: Path, tree: Mapping[str, FileState | None]) -> None:
