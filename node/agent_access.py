@@ -6,7 +6,6 @@ records to the ledger, and fetching a patch file that is not here yet, go to pee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import trio

@@ -131,7 +131,7 @@ class Node:
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
         )
-        self.agent = _open_agent(self) if config.role == "host" else None
+        self.agent = _open_agent(self, key) if config.role == "host" else None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -169,7 +169,9 @@ class Node:
                 await self.replica.wait_above(self.replica.height)
 
     def close(self) -> None:
-        """Remove what says that this node runs, and close the store."""
+        """Remove what says that this node runs, and close agent and store."""
+        if self.agent is not None:
+            self.agent.close()
         self.home.run.unlink(missing_ok=True)
         if self._listener is not None:
             self._listener.close()
@@ -364,10 +366,10 @@ class Node:
         return {} if self.agent is None else self.agent.methods()
 
 
-def _open_agent(node: Node) -> AgentService:
+def _open_agent(node: Node, key: PrivateKey) -> AgentService:
     from node.agent_service import AgentService  # A validator needs neither the policy engine nor its 20 MB.
 
-    return AgentService.open(node)
+    return AgentService.open(node, key)
 
 
 def open_node(home: Home, config: NodeConfig) -> Node:

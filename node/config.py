@@ -101,6 +101,8 @@ class NodeConfig(BaseSettings):
     """Whether this node votes (and stands in the validator set) or follows certified blocks."""
     identity: str | None = None
     """The ledger identity that a host's agent signs as, such as `web1@acme`."""
+    host_group: Annotated[str, Field(max_length=63)] = ""
+    """The host's group, such as `canary`, for policies that ask for it."""
     listen: str = "/ip4/127.0.0.1/tcp/0"
     """The libp2p address to listen on; port 0 takes a free one."""
     rpc_listen: str = "127.0.0.1:0"

@@ -1,0 +1,178 @@
+"""The agent's methods on the local socket, and its life inside a host's node.
+
+Imported by host nodes only: the policy engine behind it is a large library that a validator never needs.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from agent.config import AgentConfig
+from agent.facts import Requester
+from agent.runtime import Agent, Outcome
+from node import clock
+from node.agent_access import NodeLedger
+from node.config import ConfigError
+from node.local.protocol import Json, decode_blob_untrusted
+from node.params import as_count, as_flag, as_hex_digest, as_name
+from wire.errors import RejectedError
+from wire.limits import PATCH_FILE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from node.app import Node
+    from wire.keys import PrivateKey
+
+Params = Mapping[str, Json]
+Document = dict[str, Any]
+
+NONCE_BYTES = 16
+OPERATOR_ROLES = ("operator",)
+"""Whoever can open the socket, or has the token that only the node's user can read, operates this host."""
+
+_log = structlog.get_logger("agent")
+
+
+class AgentService:
+    """One host's agent and the methods that reach it."""
+
+    def __init__(self, node: Node, agent: Agent) -> None:
+        self._node = node
+        self._agent = agent
+
+    @classmethod
+    def open(cls, node: Node, key: PrivateKey) -> AgentService:
+        """Return the service over an agent that holds its directory.
+
+        Raises:
+            ConfigError: The host has no identity (`node.config.identity`).
+            UnavailableError: Another process holds the directory.
+            CorruptionError: The agent's state is damaged.
+        """
+        if node.config.identity is None:
+            raise ConfigError(
+                "node.config.identity",
+                "a host needs its ledger identity",
+                hint='set identity = "web1@acme" in config.toml',
+            )
+        config = AgentConfig(
+            home=node.home.path,
+            identity_id=node.config.identity,
+            key=key,
+            host_group=node.config.host_group,
+            replica_age_ms_max=node.config.replica_age_max_ms,
+        )
+        agent = Agent(
+            config,
+            NodeLedger(node),
+            now_ms=clock.now_ms,
+            nonce=lambda: clock.random_bytes(NONCE_BYTES),
+            note=lambda event, facts: _log.info(event, **facts),
+        )
+        return cls(node, agent)
+
+    async def run(self) -> None:
+        """Recover, deliver records and look for drift until cancelled."""
+        await self._agent.run()
+
+    def close(self) -> None:
+        """Release the agent's directory."""
+        self._agent.close()
+
+    def methods(self) -> dict[str, Callable[[Params], Any]]:
+        """Return the agent's methods by their names on the socket."""
+        return {
+            "agent.status": self.status,
+            "agent.history": self.history,
+            "agent.explain": self.explain,
+            "agent.apply": self.apply,
+            "agent.drift": self.drift,
+            "agent.target.add": self.target_add,
+            "agent.target.list": self.target_list,
+            "agent.target.show": self.target_show,
+            "agent.target.adopt": self.target_adopt,
+            "agent.target.freeze": self.target_freeze,
+            "agent.target.remove": self.target_remove,
+        }
+
+    async def status(self, params: Params) -> Document:
+        """Return how the agent and each of its targets stand."""
+        del params
+        targets = [(await self._agent.show_target(name)).to_json() for name in self._agent.list_targets()]
+        return {**self._agent.status().to_json(), "targets": targets}
+
+    async def history(self, params: Params) -> list[Document]:
+        """Return how the last applications and refusals of a target ended, the newest first."""
+        return list(await self._agent.history(as_name(params, "target"), as_count(params, "limit", 100, 1000)))
+
+    async def explain(self, params: Params) -> Document:
+        """Return the decision on a patch, with its reasons; nothing is changed."""
+        data, target = await self._patch(params), as_name(params, "target")
+        return (await self._agent.explain(data, target, self._requester(params))).to_json()
+
+    async def apply(self, params: Params) -> Document:
+        """Decide on a patch, apply it if everything holds, and record how it ended."""
+        data, target = await self._patch(params), as_name(params, "target")
+        outcome = await self._agent.apply(data, target, self._requester(params))
+        self._count(outcome)
+        return outcome.to_json()
+
+    async def drift(self, params: Params) -> list[Document]:
+        """Return the targets whose tree no record explains, looking now."""
+        del params
+        return [status.to_json() for status in await self._agent.check_drift()]
+
+    async def target_add(self, params: Params) -> Document:
+        """Take a directory tree under guard; as it is, it becomes the baseline."""
+        document = {
+            "version": 1,
+            "name": params.get("name"),
+            "root": params.get("root"),
+            "components": params.get("components"),
+            "windows": params.get("windows") or [],
+            "frozen": as_flag(params, "frozen"),
+        }
+        return (await self._agent.add_target(document)).to_json()
+
+    async def target_list(self, params: Params) -> list[str]:
+        """Return the names of all targets."""
+        del params
+        return list(self._agent.list_targets())
+
+    async def target_show(self, params: Params) -> Document:
+        """Return a target as it is configured, recorded, and found now."""
+        return (await self._agent.show_target(as_name(params, "target"))).to_json()
+
+    async def target_adopt(self, params: Params) -> Document:
+        """Make a target's tree as it is the recorded one."""
+        return (await self._agent.adopt_target(as_name(params, "target"))).to_json()
+
+    async def target_freeze(self, params: Params) -> Document:
+        """Stop all changes of a target, or allow them again."""
+        name, frozen = as_name(params, "target"), as_flag(params, "frozen", default=True)
+        await self._agent.freeze_target(name, frozen=frozen)
+        return {"target": name, "frozen": frozen}
+
+    async def target_remove(self, params: Params) -> Document:
+        """Forget a target; its tree and its history stay."""
+        name = as_name(params, "target")
+        await self._agent.remove_target(name)
+        return {"target": name, "removed": True}
+
+    async def _patch(self, params: Params) -> bytes:
+        """Return the patch file that a request carries, or the published one that it names."""
+        if (params.get("file") is None) == (params.get("patch_id") is None):
+            raise RejectedError("node.param.patch", "give either a patch file or the id of a published patch")
+        if params.get("file") is not None:
+            return decode_blob_untrusted(params["file"], "file", bytes_max=PATCH_FILE_BYTES_MAX)
+        return await self._agent.fetch_patch(as_hex_digest(params, "patch_id").hex())
+
+    def _requester(self, params: Params) -> Requester:
+        channel = as_name(params, "channel", "socket")
+        return Requester(getpass.getuser(), OPERATOR_ROLES, channel if channel in ("socket", "rpc") else "socket")
+
+    def _count(self, outcome: Outcome) -> None:
+        self._node.metrics.decisions.labels(result=outcome.code.value).inc()
