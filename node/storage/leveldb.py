@@ -213,6 +213,26 @@ class Store:
         """Return a reader of the rows as they are now; close it after use."""
         return Snapshot(self._database.snapshot())
 
+    def scan(self) -> Iterator[tuple[int, bytes, StorageError | None]]:
+        """Yield table, key and what is wrong, or None, for every row of every table; goes on after a damaged row.
+
+        Raises:
+            StorageError: ``node.storage.damaged`` when LevelDB itself cannot go on.
+        """
+        iterator = self._database.iterator(verify_checksums=True, fill_cache=False)
+        try:
+            for database_key, stored in iterator:
+                found = None
+                try:
+                    open_row(database_key, stored)
+                except StorageError as error:
+                    found = error
+                yield database_key[0], database_key[1:], found
+        except plyvel.Error as error:
+            raise StorageError(
+                "node.storage.damaged", f"LevelDB cannot read on: {error}", hint="restore the directory from a backup"
+            ) from error
+
     def has_space(self) -> bool:
         """Return whether the file system has more than `SPACE_RESERVE_BYTES` left for us."""
         status = os.statvfs(self.path)
