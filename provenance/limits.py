@@ -14,7 +14,7 @@ ENVELOPE_LINE_BYTES_MAX: Final = TRAILER_LINE_BYTES_MAX - 64 * KIBIBYTE
 """One trailer line: below a transaction's limit, so that the ledger can always record the envelope with its own fields around it."""
 TRAILER_BYTES_MAX: Final = 4096 * KIBIBYTE
 """All trailer lines together. An attestation has 1 to 3 KiB, a long scanner report some hundred; anybody can append lines, and 4 MiB of
-hostile ones (short JSON values) cost a verifier about 1.5 seconds, 64 MiB would cost 20."""
+hostile ones (short JSON values) cost a verifier about one second; 64 MiB would cost 20."""
 PREAMBLE_BYTES_MAX: Final = 1024 * KIBIBYTE
 """Everything before the diff; the envelope's limit already keeps an honest preamble below this."""
 

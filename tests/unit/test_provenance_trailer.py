@@ -331,6 +331,7 @@ def test_an_attestation_with_two_readings_is_set_aside(old: bytes, new: bytes, c
 # Every byte of an attestation's line.
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_of_an_attestation_costs_the_file_or_only_that_attestation() -> None:
     data = approve(add_test_result(PATCH))
     whole = verify_patch_untrusted(data)
@@ -350,6 +351,7 @@ def test_a_flipped_byte_of_an_attestation_costs_the_file_or_only_that_attestatio
     assert set_aside
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_a_sealed_trailer_never_leaves_a_sealed_patch() -> None:
     start = len(VERIFIED.file.body) + len(trailer_lines(RELEASED)[0]) + 1
     for position in range(start, len(RELEASED)):

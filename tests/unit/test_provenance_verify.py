@@ -103,6 +103,7 @@ def test_every_flipped_byte_of_the_body_is_refused() -> None:
         assert isinstance(error, MalformedPatchError | InvalidSignatureError), (position, error)
 
 
+@pytest.mark.slow
 def test_every_byte_of_the_body_is_there_once() -> None:
     body_size = len(verify_patch_untrusted(PATCH).file.body)
     for position in range(body_size):
@@ -113,6 +114,7 @@ def test_every_byte_of_the_body_is_there_once() -> None:
         assert isinstance(refusal(doubled), MalformedPatchError | InvalidSignatureError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x20])
 def test_every_flipped_byte_of_the_authors_line_is_refused(mask: int) -> None:
     start = len(verify_patch_untrusted(PATCH).file.body)
