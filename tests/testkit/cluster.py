@@ -20,11 +20,13 @@ from typing import Any
 
 import httpx
 
+from agent.policy_text import default_policy_set
 from ledger import bodies
 from ledger.bodies import Body
 from ledger.transaction import Transaction, build_transaction
 from node.keystore import save_key
-from tests.testkit.ledger import administrator_of, key_of, make_genesis, node_key
+from provenance.layout import split_patch_file_untrusted
+from tests.testkit.ledger import administrator_of, attest_body, key_of, make_genesis, node_key, publish_body
 from wire.keys import PrivateKey
 
 CHAIN_ID = "live-net"
@@ -116,11 +118,13 @@ class Cluster:
         self.directory = directory
         self.settings = settings or {}
         self.ports = [free_port() for _ in range(validators)]
+        schema, policies = default_policy_set()
         self.genesis = make_genesis(
             validators=validators,
             chain_id=CHAIN_ID,
             addresses=[f"/ip4/127.0.0.1/tcp/{port}" for port in self.ports],
-            **self._policies(),
+            policies=policies,
+            policy_schema=schema,
         )
         self.client = httpx.Client(timeout=40)
         self.validators = [
@@ -128,10 +132,6 @@ class Cluster:
             for index, port in enumerate(self.ports)
         ]
         self.hosts: list[NodeProcess] = []
-
-    @staticmethod
-    def _policies() -> dict[str, Any]:
-        return {}
 
     def _make_home(self, name: str, key: PrivateKey, settings: dict[str, object]) -> NodeProcess:
         home = self.directory / name
@@ -246,6 +246,20 @@ class Cluster:
         body = bodies.IdentityRegister(identity, identity.partition("@")[0], roles, key_of(identity).public_key.spki)
         (result,) = self.submit([self.sign(body, administrator_of(identity.partition("@")[2]))])
         assert result["status"] == "committed", result
+
+    # Patches
+
+    def publish(self, data: bytes, *, by: str = "alice@acme", to: NodeProcess | None = None) -> str:
+        """Publish a patch file with every attestation that it carries, store the file, and return the patch id."""
+        body = publish_body(data)
+        self.submit([self.sign(body, by)], to=to)
+        for line in range(1, len(split_patch_file_untrusted(data).trailer)):
+            self.submit([self.sign(attest_body(data, line), by)], to=to)
+        patch_id = body.patch_id.hex()
+        response = self.client.put(f"{(to or self.validators[0]).rpc}/v1/patches/{patch_id}", content=data)
+        if response.status_code != 200:
+            raise AssertionError(response.text[:2000])
+        return patch_id
 
 
 @contextmanager

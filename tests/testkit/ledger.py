@@ -74,6 +74,7 @@ def make_genesis(
     organisations: Sequence[str] = ORGANISATIONS,
     chain_id: str = CHAIN_ID,
     policies: Sequence[tuple[str, str]] = (("allow", "permit (principal, action, resource);"),),
+    policy_schema: str = "",
     threshold: str = "majority",
     limits: dict[str, int] | None = None,
     ca_certificates: Sequence[bytes] = (),
@@ -107,7 +108,7 @@ def make_genesis(
             )
             for index, key in enumerate(keys)
         ],
-        policy_schema="",
+        policy_schema=policy_schema,
         policies=policies,
         threshold=threshold,
         limits=limits,
