@@ -52,14 +52,15 @@ def read_secret(path: Path, bytes_max: int) -> bytes:
         KeyFileError: ``node.key.missing``, ``node.key.unreadable``, ``node.key.mode``, ``node.key.too_large``.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: a named pipe in its place must not keep us waiting for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise KeyFileError(
             "node.key.missing", f"there is no file {path}", hint="make one with `patchwarden key generate`"
         ) from None
     except OSError as error:
         raise KeyFileError("node.key.unreadable", f"{path} cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError("node.key.unreadable", f"{path} is not a regular file")
@@ -71,7 +72,10 @@ def read_secret(path: Path, bytes_max: int) -> bytes:
                 expected="0600",
                 actual=f"{stat.S_IMODE(status.st_mode):04o}",
             )
-        data = stream.read(bytes_max + 1)
+        with open(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(bytes_max + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > bytes_max:
         raise KeyFileError("node.key.too_large", f"{path} is too long", expected=f"at most {bytes_max} bytes")
     return data
