@@ -107,7 +107,15 @@ def _read_tar(path: Path) -> Iterator[tuple[str, FileState]]:
 def _private_apt(folder: Path) -> list[str]:
     """Return the options with which apt keeps to `folder`, and write its list of source archives there."""
     targets = _run(
-        ("apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages", "Origin: Debian"), folder
+        (
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
+            "Created-By: Packages",
+            "Origin: Debian",
+        ),
+        folder,
     )
     archives = sorted({tuple(line.split("|")) for line in targets.splitlines()})
     if not archives:
