@@ -111,6 +111,7 @@ class Command(click.Command):
 
     Args:
         examples: Command lines, shown in the help; at least one.
+        home: Whether it works on a node's home directory: adds `--home`.
         node: Whether it talks to a node: adds `--home` and `--rpc`.
         signs: Whether it signs with a person's key: adds `--key` and the ways to give its passphrase.
         submits: Whether it submits transactions: adds `--timeout` and `--write-transaction`.
@@ -121,6 +122,7 @@ class Command(click.Command):
         name: str | None,
         *,
         examples: Sequence[str],
+        home: bool = False,
         node: bool = False,
         signs: bool = False,
         submits: bool = False,
@@ -130,9 +132,10 @@ class Command(click.Command):
         assert examples, "every command's help shows an example"
         every = [
             *(params or ()),
-            *(_signing_options(required=signs and submits) if signs else ()),
+            *(_signing_options(required=submits) if signs else ()),
             *(_submit_options() if submits else ()),
-            *(_node_options() if node else ()),
+            *(_home_options() if home or node else ()),
+            *(_rpc_options() if node else ()),
             *_common_options(),
         ]
         super().__init__(name, params=every, **kwargs)
@@ -148,8 +151,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the function with a session, and close it."""
-        given = {name: ctx.params.pop(name) for name in _SESSION_OPTIONS if name in ctx.params}
-        if given.get("home") and ctx.get_parameter_source("rpc") is ParameterSource.ENVIRONMENT:
+        given: dict[str, Any] = {name: ctx.params.pop(name) for name in _SESSION_OPTIONS if name in ctx.params}
+        if ctx.get_parameter_source("rpc") is ParameterSource.ENVIRONMENT and given["home"] is not None:
             given["rpc"] = None  # What stands on the command line wins over the environment.
         given["output"] = Output(as_json=given["output"] == "json")
         session = ctx.obj = Session(**given)
@@ -188,14 +191,19 @@ def _common_options() -> list[click.Parameter]:
     ]
 
 
-def _node_options() -> list[click.Parameter]:
+def _home_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--home"],
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
-            help="Node home to talk to through its Unix socket. Default: $PATCHWARDEN_HOME or ~/.patchwarden.",
+            help="Node home; a running node is asked through its Unix socket. Default: $PATCHWARDEN_HOME or ~/.patchwarden.",
         ),
+    ]
+
+
+def _rpc_options() -> list[click.Parameter]:
+    return [
         click.Option(
             ["--rpc"],
             metavar="URL",

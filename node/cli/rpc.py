@@ -27,6 +27,8 @@ ANSWER_BYTES_MAX: Final = 96 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 5.0
 _REJECTED: Final = range(400, 500)
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
+_CORRUPTION: Final = ("ledger.corruption.", "node.storage.", "agent.state.")
+"""What the codes of damaged data begin with: a 500 that is the operator's business and no bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +69,15 @@ ROUTES: Final[Mapping[str, Route]] = {
     "governance.list": Route("GET", "/v1/governance/proposals"),
     "governance.get": Route("GET", "/v1/governance/proposals/{proposal_id}"),
     "proofs.state": Route("GET", "/v1/proofs/state"),
-    "history": Route("GET", "/v1/history"),
+    "history": Route("GET", "/v1/history/{subject}/{id}"),
     "events.subscribe": Route("GET", "/v1/events"),
     "metrics": Route("GET", "/metrics", result="text"),
     "health.live": Route("GET", "/livez"),
     "health.ready": Route("GET", "/readyz"),
-    "node.stop": Route("POST", "/v1/node/stop"),
     "agent.status": Route("GET", "/v1/agent/status"),
     "agent.history": Route("GET", "/v1/agent/history"),
     "agent.explain": Route("POST", "/v1/agent/explain"),
     "agent.apply": Route("POST", "/v1/agent/apply"),
-    "agent.recover": Route("POST", "/v1/agent/recover"),
-    "agent.target.list": Route("GET", "/v1/agent/targets"),
-    "agent.target.show": Route("GET", "/v1/agent/targets/{name}"),
-    "agent.target.add": Route("POST", "/v1/agent/targets"),
-    "agent.target.adopt": Route("POST", "/v1/agent/targets/{name}/adopt"),
-    "agent.target.remove": Route("POST", "/v1/agent/targets/{name}/remove"),
 }
 
 
@@ -141,7 +136,10 @@ class RpcClient:
             raise _error(response)
         if route.result == "file":
             return {"patch_id": params.get("patch_id"), "file": encode_blob(response.content)}
-        return response.text if route.result == "text" else _json(response)
+        if route.result == "text":
+            return response.text
+        document = _json(response)
+        return document["results"] if method == "tx.submit" else document
 
     def stream(self, method: str, **params: Json) -> Iterator[Json]:
         """Yield the events of a subscription (server-sent events).
@@ -169,8 +167,10 @@ class RpcClient:
 
     def _request(self, route: Route, params: dict[str, Json]) -> httpx.Request:
         path = route.path
-        if route.path.endswith("{height}") and "hash" in params:
-            params["height"] = params.pop("hash")
+        if "hash" in params:
+            raise CommandError(
+                "cli.rpc.by_hash", "HTTP finds blocks by their height", hint="use --home instead of --rpc"
+            )
         for name in list(params):
             if f"{{{name}}}" in path:
                 path = path.replace(f"{{{name}}}", quote(str(params.pop(name)), safe="@"))
@@ -226,17 +226,18 @@ def _error(response: httpx.Response) -> PatchwardenError:
         problem = {}
     status = response.status_code
     family = problem.get("family")
+    code = str(problem.get("code") or f"cli.rpc.http_{status}")
     if family is None:
         if status in _UNAVAILABLE:
             family = "unavailable"
         elif status in _REJECTED:
             family = "rejected"
         else:
-            family = "bug"
+            family = "corruption" if code.startswith(_CORRUPTION) else "bug"
     return error_from_json(
         {
             "family": family,
-            "code": problem.get("code") or f"cli.rpc.http_{status}",
+            "code": code,
             "message": problem.get("detail") or problem.get("title") or f"the node answered with HTTP status {status}",
             "hint": problem.get("hint") or "",
             "details": problem.get("details"),
