@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from node.errors import AddressError, ListenError
+from node.net.address import parse_address_untrusted
 from node.net.limits import CONSENSUS_QUEUE_BYTES_MAX, Timing
 from node.net.network import Network
 from tests.testkit.net import ANY_PORT, Member, linked, raw_key_of, running, seed_of, wait_until
@@ -164,3 +165,39 @@ async def test_the_own_key_among_the_links_is_left_out() -> None:
     )
     network.set_links({network.own.key_id: (network.own.raw_key, "/ip4/127.0.0.1/tcp/1")})
     assert network.peers() == ()
+
+
+async def test_a_libp2p_host_that_dies_is_replaced_on_the_same_port() -> None:
+    """Stands in for a mistake of the library that we did not foresee."""
+
+    async def die() -> None:
+        raise RuntimeError("a bug in a library")
+
+    async with linked("a", "b") as (a, b):
+        host = b.network._host
+        assert host is not None
+        host._swarm.manager.run_task(die)
+        await wait_until(lambda: not a.network.is_linked(b.key_id) and not b.network.is_linked(a.key_id))
+        await wait_until(lambda: a.network.is_linked(b.key_id) and b.network.is_linked(a.key_id))
+        assert b.network._host is not host
+        assert a.network.send(b.key_id, b"again")
+        await wait_until(lambda: b.messages.get(a.key_id) == [b"again"])
+
+
+async def test_ping_and_identify_of_libp2p_are_answered() -> None:
+    from node.net.gate import Gate, peer_of
+    from node.net.host import LibP2PHost
+
+    b = Member("b", ["b", "other"])
+    host = LibP2PHost(seed=seed_of("other"), gate=Gate(lambda _: True, lambda _: None), on_inbound=lambda _: None)
+    async with running(b), trio.open_nursery() as nursery:
+        await nursery.start(host.run, parse_address_untrusted(ANY_PORT))
+        connection = await host.dial(parse_address_untrusted(b.address), peer_of(raw_key_of("b")))
+        ping = await host.open_stream(connection, "/ipfs/ping/1.0.0")
+        await ping.write(b"p" * 32)
+        assert await ping.read(100) == b"p" * 32
+        identify = await host.open_stream(connection, "/ipfs/id/1.0.0")
+        answer = await identify.read(10_000)
+        assert raw_key_of("b") in answer
+        assert b"/patchwarden/rpc/1" in answer
+        nursery.cancel_scope.cancel()
