@@ -149,13 +149,12 @@ class Delivery:
         if isinstance(entry.body, HostReport):
             return True
         head = _ledger_head(view, self._host)
-        if head.counter < entry.body.counter - 1:
-            # The records before were delivered: this replica does not show them (any more). Signing for a place that is taken
-            # would tell the same thing twice, so wait until it has caught up.
+        if head.counter < self._outbox.delivered_counter:
+            # Signing for a place that is taken would tell the same thing twice, so wait until the replica has caught up.
             raise OutboxError(
                 "agent.outbox.replica_behind",
                 "the replica lacks records that this host has delivered",
-                expected=f"counter {entry.body.counter - 1}",
+                expected=f"counter {self._outbox.delivered_counter}",
                 actual=head.counter,
             )
         return head == ChainHead(entry.body.counter - 1, entry.body.previous)

@@ -84,6 +84,7 @@ class Lifecycle:
         outbox: What waits for the ledger; only read here.
         delivery: The way to the ledger.
         files: The door to the file system.
+        policies: Checked policy sets.
         now_ms: The clock: milliseconds since the epoch, UTC.
         note: Told what happens.
 
@@ -99,6 +100,7 @@ class Lifecycle:
         delivery: Delivery,
         *,
         files: Files,
+        policies: PolicyCache,
         now_ms: Callable[[], int],
         note: Note,
     ) -> None:
@@ -109,7 +111,7 @@ class Lifecycle:
         self._files = files
         self._now_ms = now_ms
         self._note = note
-        self._policies = PolicyCache()
+        self._policies = policies
         self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
         self._mark = read_high_water(self._mark_path)
 

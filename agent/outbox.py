@@ -11,7 +11,8 @@ The log's records::
     {"op": "sign", "sequence", "raw"}                                 signed anew
     {"op": "deliver", "sequence", "height"}                           the ledger has it
     {"op": "refuse", "sequence", "code", "message"}                   the ledger will never have it
-    {"op": "head", "counter", "previous", "sequence", "delivered", "refused"}     where the chain goes on; what compaction left out
+    {"op": "head", "counter", "previous", "sequence",                 where the chain goes on; what compaction left out
+     "delivered", "delivered_counter", "refused"}
     {"op": "intent", "sequence", "raw", "height", "refusal"}          an intent, kept by compaction for the sake of its outcome
 
 A crash between two of them leaves at worst records signed for a place that is not free. Delivery finds that and signs them again.
@@ -97,6 +98,7 @@ class Outbox:
         self._head = ChainHead(0, FIRST_PREVIOUS)
         self._sequence = 0
         self._delivered = 0
+        self._delivered_counter = 0
         self._refused = 0
         for record in self._log.records:
             try:
@@ -120,6 +122,11 @@ class Outbox:
     def head(self) -> ChainHead:
         """The last signed place in the host's chain."""
         return self._head
+
+    @property
+    def delivered_counter(self) -> int:
+        """The highest number in the host's chain that the ledger is known to have; 0 before the first."""
+        return self._delivered_counter
 
     @property
     def delivered_count(self) -> int:
@@ -233,15 +240,21 @@ class Outbox:
                 self._put(replace(self._pending[sequence], transaction=_from_text(record["raw"])))
             case "deliver":
                 self._delivered += 1
-                self._settle(replace(self._pending.pop(sequence), height=int(record["height"])))
+                entry = self._pending.pop(sequence)
+                if not isinstance(entry.body, HostReport):
+                    self._delivered_counter = entry.body.counter
+                self._settle(replace(entry, height=int(record["height"])))
             case "refuse":
                 self._refused += 1
-                refusal = (str(record["code"]), str(record["message"]))
-                self._settle(replace(self._pending.pop(sequence), refusal=refusal))
+                entry = self._pending.pop(sequence)
+                if not isinstance(entry.body, HostReport) and self._head.previous == entry.transaction.tx_id:
+                    self._head = ChainHead(entry.body.counter - 1, entry.body.previous)  # Its place is free again.
+                self._settle(replace(entry, refusal=(str(record["code"]), str(record["message"]))))
             case "head":
                 self._head = ChainHead(int(record["counter"]), bytes.fromhex(record["previous"]))
                 self._sequence = sequence
                 self._delivered, self._refused = int(record["delivered"]), int(record["refused"])
+                self._delivered_counter = int(record["delivered_counter"])
             case "intent":
                 refusal_pair = record["refusal"]
                 self._intents[sequence] = Entry(
@@ -299,6 +312,7 @@ class Outbox:
             "previous": head.previous.hex(),
             "sequence": self._sequence,
             "delivered": self._delivered,
+            "delivered_counter": self._delivered_counter,
             "refused": self._refused,
         }
 

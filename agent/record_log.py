@@ -56,7 +56,9 @@ class RecordLog:
         return len(self._records)
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; nothing can be written any more."""
+        # A closed descriptor's number may soon belong to somebody else's file.
+        self._failed = True
         os.close(self._descriptor)
 
     @property

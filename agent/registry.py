@@ -71,7 +71,7 @@ class Target:
 
     Args:
         files: The door to the file system.
-        directory: ``<home>/agent/<name>``.
+        directory: ``<home>/agent/targets/<name>``.
         config: As it stands there.
     """
 
@@ -179,7 +179,7 @@ class Registry:
 
     Args:
         files: The door to the file system.
-        directory: ``<home>/agent``; made when it is not there.
+        directory: ``<home>/agent/targets``; made when it is not there.
 
     Raises:
         StateCorruptError: ``agent.state.damaged``.
@@ -273,7 +273,7 @@ class Registry:
                 "agent.target.not_a_directory", "a target's root is no directory", actual=config.root
             )
         guarded = [(target.config.name, target.config.root) for target in self]
-        for name, root in [*guarded, ("the agent's own directory", self._directory)]:
+        for name, root in [*guarded, ("the agent's own directory", os.path.dirname(self._directory))]:
             if os.path.commonpath([root, config.root]) in (root, config.root):
                 raise TargetRefusedError(
                     "agent.target.overlap",

@@ -29,6 +29,7 @@ from agent.files import Files
 from agent.lifecycle import Lifecycle, Note, Recovery
 from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
 from agent.outbox import HostBody, Outbox
+from agent.policy_cache import PolicyCache
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
 from agent.target import LOCK_FILE
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 OUTBOX_FILE: Final = "outbox.log"
+TARGETS_DIRECTORY: Final = "targets"
 _HISTORY_DEFAULT: Final = 100
 
 
@@ -112,6 +114,7 @@ class Agent:
         now_ms: The clock: milliseconds since the epoch, UTC.
         nonce: Returns 16 fresh random bytes.
         files: The door to the file system.
+        policies: Policy sets already checked, when several agents of one process share them.
         note: Told what happens in the background.
 
     Raises:
@@ -128,6 +131,7 @@ class Agent:
         now_ms: Callable[[], int],
         nonce: Callable[[], bytes],
         files: Files | None = None,
+        policies: PolicyCache | None = None,
         note: Note = _no_note,
     ) -> None:
         self._config = config
@@ -136,12 +140,19 @@ class Agent:
         self._nonce = nonce
         self._files = Files() if files is None else files
         self._note = note
-        self._registry = Registry(self._files, config.directory)
-        self._lock_fd = _hold(os.path.join(config.directory, LOCK_FILE))
+        self._registry = Registry(self._files, self._path(TARGETS_DIRECTORY))
+        self._lock_fd = _hold(self._path(LOCK_FILE))
         self._outbox = Outbox(self._files, self._path(OUTBOX_FILE))
         self._delivery = Delivery(self._outbox, ledger, config.identity_id, self._sign)
         self._lifecycle = Lifecycle(
-            config, ledger, self._outbox, self._delivery, files=self._files, now_ms=now_ms, note=note
+            config,
+            ledger,
+            self._outbox,
+            self._delivery,
+            files=self._files,
+            policies=PolicyCache() if policies is None else policies,
+            now_ms=now_ms,
+            note=note,
         )
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()

@@ -2,7 +2,8 @@
 
 ::
 
-    <home>/agent/<target>/target.json      what the operator configured: root, components, windows, frozen
+    <home>/agent/targets/<target>/
+                          target.json      what the operator configured: root, components, windows, frozen
                           state.json       tree digest, installed patches, highest release counters, reported drift
                           manifest         path, mode and digest of every file of that tree: names the paths of a drift
                           journal.json     only while an application is between its intent and its outcome
@@ -201,7 +202,7 @@ class TargetStore:
 
     Args:
         files: The door to the file system.
-        directory: ``<home>/agent/<target>``.
+        directory: ``<home>/agent/targets/<target>``.
     """
 
     def __init__(self, files: Files, directory: str) -> None:
