@@ -19,9 +19,6 @@ from wire.limits import CODEC_DEPTH_MAX, CODEC_ITEMS_MAX
 Value: TypeAlias = "None | bool | int | bytes | str | tuple[Value, ...]"
 """Anything that has a canonical encoding."""
 
-INTEGER_MIN: Final = -(2**63)
-INTEGER_MAX: Final = 2**64 - 1
-
 _UNWALKED_ITEMS_MAX: Final = 512 * 1024
 """Tuple places that array headers may make msgpack allocate unseen: 4 MiB of memory."""
 

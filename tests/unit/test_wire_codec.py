@@ -185,22 +185,30 @@ def test_headers_are_walked_before_decoding_where_many_could_lie(tail: bytes, co
     assert code_of(b"\x92" + decoys + tail) == f"wire.codec.{code}"
 
 
-def test_walked_value_comes_back() -> None:
-    value: Value = (
-        b"\xdd" * 5000,
-        "é" * 40,
-        "a" * 300,
-        "a" * 70_000,
-        -1,
-        300,
-        -(2**40),
-        None,
-        True,
-        (1, (2, ())),
-        (0,) * 20,
-        (0,) * 70_000,
-    )
+@pytest.mark.parametrize(
+    "value",
+    [
+        (-1, 300, 70_000, 2**40, 2**63, -100, -200, -40_000, -(2**40), None, True, False),
+        ("", "a", "a" * 31, "é" * 40, "a" * 300, "a" * 70_000),
+        (b"", b"a" * 300, b"a" * 70_000),
+        ((), (1, (2, ())), (0,) * 15, (0,) * 16, (0,) * 70_000),
+    ],
+    ids=["scalars", "texts", "bytes", "tuples"],
+)
+def test_walked_value_comes_back(value: Value) -> None:
+    value = (b"\xdd" * 5000, value, (value,))
     assert decode_untrusted(encode(value), bytes_max=MEBIBYTE) == value
+
+
+def test_walk_counts_like_the_check_after_decoding() -> None:
+    value: Value = (b"\xdd" * 5000, *(None,) * (CODEC_ITEMS_MAX - 2))
+    assert decode_untrusted(encode(value), bytes_max=MEBIBYTE) == value
+    more = msgpack.packb([b"\xdd" * 5000, *[None] * (CODEC_ITEMS_MAX - 1)])
+    assert code_of(more) == "wire.codec.too_many_items"
+
+
+def test_walk_ends_with_the_value() -> None:
+    assert code_of(encode((b"\xdd" * 5000, 1)) + b"\x80") == "wire.codec.malformed"
 
 
 @pytest.mark.parametrize(

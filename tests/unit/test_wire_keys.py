@@ -369,6 +369,16 @@ def test_seed_gives_the_same_key_every_time() -> None:
     assert KEYS[Algorithm.ED25519].seed == bytes(range(32))
 
 
+def test_p256_key_follows_from_its_seed_as_specified() -> None:
+    seed = bytes(range(32))
+    order = 2**256 - 2**224 + 2**192 - 89188191075325690597107910205041859247
+    scalar = int(hashlib.sha512(b"patchwarden/p256-seed/1" + seed).hexdigest(), 16) % (order - 1) + 1
+    assert (
+        spki_of(ec.derive_private_key(scalar, ec.SECP256R1()))
+        == private_key_from_seed(Algorithm.P256, seed).public_key.spki
+    )
+
+
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_seed_of_another_length_is_refused(algorithm: Algorithm, length: int) -> None:
