@@ -28,14 +28,19 @@ class Edit:
     new_end: int
 
 
-def find_edits(old: Sequence[bytes], new: Sequence[bytes]) -> list[Edit]:
+def find_edits(old: Sequence[bytes], new: Sequence[bytes], *, distance_max: int = EDIT_DISTANCE_MAX) -> list[Edit]:
     """Return the edits that turn `old` into `new`, in order, with at least one equal line between neighbours.
 
     An insertion or a deletion that could stand at several places stands at the last one, as in git's diffs.
+
+    Args:
+        old: Lines before.
+        new: Lines after.
+        distance_max: Changed lines of one region up to which a shortest script is looked for.
     """
     edits: list[Edit] = []
     old_next = new_next = 0
-    for old_at, new_at, length in [*_match(_number(old, new)), (len(old), len(new), 0)]:
+    for old_at, new_at, length in [*_match(_number(old, new), distance_max), (len(old), len(new), 0)]:
         if old_next < old_at or new_next < new_at:
             edits.append(Edit(old_next, old_at, new_next, new_at))
         old_next, new_next = old_at + length, new_at + length
@@ -80,7 +85,7 @@ def _number(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[list[int], list
     ]
 
 
-def _match(files: tuple[list[int], list[int]]) -> list[_Block]:
+def _match(files: tuple[list[int], list[int]], distance_max: int) -> list[_Block]:
     """Return the blocks of equal lines, in order."""
     old, new = files
     blocks: list[_Block] = []
@@ -107,7 +112,7 @@ def _match(files: tuple[list[int], list[int]]) -> list[_Block]:
             regions.append((old_end, old_end + tail, new_end, new_end + tail))
         if old_begin == old_end or new_begin == new_end:
             continue
-        found = _search(old[old_begin:old_end], new[new_begin:new_end])
+        found = _search(old[old_begin:old_end], new[new_begin:new_end], distance_max)
         if found is not None:
             for at_old, at_new, length in found:
                 _append(blocks, (old_begin + at_old, new_begin + at_new, length))
@@ -135,17 +140,17 @@ def _append(blocks: list[_Block], block: _Block) -> None:
     blocks.append(block)
 
 
-def _search(old: list[int], new: list[int]) -> list[_Block] | None:
-    """Return the equal blocks of a shortest edit script, or None if it is longer than `EDIT_DISTANCE_MAX`.
+def _search(old: list[int], new: list[int], distance_max: int) -> list[_Block] | None:
+    """Return the equal blocks of a shortest edit script, or None if it is longer than `distance_max`.
 
     `reach[k]` is the furthest old line that a path on diagonal k (old minus new index) has come to with the edits so far.
     """
     old_size, new_size = len(old), len(new)
-    if abs(old_size - new_size) > EDIT_DISTANCE_MAX:
+    if abs(old_size - new_size) > distance_max:
         return None
     reach: dict[int, int] = {1: 0}
     history: list[dict[int, int]] = []
-    for distance in range(min(EDIT_DISTANCE_MAX, old_size + new_size) + 1):
+    for distance in range(min(distance_max, old_size + new_size) + 1):
         history.append(dict(reach))
         for diagonal in range(-distance, distance + 1, 2):
             if diagonal == -distance or (diagonal != distance and reach[diagonal - 1] < reach[diagonal + 1]):

@@ -186,18 +186,19 @@ def _title_and_description(parts: _Header) -> tuple[str, list[str]]:
     subject = parts.find("subject")
     if subject is not None:
         title = decode_words(" ".join(line.strip() for line in subject))
-        while (tag := _TAG.match(title)) is not None:
-            title = title[tag.end() :]
-        return title, [*(described or []), *body]
+        begin = 0
+        while (tag := _TAG.match(title, begin)) is not None:
+            begin = tag.end()
+        return title[begin:], [*(described or []), *body]
     if described is not None:
         return described[0], [*described[1:], *body]
-    while body and not body[0].strip():
-        body.pop(0)
-    return (body[0], body[1:]) if body else ("", [])
+    first = next((index for index, line in enumerate(body) if line.strip()), len(body))
+    return (body[first], body[first + 1 :]) if first < len(body) else ("", [])
 
 
 def _author(parts: _Header) -> tuple[str, str]:
-    value = decode_words(parts.text("from", "author"))
+    # Runs of blanks are made one first: the pattern below would look at every part of them.
+    value = " ".join(decode_words(parts.text("from", "author")).split())
     match = _PERSON.match(value)
     if match is not None:
         return match[1].strip().strip("'"), match[2]

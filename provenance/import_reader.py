@@ -14,6 +14,9 @@ from provenance.import_model import ForeignFile, ForeignHunk
 TRAILING_BLANKS_MAX: Final = 3
 """Blank context lines that may be missing at the very end: mail programs cut them, and every tool puts them back."""
 
+NAME_LINE_BYTES_MAX: Final = 8192
+"""What stands after `--- ` or `+++ `: the longest path in octal escapes with a date, and twice that."""
+
 _HUNK_HEADER: Final = re.compile(rb"@@ -([0-9]{1,9})(?:,([0-9]{1,9}))? \+([0-9]{1,9})(?:,([0-9]{1,9}))? @@")
 _MAIL_START: Final = re.compile(rb"From [0-9a-f]{40,64} [A-Z][a-z]{2} [A-Z][a-z]{2} ")
 _DATE: Final = re.compile(
@@ -196,6 +199,8 @@ class Reader:
 
     def _parse_name(self, text: bytes, ahead: int = 0) -> str | None:
         """Return the name on a `---` or `+++` line without date; None if it says that the file is not there."""
+        if len(text) > NAME_LINE_BYTES_MAX:
+            raise refusal("name", "a name line has too many bytes", self.index + ahead, expected=NAME_LINE_BYTES_MAX)
         date = None
         if text.startswith(b'"'):
             name = text

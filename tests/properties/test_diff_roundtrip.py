@@ -14,7 +14,7 @@ from provenance.diff import FileState, parse_diff_untrusted, print_diff
 from provenance.diff_apply import apply_diff, split_lines
 from provenance.diff_lint import lint_diff
 from provenance.diff_make import make_diff
-from provenance.diff_match import find_edits, find_lines
+from provenance.diff_match import EDIT_DISTANCE_MAX, find_edits, find_lines
 from provenance.errors import ApplyRefusedError
 from provenance.imports import read_foreign_patch_untrusted, rebase
 from tests.testkit.diffs import CHANGES, Change, changes, contents, edited, regular
@@ -75,12 +75,12 @@ def test_a_made_diff_is_imported_as_what_it_is(change: Change) -> None:
     assert result.moves == ()
 
 
-@given(contents(), st.data())
-def test_edits_turn_the_old_lines_into_the_new(old: bytes, data: st.DataObject) -> None:
+@given(contents(), st.data(), st.sampled_from([0, 2, 5, EDIT_DISTANCE_MAX]))
+def test_edits_turn_the_old_lines_into_the_new(old: bytes, data: st.DataObject, distance_max: int) -> None:
     before, after = split_lines(old), split_lines(data.draw(edited(old)))
     result: list[bytes] = []
     at = 0
-    for edit in find_edits(before, after):
+    for edit in find_edits(before, after, distance_max=distance_max):
         assert edit.old_begin > at or not result
         result += before[at : edit.old_begin]
         assert len(result) == edit.new_begin

@@ -43,6 +43,7 @@ def test_a_mode_that_the_diff_does_not_say_stays() -> None:
 
 
 DELETE = make_diff({"a": regular(BASE)}, {"a": None})
+DELETE_EMPTY = make_diff({"a": regular(b"")}, {"a": None})
 ADD = make_diff({}, {"a": regular(b"x\n")})
 RENAME = make_diff({"a": regular(BASE)}, {"b": regular(BASE), "a": None}, {"b": "a"})
 AT_END = make_diff({"a": regular(BASE)}, {"a": regular(BASE + b"more\n")})
@@ -67,6 +68,7 @@ NO_NEWLINE = make_diff({"a": regular(BASE)}, {"a": regular(BASE + b"more")})
         pytest.param(MODIFY, {"a": regular(BASE.replace(b"\n", b"\r\n"))}, "mismatch", id="CR LF (H10)"),
         pytest.param(MODIFY, {"a": regular(BASE + b"\0")}, "binary", id="NUL elsewhere in the file"),
         pytest.param(DELETE, {"a": regular(BASE + b"more\n")}, "remainder", id="deleted file has more"),
+        pytest.param(DELETE_EMPTY, {"a": regular(b"x")}, "remainder", id="deleted file is not empty"),
         pytest.param(AT_END, {"a": regular(BASE + b"other\n")}, "hunk_context", id="end is no end"),
         pytest.param(NO_NEWLINE, {"a": regular(BASE + b"other\n")}, "no_newline", id="line without newline inside"),
         pytest.param(AT_END, {"a": regular(BASE[:-1])}, "mismatch", id="newline missing at the end"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from provenance import diff_match
 from provenance.diff import FileState
 from provenance.diff_make import make_diff
 from provenance.diff_match import Edit, find_edits, find_lines
@@ -127,12 +126,11 @@ def test_edits_that_slide_together_become_one() -> None:
     assert len(edits) == 1
 
 
-def test_beyond_the_cap_unique_lines_are_the_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diff_match, "EDIT_DISTANCE_MAX", 0)
+def test_beyond_the_cap_unique_lines_are_the_anchors() -> None:
     old = [b"p\n", b"anchor\n", b"q\n", b"q\n"]
     new = [b"r\n", b"anchor\n", b"s\n", b"t\n"]
-    assert find_edits(old, new) == [Edit(0, 1, 0, 1), Edit(2, 4, 2, 4)]
-    assert find_edits([b"q\n", b"q\n"], [b"r\n", b"q\n", b"s\n"]) == [Edit(0, 2, 0, 3)]
+    assert find_edits(old, new, distance_max=0) == [Edit(0, 1, 0, 1), Edit(2, 4, 2, 4)]
+    assert find_edits([b"q\n", b"q\n"], [b"r\n", b"q\n", b"s\n"], distance_max=0) == [Edit(0, 2, 0, 3)]
 
 
 def test_large_files_that_share_nothing_take_no_time_to_speak_of() -> None:

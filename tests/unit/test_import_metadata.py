@@ -73,6 +73,18 @@ def test_free_text_has_its_first_line_as_title() -> None:
     assert (metadata.title, metadata.description, metadata.category) == ("Add support for frames.", "More.", "feature")
 
 
+def test_a_title_may_follow_fields_and_blank_lines() -> None:
+    assert read_metadata(b"Origin: vendor\n\n\n\nFix it.\n").title == "Fix it."
+
+
+@pytest.mark.parametrize(
+    "header", [b"\n", b" ", b"From: a" + b" " * 1000, b"=?utf-8?q?", b"Subject: [PATCH", b"[PATCH]", b"Bug: http://", b"?= "]
+)
+def test_a_header_that_repeats_itself_takes_no_time_to_speak_of(header: bytes) -> None:
+    for prefix in (b"Origin: x\n\n", b"Author: ", b"Subject: ", b""):
+        read_metadata(prefix + header * (HEADER_BYTES_MAX // len(header)))
+
+
 def test_no_header_is_no_mistake() -> None:
     metadata = read_metadata(b"")
     assert (metadata.title, metadata.description, metadata.author_name, metadata.author_email) == ("", "", "", "")

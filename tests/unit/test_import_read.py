@@ -146,6 +146,7 @@ MAIL = b"From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\
         pytest.param(b'--- "a/x\n+++ b/x\n' + HUNK, "name", 1, id="quoted name without end"),
         pytest.param(b"--- a/\xff\n+++ b/x\n" + HUNK, "name", 1, id="name that is no UTF-8"),
         pytest.param(b"--- a/x\n+++ b/\xff\n" + HUNK, "name", 2, id="new name that is no UTF-8"),
+        pytest.param(b"--- a/x" + b" " * 8200 + b"\n+++ b/x\n" + HUNK, "name", 1, id="name line without end"),
         pytest.param(b"diff --git a/x b/x\nnew file mode 120000\n", "mode", 2, id="symbolic link"),
         pytest.param(b"diff --git a/x b/x\nnew file mode rwxr-xr-x\n", "mode", 2, id="no mode"),
         pytest.param(PLAIN.replace(b"-1,3", b"-1,2"), "hunk_count", 7, id="count too small"),
