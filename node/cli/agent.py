@@ -1,0 +1,303 @@
+"""`patchwarden agent`: the attestation agent of a target host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from node.cli.block import when
+from node.cli.command import Command, Session, group
+from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
+from node.cli.lazy import Place
+from node.cli.output import fields, short, table
+from node.cli.params import DIGEST, EXISTING_DIRECTORY
+
+_TRY_LATER: Final = frozenset({"ERROR_STALE_REPLICA", "ERROR_LEDGER_UNAVAILABLE"})
+"""Endings that the same command may not have in a minute."""
+
+agent = group(
+    "Decide on, apply and list patches on a target host.\n\nThe agent lives in the host's node: name its home with --home. Whoever can "
+    "open the node's socket, or read its rpc.token, operates the host.",
+    {
+        "target": Place("node.cli.agent:target", "Add, list, show, adopt and remove the trees that it guards."),
+        "explain": Place("node.cli.agent:explain", "Show the decision on a patch, with its reasons; change nothing."),
+        "apply": Place("node.cli.agent:apply", "Decide on a patch, apply it if everything holds, record how it ended."),
+        "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
+        "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
+    },
+)
+
+target = group(
+    "Add, list, show, adopt and remove the directory trees that this host's agent guards.",
+    {
+        "add": Place("node.cli.agent:target_add", "Take a directory tree under guard."),
+        "list": Place("node.cli.agent:target_list", "List targets."),
+        "show": Place("node.cli.agent:target_show", "Compare a target with its record."),
+        "adopt": Place("node.cli.agent:target_adopt", "Accept a target's tree as it is."),
+        "freeze": Place("node.cli.agent:target_freeze", "Stop all changes of a target."),
+        "thaw": Place("node.cli.agent:target_thaw", "Allow changes of a frozen target again."),
+        "remove": Place("node.cli.agent:target_remove", "Forget a target; its tree stays."),
+    },
+)
+
+_NAME = click.argument("name", metavar="TARGET")
+_PATCH = click.argument("patch", metavar="FILE|ID")
+_TARGET = click.option("--target", "name", required=True, metavar="TARGET", help="The target's name.")
+
+
+@click.command(
+    "add",
+    cls=Command,
+    home=True,
+    examples=("patchwarden agent target add app /srv/app --component frames --component 'pkg:deb/debian/frames@*'",),
+)
+@_NAME
+@click.argument("root", type=EXISTING_DIRECTORY, metavar="DIR")
+@click.option(
+    "--component",
+    "components",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A component that the tree carries; a trailing * stands for any rest; several times.",
+)
+@click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="WHEN",
+    help="A maintenance window in UTC, such as 'mon-fri 22:00-04:00'; several times. Default: always.",
+)
+@click.option("--frozen", is_flag=True, help="Allow no changes for now.")
+@click.pass_obj
+def target_add(  # noqa: PLR0917 - one parameter for each option
+    session: Session, name: str, root: Path, components: tuple[str, ...], windows: tuple[str, ...], frozen: bool
+) -> None:
+    """Take the tree DIR under guard as TARGET. As it is, it becomes the baseline, and the ledger is told."""
+    document = session.client().call(
+        "agent.target.add",
+        name=name,
+        root=str(root.absolute()),
+        components=list(components),
+        windows=list(windows),
+        frozen=frozen,
+    )
+    session.output.emit(document, _target_lines(document))
+
+
+@click.command("list", cls=Command, home=True, examples=("patchwarden agent target list",))
+@click.pass_obj
+def target_list(session: Session) -> None:
+    """List the targets of this host."""
+    found = session.client().call("agent.status")["targets"]
+    rows = [
+        (each["name"], _state(each), len(each["installed"]), each["root"], ", ".join(each["components"]))
+        for each in found
+    ]
+    session.output.emit(found, table(rows, ("target", "state", "patches", "directory", "components")))
+
+
+@click.command("show", cls=Command, home=True, examples=("patchwarden agent target show app",))
+@_NAME
+@click.pass_obj
+def target_show(session: Session, name: str) -> None:
+    """Compare TARGET, as it is now, with its record. Exit code 1 when it has drifted."""
+    document = session.client().call("agent.target.show", target=name)
+    session.output.emit(document, _target_lines(document))
+    if document["drifted"]:
+        click.get_current_context().exit(EXIT_NO)
+
+
+@click.command("adopt", cls=Command, home=True, examples=("patchwarden agent target adopt app",))
+@_NAME
+@click.pass_obj
+def target_adopt(session: Session, name: str) -> None:
+    """Accept the tree of TARGET as it is: it becomes the recorded one, and the ledger is told."""
+    document = session.client().call("agent.target.adopt", target=name)
+    session.output.emit(document, _target_lines(document))
+
+
+@click.command("freeze", cls=Command, home=True, examples=("patchwarden agent target freeze app",))
+@_NAME
+@click.pass_obj
+def target_freeze(session: Session, name: str) -> None:
+    """Stop all changes of TARGET."""
+    document = session.client().call("agent.target.freeze", target=name, frozen=True)
+    session.output.emit(document, [f"target {name} is frozen"])
+
+
+@click.command("thaw", cls=Command, home=True, examples=("patchwarden agent target thaw app",))
+@_NAME
+@click.pass_obj
+def target_thaw(session: Session, name: str) -> None:
+    """Allow changes of TARGET again."""
+    document = session.client().call("agent.target.freeze", target=name, frozen=False)
+    session.output.emit(document, [f"target {name} may be changed again"])
+
+
+@click.command("remove", cls=Command, home=True, examples=("patchwarden agent target remove app",))
+@_NAME
+@click.pass_obj
+def target_remove(session: Session, name: str) -> None:
+    """Forget TARGET. Its tree, its history and its release counters stay."""
+    document = session.client().call("agent.target.remove", target=name)
+    session.output.emit(document, [f"target {name} is no longer guarded"])
+
+
+@click.command(
+    "explain",
+    cls=Command,
+    node=True,
+    examples=(
+        "patchwarden agent explain fix.patch --target app",
+        "patchwarden agent explain 3f2a… --target app -o json",
+    ),
+)
+@_PATCH
+@_TARGET
+@click.pass_obj
+def explain(session: Session, patch: str, name: str) -> None:
+    """Show how an application of the patch FILE, or of the published patch ID, would end. Exit code 1 when it would be refused."""
+    _decide(session, "agent.explain", patch, name)
+
+
+@click.command(
+    "apply",
+    cls=Command,
+    node=True,
+    examples=("patchwarden agent apply fix.patch --target app", "patchwarden agent apply 3f2a… --target app"),
+)
+@_PATCH
+@_TARGET
+@click.pass_obj
+def apply(session: Session, patch: str, name: str) -> None:
+    """Decide on the patch FILE, or the published patch ID, apply it if everything holds, and record how it ended.
+
+    Exit code 0 is SUCCESS and nothing else; 1 a refusal; 3 that it may succeed later.
+    """
+    _decide(session, "agent.apply", patch, name)
+
+
+@click.command("status", cls=Command, node=True, examples=("patchwarden agent status",))
+@click.pass_obj
+def status(session: Session) -> None:
+    """Show how the agent and each of its targets stand."""
+    document = session.client().call("agent.status")
+    lines = list(
+        fields(
+            (
+                ("host", document["identity"]),
+                ("replica", f"height {document['replica_height']}, {document['replica_age_ms'] / 1000:.1f} s old"),
+                ("decides on replicas up to", f"{document['replica_age_ms_max'] / 1000:g} s old"),
+                ("records waiting", document["records_waiting"]),
+                ("records delivered", document["records_delivered"]),
+                ("records refused", document["records_refused"]),
+                ("open applications", document["intents_open"]),
+                ("why records wait", document["delivery_problem"] or None),
+            )
+        )
+    )
+    for each in document["targets"]:
+        lines += ["", *_target_lines(each)]
+    session.output.emit(document, lines)
+
+
+@click.command("history", cls=Command, node=True, examples=("patchwarden agent history --target app --limit 5",))
+@_TARGET
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@click.pass_obj
+def history(session: Session, name: str, limit: int) -> None:
+    """Show how applications and refusals on a target ended, the newest first."""
+    found = session.client().call("agent.history", target=name, limit=limit)
+    rows = [
+        (when(each["time_ms"]), each["code"], short(each["patch_id"]), short(each["outcome_tx"]), each["reason"] or "-")
+        for each in found
+    ]
+    session.output.emit(found, table(rows, ("time", "result", "patch", "record", "reason")))
+
+
+def outcome_lines(document: dict[str, Any]) -> list[str]:
+    """Return how an application ended, step by step, for a person."""
+    lines = [
+        f"{'ok  ' if step['passed'] else 'FAIL'}  {step['step']}: {step['message']}"
+        + (f" [{step['code']}]" if step["code"] else "")
+        for step in document["steps"]
+    ]
+    decision = document["decision"]
+    if decision is not None:
+        lines.append(
+            f"decision: {decision['verdict']}, height {decision['height']}, policy {short(decision['policy_hash'])}"
+        )
+        lines += [f"  allowed by {rule}" for rule in decision["allowed_by"]]
+        lines += [f"  forbidden by {rule}: {reason}" for rule, reason in decision["forbidden_by"]]
+        lines += [f"  missing: {sentence}" for sentence in decision["missing"]]
+        lines += [f"  does not count: {sentence}" for sentence in decision["set_aside"]]
+    lines += fields(
+        (
+            ("result", f"{document['code']}: {document['message']}"),
+            ("next", document["hint"] or None),
+            ("tree before", document["tree_before"]),
+            ("tree after", document["tree_after"]),
+            ("intent", document["intent_tx"]),
+            ("outcome", document["outcome_tx"]),
+            ("recorded at height", document["recorded_height"]),
+        )
+    )
+    return lines
+
+
+def _decide(session: Session, method: str, patch: str, name: str) -> None:
+    document = session.client().call(method, target=name, **_patch_params(patch))
+    session.output.emit(document, outcome_lines(document))
+    if document["code"] != "SUCCESS":
+        click.get_current_context().exit(EXIT_UNAVAILABLE if document["code"] in _TRY_LATER else EXIT_NO)
+
+
+def _patch_params(patch: str) -> dict[str, str]:
+    """Return the parameters that name a patch: the file's bytes, or the id of a published one."""
+    path = Path(patch)
+    if not path.exists():
+        try:
+            return {"patch_id": DIGEST.convert(patch, None, None)}
+        except click.BadParameter:
+            raise click.UsageError(f"{patch} is neither a file nor the id of a patch") from None
+    from node.cli.files import read_file
+    from node.local.protocol import encode_blob
+    from wire.limits import PATCH_FILE_BYTES_MAX
+
+    return {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}
+
+
+def _state(document: dict[str, Any]) -> str:
+    if document["problem"]:
+        return "unreadable"
+    if document["drifted"]:
+        return "drifted"
+    return "frozen" if document["frozen"] else "as recorded"
+
+
+def _target_lines(document: dict[str, Any]) -> list[str]:
+    paths = ", ".join(document["drifted_paths"]) or None
+    lines = list(
+        fields(
+            (
+                ("target", document["name"]),
+                ("directory", document["root"]),
+                ("state", _state(document)),
+                ("problem", document["problem"] or None),
+                ("components", ", ".join(document["components"])),
+                ("windows", ", ".join(document["windows"]) or "always"),
+                ("tree", document["tree_digest"]),
+                ("recorded tree", document["recorded_tree_digest"] if document["drifted"] else None),
+                ("differs", f"{document['drifted_count']} paths: {paths}" if paths else None),
+            )
+        )
+    )
+    lines.append(f"installed: {len(document['installed'])}")
+    lines += [
+        f"  {each['patch_id']} (release counter {each['release_counter']}, height {each['height']})"
+        for each in document["installed"]
+    ]
+    return lines

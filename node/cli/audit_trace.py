@@ -1,0 +1,174 @@
+"""`patchwarden audit trace`: the story of one thing in the order in which the ledger recorded it, each line with its proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from node.cli.block import when
+from node.cli.command import Command, Session
+from node.cli.errors import CommandError
+from node.cli.output import short
+from node.cli.params import FILE
+from wire.errors import RejectedError
+
+if TYPE_CHECKING:
+    from ledger.bodies import Body
+    from ledger.genesis import Genesis
+
+SUBJECTS: Final = ("patch", "host", "identity", "organisation")
+HISTORY_MAX: Final = 500
+"""Transactions that a node tells about one thing at once."""
+
+
+@click.command(
+    "trace",
+    cls=Command,
+    node=True,
+    examples=(
+        "patchwarden audit trace patch 3f2a… --rpc http://127.0.0.1:7080 --genesis genesis.json",
+        "patchwarden audit trace host web1@acme",
+    ),
+)
+@click.argument("subject", type=click.Choice(SUBJECTS))
+@click.argument("name", metavar="ID")
+@click.option(
+    "--genesis", type=FILE, metavar="FILE", help="The founding document that you trust. Default: the node's own."
+)
+@click.pass_obj
+def trace(session: Session, subject: str, name: str, genesis: Path | None) -> None:
+    """Tell the story of one patch, host, identity or organisation. Every line's receipt is verified; exit code 1 when one does not hold."""
+    document = run_trace(session, subject, name, genesis)
+    session.output.emit(document, trace_lines(document))
+    if not document["valid"]:
+        click.get_current_context().exit(1)
+
+
+def run_trace(session: Session, subject: str, name: str, genesis: Path | None) -> dict[str, Any]:
+    """Return the story as a document.
+
+    Raises:
+        CommandError: ``cli.trace.not_found``: nothing on the ledger is about it.
+    """
+    from ledger.genesis import decode_genesis_untrusted
+    from node.cli.chain import GENESIS_BYTES
+    from node.cli.receipt import read_genesis
+    from node.local.protocol import decode_blob_untrusted
+
+    client = session.client()
+    if genesis is not None:
+        founding = read_genesis(genesis)
+    else:
+        raw = decode_blob_untrusted(client.call("genesis.get")["genesis"], "genesis", bytes_max=GENESIS_BYTES)
+        founding = decode_genesis_untrusted(raw)
+    found = client.call("history", subject=subject, id=name, limit=HISTORY_MAX)
+    if not found:
+        raise CommandError("cli.trace.not_found", f"the ledger has nothing about the {subject} {name}")
+    events = [_event(session, founding, each) for each in found]
+    return {
+        "subject": subject,
+        "id": name,
+        "chain_id": founding.chain_id,
+        "genesis_hash": founding.genesis_hash.hex(),
+        "genesis_given": genesis is not None,
+        "valid": all(each["receipt"] == "valid" for each in events),
+        "complete": len(found) < HISTORY_MAX,
+        "events": events,
+    }
+
+
+def trace_lines(document: dict[str, Any]) -> list[str]:
+    """Return a story for a person."""
+    lines = []
+    for each in document["events"]:
+        mark = "proven" if each["receipt"] == "valid" else "NOT PROVEN"
+        lines.append(
+            f"{each['height']:>7}  {when(each['time_ms'])}  {each['summary']}, by {each['signer']}  [{mark}, {short(each['tx_id'])}]"
+        )
+        if each["receipt"] != "valid":
+            lines.append(f"         {each['receipt']}")
+    count = len(document["events"])
+    if not document["complete"]:
+        lines.append(f"these are the first {count}; `audit export` has all")
+    verdict = f"{count} records, every receipt verified against the founding document {short(document['genesis_hash'])}"
+    lines.append(verdict if document["valid"] else "NOT EVERY RECEIPT HOLDS")
+    return lines
+
+
+def _event(session: Session, founding: Genesis, document: dict[str, Any]) -> dict[str, Any]:
+    """Return one line of the story: what the transaction says, told from its own bytes, and whether its receipt holds."""
+    from ledger.proofs import verify_receipt
+    from node.cli.receipt import receipt_from_document
+
+    event = {
+        "height": document["height"],
+        "index": document["index"],
+        "time_ms": document["time_ms"],
+        "tx_id": document["tx_id"],
+        "kind": document["kind"],
+        "signer": document["signer"] or f"key {short(document['signer_key_id'])}",
+    }
+    try:
+        receipt = receipt_from_document(session.client().call("receipt.get", tx_id=document["tx_id"]))
+        transaction = verify_receipt(receipt, founding)
+        if transaction.tx_id.hex() != document["tx_id"]:
+            raise RejectedError("cli.trace.other_receipt", "the receipt is of another transaction")
+    except RejectedError as error:
+        return {**event, "summary": document["kind"], "receipt": f"{error.message} [{error.code}]"}
+    return {**event, "summary": summary_of(transaction.body), "receipt": "valid"}
+
+
+def summary_of(body: Body) -> str:
+    """Return what a transaction says, in a few words."""
+    from ledger import bodies
+
+    match body:
+        case bodies.IdentityRegister():
+            return f"{body.identity_id} registered as {', '.join(body.roles)}"
+        case bodies.IdentityUpdateRoles():
+            return f"{body.identity_id} now holds {', '.join(body.roles)}"
+        case bodies.IdentityRotateKey():
+            return f"{body.identity_id} rotated key {body.old_key_id.hex()[:12]}"
+        case bodies.IdentitySuspend():
+            return f"{body.identity_id} suspended: {body.reason}"
+        case bodies.IdentityResume():
+            return f"{body.identity_id} resumed"
+        case bodies.IdentityRevoke():
+            what = "all keys" if body.key_id is None else f"key {body.key_id.hex()[:12]}"
+            return f"{body.identity_id}: {what} revoked after height {body.last_valid_height}: {body.reason}"
+        case bodies.ProposalCreate():
+            return f"proposed {body.action.NAME}"
+        case bodies.ProposalVote():
+            return f"voted {'for' if body.approve else 'against'} proposal {body.proposal_id.hex()[:12]}"
+        case bodies.ProposalWithdraw():
+            return f"withdrew proposal {body.proposal_id.hex()[:12]}"
+        case bodies.PatchPublish():
+            return f"patch {body.patch_id.hex()[:12]} published"
+        case bodies.PatchAttest():
+            return _attestation_summary(body)
+        case bodies.PatchWithdraw():
+            return f"patch {body.patch_id.hex()[:12]} withdrawn: {body.reason}"
+        case bodies.DeploymentIntent():
+            return f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
+        case bodies.DeploymentOutcome():
+            return f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
+        case bodies.HostReport():
+            return f"report {body.report_kind} about {body.target}"
+
+
+def _attestation_summary(body: Any) -> str:
+    from provenance.statement import AttestationStatement, decode_attestation_statement_untrusted
+    from wire.envelope import decode_envelope_untrusted
+    from wire.limits import TRAILER_LINE_BYTES_MAX
+
+    try:
+        envelope = decode_envelope_untrusted(body.envelope, bytes_max=TRAILER_LINE_BYTES_MAX)
+        statement = decode_attestation_statement_untrusted(envelope.payload)
+    except RejectedError as error:
+        return f"patch {body.patch_id.hex()[:12]} attested ({error.code})"
+    if not isinstance(statement, AttestationStatement):
+        return f"patch {body.patch_id.hex()[:12]} sealed"
+    said = {"approve": "approved", "reject": "rejected"}.get(str(statement.verdict), "commented on")
+    return f"patch {body.patch_id.hex()[:12]} {said} by {statement.attestor.identity} as {statement.role}"
