@@ -200,6 +200,23 @@ def test_walked_value_comes_back(value: Value) -> None:
     assert decode_untrusted(encode(value), bytes_max=MEBIBYTE) == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, False, True, 0, 0x7F, -1, -32, 0x80, 0x8081, 0x80818283, 0x8081828384858687),
+        *(-0x7F, -0x7F81, -0x7F818283, -0x7F81828384858687),
+        *("", "a", "a" * 31, "a" * 32, "a" * 0x80, "a" * 0x8081, "a" * 0x818181),
+        *(b"", b"a", b"a" * 0x81, b"a" * 0x8181, b"a" * 0x818181),
+        *((), (1,), (1,) * 15, (1,) * 16, (1,) * 0x8181, (1,) * 0x18181),
+    ],
+    ids=count(),
+)
+def test_walk_takes_each_form_for_as_long_as_it_is(value: Value) -> None:
+    # The walk calls a map a type error and the decoder calls it malformed: so the walk must meet it exactly after the value.
+    decoys = encode(b"\xdc\xdd" * 2000)
+    assert code_of(b"\x93" + decoys + encode(value) + b"\x81\x01\x01", bytes_max=16 * MEBIBYTE) == "wire.codec.type"
+
+
 def test_walk_counts_like_the_check_after_decoding() -> None:
     value: Value = (b"\xdd" * 5000, *(None,) * (CODEC_ITEMS_MAX - 2))
     assert decode_untrusted(encode(value), bytes_max=MEBIBYTE) == value

@@ -369,6 +369,13 @@ def test_seed_gives_the_same_key_every_time() -> None:
     assert KEYS[Algorithm.ED25519].seed == bytes(range(32))
 
 
+def test_p256_points_of_both_signs_are_keys() -> None:
+    publics = [private_key_from_seed(Algorithm.P256, bytes([number]) * 32).public_key for number in range(8)]
+    assert {public.raw[0] for public in publics} == {2, 3}
+    for public in publics:
+        assert public_key_from_raw_untrusted(Algorithm.P256, public.raw) == public
+
+
 def test_p256_key_follows_from_its_seed_as_specified() -> None:
     seed = bytes(range(32))
     order = 2**256 - 2**224 + 2**192 - 89188191075325690597107910205041859247
