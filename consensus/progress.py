@@ -94,3 +94,5 @@ class Progress:
         self.next_height = max(next_height, self.match_height + 1)
         self.paused = False
         self.inflight.clear()
+        # Whatever was sent may be lost, and a certificate above the follower's log is of no use to it.
+        self.certificate_sent = 0

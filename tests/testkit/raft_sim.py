@@ -85,11 +85,7 @@ class SimDisk:
         self.hard_state = HardState()
         self.commit_height = 0
         self.certificates: dict[int, CommitCertificate] = {}
-        self.reads = 0
-
-    @property
-    def first_height(self) -> int:
-        return 1
+        self.first_height = 1
 
     @property
     def last_height(self) -> int:
@@ -104,11 +100,9 @@ class SimDisk:
         return (self.log[-1].term if self.log else 0, len(self.log))
 
     def entry(self, height: int) -> Entry:
-        self.reads += 1
         return self.log[height - 1]
 
     def entries(self, low: int, high: int, bytes_max: int) -> tuple[Entry, ...]:
-        self.reads += 1
         assert 1 <= low <= high <= len(self.log)
         found: list[Entry] = []
         size = 0
@@ -120,7 +114,6 @@ class SimDisk:
         return tuple(found)
 
     def term_and_hash(self, height: int) -> tuple[int, Digest]:
-        self.reads += 1
         if height == 0:
             return 0, GENESIS
         entry = self.log[height - 1]
@@ -531,7 +524,12 @@ class Cluster:
             if self.cut and rng.random() < 0.6:
                 self.heal()
             else:
-                side = {node.id for node in self.nodes if rng.random() < 0.5}
+                leader = self.leader()
+                if leader is not None and rng.random() < 0.5:
+                    # The interesting cut: a leader that goes on proposing to too few.
+                    side = {leader.id} | {node.id for node in self.nodes if rng.random() < 0.25}
+                else:
+                    side = {node.id for node in self.nodes if rng.random() < 0.5}
                 self.partition(side, one_way=rng.random() < 0.3)
             return True
         return False
@@ -554,8 +552,10 @@ class Cluster:
                 node.finish_write()
         elif choice < 0.9:
             node.step(Tick())
-        elif node.replica.status.role is Role.LEADER:
-            self.propose(node)
+        else:
+            leading = [node for node in self.nodes if node.alive and node.replica.status.role is Role.LEADER]
+            if leading:
+                self.propose(rng.choice(leading))
 
     def run_random(self, events: int, faults: Faults) -> None:
         for node in self.nodes:
@@ -599,7 +599,33 @@ def random_faults(rng: random.Random) -> Faults:
         duplication=rate(0.3),
         reordering=rate(1.0),
         crash=rate(0.01),
-        partition=rate(0.01),
+        partition=rate(0.03),
         slow_disk=rate(0.9),
         refusal=rate(0.2),
     )
+
+
+def run_seed(seed: int, events: int = 2000) -> Cluster:
+    """Run one random cluster under random faults, then demand liveness; a failure names the seed and how to play it again."""
+    rng = random.Random(seed)
+    cluster = Cluster(
+        rng.choice([1, 2, 3, 3, 4, 5, 5, 7]),
+        seed,
+        options={
+            "uncommitted_blocks_max": rng.choice([1, 4, 16]),
+            "append_entries_max": rng.choice([1, 2, 8]),
+            "inflight_max": rng.choice([1, 2, 8]),
+            "recent_bytes_max": rng.choice([0, 1000, 1_000_000]),
+            "election_ticks": rng.choice([3, 5, 10]),
+            "heartbeat_ticks": rng.choice([1, 2]),
+        },
+        # Refusals pass, so a block can be certified that this node refused a moment ago.
+        expected_alarms=frozenset({"consensus.block_refused", "consensus.divergence"}),
+    )
+    try:
+        cluster.run_random(events, random_faults(rng))
+        cluster.demand_liveness()
+    except AssertionError as error:
+        error.add_note(f"seed {seed}, {events} events: python -m tests.testkit.raft_replay {seed} {events}")
+        raise
+    return cluster

@@ -1,0 +1,87 @@
+"""Majorities against brute force: every subset, and the definition instead of the formula."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consensus.membership import build_configuration
+from consensus.messages import NodeId
+from consensus.quorum import VoteResult, is_majority, value_reached, vote_result
+from tests.testkit.raft_sim import sim_keys
+from wire.hashing import sha256
+
+NODES = [NodeId(sha256(b"%d" % index)) for index in range(12)]
+STRANGERS = NODES[9:]
+
+
+def subsets(members: list[NodeId]) -> list[set[NodeId]]:
+    return [set(chosen) for count in range(len(members) + 1) for chosen in combinations(members, count)]
+
+
+@pytest.mark.parametrize("size", range(1, 10))
+def test_a_set_is_a_majority_exactly_when_it_is_larger_than_what_it_leaves(size: int) -> None:
+    members = NODES[:size]
+    for chosen in subsets(members):
+        expected = len(chosen) > size - len(chosen)
+        assert is_majority(members, chosen) is expected
+        assert is_majority(members, chosen | set(STRANGERS)) is expected
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_any_two_majorities_share_a_member_and_no_smaller_number_would_do(size: int) -> None:
+    members = NODES[:size]
+    majorities = [chosen for chosen in subsets(members) if is_majority(members, chosen)]
+    assert all(one & other for one in majorities for other in majorities)
+    smallest = min(len(chosen) for chosen in majorities)
+    smaller = [set(chosen) for chosen in combinations(members, smallest - 1)]
+    assert not smaller[0] or any(not (one & other) for one in smaller for other in smaller) or size == 1
+
+
+def test_nobody_is_no_majority_of_nobody() -> None:
+    assert not is_majority([], NODES)
+    assert value_reached([], {NODES[0]: 5}) == 0
+
+
+ANSWERS = st.dictionaries(st.sampled_from(NODES), st.booleans())
+
+
+@given(size=st.integers(1, 9), answers=ANSWERS)
+def test_an_election_is_decided_exactly_when_no_further_answer_can_change_it(
+    size: int, answers: dict[NodeId, bool]
+) -> None:
+    members = NODES[:size]
+    open_members = [member for member in members if member not in answers]
+    ends = set()
+    for granted_by in subsets(open_members):
+        final = {member: answers.get(member, member in granted_by) for member in members}
+        ends.add(2 * sum(final.values()) > size)
+    expected = {frozenset([True]): VoteResult.WON, frozenset([False]): VoteResult.LOST}.get(
+        frozenset(ends), VoteResult.PENDING
+    )
+    assert vote_result(members, answers) is expected
+
+
+@given(size=st.integers(1, 9), values=st.dictionaries(st.sampled_from(NODES), st.integers(0, 6)))
+def test_the_value_reached_is_the_greatest_that_a_majority_has(size: int, values: dict[NodeId, int]) -> None:
+    members = NODES[:size]
+    reached = [
+        value
+        for value in range(7)
+        if is_majority(members, [member for member in members if values.get(member, 0) >= value])
+    ]
+    assert value_reached(members, values) == max(reached)
+
+
+def test_a_configuration_is_the_same_whatever_the_order_of_its_validators() -> None:
+    keys = [key.public_key for key in sim_keys(5)]
+    one, other = build_configuration(keys), build_configuration(keys[::-1])
+    assert one.members == other.members == tuple(sorted(one.members))
+    assert one.others(one.members[2]) == one.members[:2] + one.members[3:]
+    assert one.is_member(one.members[0])
+    assert not one.is_member(NODES[0])
+    assert one.is_quorum(one.members[:3])
+    assert not one.is_quorum(one.members[:2])
