@@ -169,7 +169,7 @@ def _update_slots(reader: Reader, slots: list[_Slot], depth: int, items: Iterabl
         slot = slots[nibble]
         if slot is not None and len(slot) == DIGEST_BYTES:
             below = _read_page(reader, group[0][0], depth + 1)
-            slots[nibble] = _update_page(reader, below, depth + 1, group, writes, is_stored=True)
+            slots[nibble] = _update_page(reader, below, depth + 1, group, writes)
             continue
         if slot is not None and all(place != slot[:DIGEST_BYTES] for place, _ in group):
             group.append((slot[:DIGEST_BYTES], slot[DIGEST_BYTES:]))
@@ -178,19 +178,17 @@ def _update_slots(reader: Reader, slots: list[_Slot], depth: int, items: Iterabl
         if len(live) <= 1:
             slots[nibble] = live[0][0] + live[0][1] if live else None
         else:
-            slots[nibble] = _update_page(reader, [None] * _SLOTS, depth + 1, live, writes, is_stored=False)
+            slots[nibble] = _update_page(reader, [None] * _SLOTS, depth + 1, live, writes)
 
 
-def _update_page(
-    reader: Reader, slots: list[_Slot], depth: int, items: Sequence[_Item], writes: WriteSet, *, is_stored: bool
-) -> _Slot:
+def _update_page(reader: Reader, slots: list[_Slot], depth: int, items: Sequence[_Item], writes: WriteSet) -> _Slot:
     """Return what the parent's slot becomes after `items` are put into the page `slots`, which is written or removed."""
     key = _page_key(items[0][0], depth)
     _update_slots(reader, slots, depth, items, writes)
     folded = _fold(slots)
     if folded is None or len(folded) == _LEAF_BYTES:
-        if is_stored:
-            writes[Table.STATE_NODE, key] = None
+        # Only a page that was stored can shrink to this; a new one is made for two leaves or more.
+        writes[Table.STATE_NODE, key] = None
         return folded
     writes[Table.STATE_NODE, key] = _encode_page(slots)
     return folded

@@ -395,7 +395,7 @@ def test_unreadable_rows_are_corruption(chain: Chain) -> None:
         {
             (Table.META, b"tip"): b"\xc0",
             (Table.STATE, b"iada@acme"): b"\x91\x01",
-            (Table.STATE, b"oacme"): b"\xff",
+            (Table.STATE, b"oacme"): b"\xc1",
             (Table.STATE, b"v"): encode((2, ())),
         }
     )
