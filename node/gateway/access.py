@@ -6,7 +6,8 @@ import hmac
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from node.local.client import AsyncLocalClient
 from wire.errors import RejectedError
@@ -20,16 +21,15 @@ class Access:
     def __init__(self, token_path: Path) -> None:
         self._token_path = token_path
 
-    def check(self, authorization: str | None) -> None:
-        """Return only for the right bearer token.
+    def check(self, given: str | None) -> None:
+        """Return only for the right token.
 
         Raises:
             RejectedError: ``node.auth.required``.
         """
-        scheme, _, given = (authorization or "").partition(" ")
         with self._token_path.open("rb") as file:
             wanted = file.read(TOKEN_BYTES_MAX).strip()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8"), wanted):
+        if given is None or not hmac.compare_digest(given.strip().encode("utf-8"), wanted):
             raise RejectedError(
                 "node.auth.required",
                 "this operation needs the node's bearer token",
@@ -43,10 +43,15 @@ def get_core(request: Request) -> AsyncLocalClient:
     return core
 
 
-def require_token(request: Request, authorization: Annotated[str | None, Header()] = None) -> None:
+_BEARER = HTTPBearer(auto_error=False, description="The content of rpc.token in the node's home.")
+
+
+def require_token(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+) -> None:
     """Let only the node's own operators pass."""
     access: Access = request.app.state.access
-    access.check(authorization)
+    access.check(None if credentials is None else credentials.credentials)
 
 
 Core = Annotated[AsyncLocalClient, Depends(get_core)]

@@ -49,8 +49,10 @@ class AgentRequest(Request):
     patch_id: Hex32 | None = None
 
 
-class Problem(Answer):
-    """Problem details, RFC 9457."""
+class Problem(BaseModel):
+    """Problem details, RFC 9457; further members are extensions of one problem, such as `tx_id`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str
     title: str
