@@ -130,20 +130,15 @@ class Network:
             ListenError: ``node.net.listen``; in a group.
             CorruptionError: What `is_member` or a handler found; in a group. The node must stop.
         """
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._raise_corruption)
-                listening = await nursery.start(self._keep_host)
-                for link in self._links.values():
-                    nursery.start_soon(self._keep_link, link)
-                task_status.started(str(Address(listening.protocol, listening.host, listening.port, self.own.raw_key)))
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    await self._say_goodbye()
-        finally:
-            self._nursery = None
+        # Whoever cancels us must not cancel the writers in the middle of a frame: the tasks live behind a shield, and end after a goodbye.
+        shield = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            try:
+                task_status.started(await nursery.start(self._run_tasks, shield))
+                await trio.sleep_forever()
+            finally:
+                await self._say_goodbye()
+                shield.cancel()
 
     def set_links(self, peers: Mapping[KeyId, tuple[bytes, str]]) -> None:
         """Keep links to exactly these validators from now on; this node itself may be among them. May be called before `run` and often.
@@ -274,6 +269,20 @@ class Network:
             self._on_link(key_id, False)
 
     # Inside
+
+    async def _run_tasks(self, scope: trio.CancelScope, *, task_status: TaskStatus[str]) -> None:
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._raise_corruption)
+                    listening = await nursery.start(self._keep_host)
+                    for link in self._links.values():
+                        nursery.start_soon(self._keep_link, link)
+                    own_address = Address(listening.protocol, listening.host, listening.port, self.own.raw_key)
+                    task_status.started(str(own_address))
+        finally:
+            self._nursery = None
 
     async def _keep_host(self, *, task_status: TaskStatus[Address]) -> None:
         """Run a libp2p host; should one die of something that we did not foresee, run another one on the same port."""

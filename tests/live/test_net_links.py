@@ -201,3 +201,13 @@ async def test_ping_and_identify_of_libp2p_are_answered() -> None:
         assert raw_key_of("b") in answer
         assert b"/patchwarden/rpc/1" in answer
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_queued_leaves_before_the_network_ends() -> None:
+    async with linked("a", "b") as (a, b):
+        messages = [b"%d" % number * 1000 for number in range(1000)]
+        for message in messages:
+            assert a.network.send(b.key_id, message)
+        await a.stop()
+        await wait_until(lambda: not b.network.is_linked(a.key_id))
+        assert b.messages[a.key_id] == messages

@@ -96,8 +96,9 @@ async def running(*members: Member) -> AsyncIterator[trio.Nursery]:
         for member in members:
             await nursery.start(member.run)
         yield nursery
-        for member in members:
-            await member.stop()
+        async with trio.open_nursery() as stopping:
+            for member in members:
+                stopping.start_soon(member.stop)
         nursery.cancel_scope.cancel()
 
 
