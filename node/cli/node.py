@@ -154,7 +154,7 @@ def start(  # noqa: PLR0917 - one parameter for each option
     overrides = {"listen": listen, "rpc_listen": rpc_listen, "log_level": log_level}
     config = load_config(place, {name: value for name, value in overrides.items() if value is not None})
     if end_with_parent:
-        _end_with_parent()
+        end_with_parent_process()
     _run(place, config, log_format)
 
 
@@ -277,7 +277,7 @@ def _given_key(path: Path | None) -> Any:
     return key
 
 
-def _end_with_parent() -> None:
+def end_with_parent_process() -> None:
     """Ask the kernel to kill this process when its parent ends, however that happens: a supervisor leaves nothing behind."""
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
