@@ -386,7 +386,13 @@ def open_node(home: Home, config: NodeConfig) -> Node:
     block, writes = genesis_block(genesis)
     listener = bind_http(config.rpc_listen) if config.gateway else None
     try:
-        store = Store.open(home.data, chain_id=genesis.chain_id, node_key_id=key.public_key.key_id)
+        store = Store.open(
+            home.data,
+            chain_id=genesis.chain_id,
+            node_key_id=key.public_key.key_id,
+            # A validator that lost its log must not vote as if it remembered; a host only reads it all again.
+            incarnation_file=home.incarnation if config.role == "validator" else None,
+        )
         try:
             _ensure_token(home.token)
             return Node(

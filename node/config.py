@@ -57,6 +57,11 @@ class Home:
         return self.path / "data"
 
     @property
+    def incarnation(self) -> Path:
+        """Which data directory a validator's key has voted with: outside that directory, so that a wiped one is noticed."""
+        return self.path / "incarnation"
+
+    @property
     def socket(self) -> Path:
         """The core's Unix socket, mode 0600."""
         return self.path / "core.sock"

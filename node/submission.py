@@ -114,6 +114,12 @@ class Submitter:
         """Decode and check each; return results for those that are settled, and the rest by position."""
         if not self.open:
             raise UnavailableError("node.stopping", "this node is stopping", hint="submit to another node")
+        if not self._replica.store.store.has_space():
+            raise UnavailableError(
+                "node.disk_low",
+                "this node admits nothing while its disk is nearly full; it still answers questions",
+                hint="free space on the node's disk, or submit to another node",
+            )
         results: list[Submitted | None] = [None] * len(raws)
         pending: list[tuple[int, Transaction]] = []
         for index, raw in enumerate(raws):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,3 +181,19 @@ def test_second_node_on_one_home_is_refused(cluster: Cluster) -> None:
     assert b"node.storage.in_use" in result.stderr
     assert (node.home / "run.json").read_text() == before
     assert node.status(cluster.client)["name"] == node.name
+
+
+def test_wiped_validator_does_not_come_back_as_itself(cluster: Cluster) -> None:
+    node = next(node for node in cluster.validators if node is not cluster.leader())
+    assert node.stop() == 0
+    kept = node.home / "data.kept"
+    (node.home / "data").rename(kept)
+    done = subprocess.run(
+        [sys.executable, "-m", "node.process", str(node.home)], capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert b"node.storage.wiped" in done.stderr
+    shutil.rmtree(node.home / "data", ignore_errors=True)
+    kept.rename(node.home / "data")
+    cluster.start([node])
+    cluster.wait_equal()

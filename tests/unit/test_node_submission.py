@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -139,6 +140,22 @@ async def test_stopping_node_takes_nothing(cluster: Cluster) -> None:
     with pytest.raises(UnavailableError) as caught:
         await cluster.submitter.submit([_register(cluster.chain, "a@acme").raw], wait="none", timeout_ms=WAIT_MS)
     assert caught.value.code == "node.stopping"
+
+
+async def test_nearly_full_disk_stops_admission_and_space_lets_it_go_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raws = [_register(cluster.chain, "alice@acme").raw]
+    real = os.statvfs(".")
+    full = os.statvfs_result((*real[:4], 0, *real[5:]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: full)
+        with pytest.raises(UnavailableError) as caught:
+            await cluster.submitter.submit(raws, wait="admitted", timeout_ms=WAIT_MS)
+    assert caught.value.code == "node.disk_low"
+    assert len(cluster.mempool) == 0
+    (result,) = await cluster.submitter.submit(raws, wait="admitted", timeout_ms=WAIT_MS)
+    assert result.status == "admitted"
 
 
 async def test_follower_passes_on_and_waits_for_its_own_replica(cluster: Cluster, nursery: trio.Nursery) -> None:
