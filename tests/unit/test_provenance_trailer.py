@@ -223,6 +223,13 @@ def test_the_same_approval_in_other_words_counts_once() -> None:
     assert refused_code(with_envelope(approve(PATCH), as_another)) == "provenance.attestation.duplicate"
 
 
+def test_the_same_test_result_counts_once_and_another_run_counts() -> None:
+    tested = add_test_result(PATCH)
+    assert refused_code(tested + trailer_lines(tested)[1] + b"\n") == "provenance.attestation.duplicate"
+    other_run = build_test_result(VERIFIED, "PASSED", CAROL, "ci@acme", LATER, passed=["on another machine"])
+    assert len(verify_patch_untrusted(with_envelope(tested, other_run)).attestations) == 2
+
+
 def test_a_second_signature_of_the_same_payload_counts_once() -> None:
     # ECDSA: (r, n - s) verifies too, so the same approval has a second line.
     approved = approve(PATCH)

@@ -265,6 +265,19 @@ def test_a_statement_has_exactly_its_form(name: str, value: object, code: str) -
     assert (type(error), error.code) == (MalformedPatchError, code)
 
 
+@pytest.mark.parametrize(
+    "addition", [{"digest": {"md5": "0" * 32}}, {"uri": "https://example.org"}], ids=["digest", "member"]
+)
+def test_a_subject_says_nothing_more_than_its_name_and_digest(addition: dict[str, Any]) -> None:
+    def change(statement: dict[str, Any]) -> None:
+        subject = statement["subject"][1]
+        subject["digest"].update(addition.get("digest", {}))
+        subject.update({member: value for member, value in addition.items() if member != "digest"})
+
+    error = refusal(resign(PATCH, change))
+    assert (type(error), error.code) == (MalformedPatchError, "provenance.statement.subject")
+
+
 def test_subjects_have_one_order() -> None:
     error = refusal(resign(PATCH, lambda statement: statement["subject"].reverse()))
     assert error.code == "provenance.statement.subject"
