@@ -1,0 +1,36 @@
+"""The specification page and the code name the same refusals."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# How each module writes a code in short, and what stands before it then.
+SHORT = {
+    "execution.py": (r'_refuse\(\s*"(\w+)"', "ledger.tx."),
+    "transition.py": (r'_refuse\(\s*"(\w+)"', "ledger.block."),
+    "genesis.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
+}
+CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
+WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')
+DERIVED = ("transactions_root", "log_size", "log_root", "state_root", "validators_hash", "policy_hash")
+
+
+def codes_in_source(root: Path) -> set[str]:
+    codes = {f"ledger.block.{name}" for name in DERIVED}
+    for path in (root / "ledger").glob("*.py"):
+        text = re.sub(r'"""(?:.|\n)*?"""', "", path.read_text())
+        codes |= set(WHOLE.findall(text))
+        codes |= {f"ledger.{code}" for code in CALLED.findall(text)}
+        if path.name in SHORT:
+            pattern, prefix = SHORT[path.name]
+            codes |= {prefix + rule for rule in re.findall(pattern, text)}
+    return codes
+
+
+def test_the_page_names_every_code_and_no_other(repository_root: Path) -> None:
+    page = (repository_root / "docs" / "spec" / "ledger.md").read_text()
+    published = set(re.findall(r"`(ledger\.[a-z]+\.\w+)`", page))
+    source = codes_in_source(repository_root)
+    assert len(source) > 100
+    assert published == source
