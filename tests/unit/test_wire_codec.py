@@ -188,7 +188,7 @@ def test_headers_are_walked_before_decoding_where_many_could_lie(tail: bytes, co
 @pytest.mark.parametrize(
     "value",
     [
-        (-1, 300, 70_000, 2**40, 2**63, -100, -200, -40_000, -(2**40), None, True, False),
+        (0, 127, 200, -32, -1, 300, 70_000, 2**40, 2**63, -100, -200, -40_000, -(2**40), None, True, False),
         ("", "a", "a" * 31, "é" * 40, "a" * 300, "a" * 70_000),
         (b"", b"a" * 300, b"a" * 70_000),
         ((), (1, (2, ())), (0,) * 15, (0,) * 16, (0,) * 70_000),

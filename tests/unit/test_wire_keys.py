@@ -6,6 +6,7 @@ import copy
 import hashlib
 import pickle
 from collections.abc import Callable
+from functools import cache
 from itertools import count
 
 import pytest
@@ -59,7 +60,8 @@ def find_x(y: int) -> int | None:
     return x if (x * x - square) % PRIME == 0 else None
 
 
-def small_order_points() -> set[tuple[int, int]]:
+@cache
+def small_order_points() -> frozenset[tuple[int, int]]:
     """Multiply points of the whole curve by the prime group's order until all eight of the torsion group are there."""
     found: set[tuple[int, int]] = set()
     y = 2
@@ -74,7 +76,7 @@ def small_order_points() -> set[tuple[int, int]]:
                 scalar >>= 1
             found.add(total)
         y += 1
-    return found
+    return frozenset(found)
 
 
 def encodings(point: tuple[int, int]) -> list[bytes]:
