@@ -9,7 +9,7 @@ from pathlib import Path
 SHORT = {
     "execution.py": (r'_refuse\(\s*"(\w+)"', "ledger.tx."),
     "transition.py": (r'_refuse\(\s*"(\w+)"', "ledger.block."),
-    "genesis.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
+    "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')
