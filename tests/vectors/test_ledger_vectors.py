@@ -1,0 +1,63 @@
+"""The ledger's formats stay what they are: a small chain, made from fixed keys, has these hashes for ever.
+
+A change here is a change of the protocol: every node and every archive out there would disagree. Make a new version instead.
+"""
+
+from __future__ import annotations
+
+from ledger import bodies
+from ledger.actions import SetPolicy
+from ledger.state_tree import hash_key, hash_value
+from ledger.transaction import Transaction
+from tests.testkit import patches
+from tests.testkit.ledger import Chain, make_genesis
+
+GENESIS_HASH = "1a0b8ac7a17dc1618566a4641fd6f1f1270c6b568b87992fc44202d4b196ba96"
+GENESIS_BLOCK = "b04c57b3b765760ecb38ceeb719783e3dc14de9b5bec6808c32adaec1303883f"
+GENESIS_STATE = "004a16177878e7f08a4815f0f2423e43efec9401f84212b827e0e4bf7773da3d"
+VALIDATORS = "099898d70e97f1ba74b4843b200a2b98c0167d725443b409e409c8425d1dbe1d"
+REPORT_TX = "cadbd2d404a3bfa3dd9bdb57734b8e9cf407891580126a0bbcd59e9d94f894c8"
+LAST_BLOCK = "a230170b2665ec76430c9ef26ae7a20b643eb0354d17aff3fb83e631e795ee7e"
+LAST_STATE = "1f64fc0e4e21f4bc7b1a243ef6dd926504e86fb3e29a60cc05a98df8dc0a2b11"
+LAST_LOG = "45955202b4c3f80a3d3822219719da663c10ed591650da588075081da0694864"
+
+
+def make_chain() -> tuple[Chain, Transaction]:
+    chain = Chain()
+    chain.register_patch_people()
+    data = patches.approve(patches.add_test_result(patches.make_patch()))
+    patch_id = chain.publish(data)
+    chain.attest(data, "ci@acme", 1)
+    chain.attest(data, "bob@beta", 2)
+    opened = chain.submit(bodies.DeploymentIntent(1, bytes(32), "site", patch_id, bytes(32), b"{}"), "web1@acme").tx_id
+    outcome = bodies.DeploymentOutcome(2, opened, "site", patch_id, opened, "SUCCESS", bytes(32), b"\x01" * 32, b"{}")
+    chain.submit(outcome, "web1@acme")
+    chain.elect(2)
+    proposal = chain.submit(bodies.ProposalCreate(SetPolicy("", ()), "none"), "ada@acme").tx_id
+    for voter in ("ada@acme", "ben@beta"):
+        chain.submit(bodies.ProposalVote(proposal, True), voter)
+    report = chain.submit(bodies.HostReport("drift", "site", b"{}"), "web1@acme")
+    return chain, report
+
+
+def test_a_founding_document_has_these_hashes() -> None:
+    genesis = make_genesis()
+    header = Chain(genesis).blocks[0].header
+    assert genesis.genesis_hash.hex() == GENESIS_HASH
+    assert header.hash().hex() == GENESIS_BLOCK
+    assert header.state_root.hex() == GENESIS_STATE
+    assert header.validators_hash.hex() == VALIDATORS
+
+
+def test_a_small_chain_has_these_hashes() -> None:
+    chain, report = make_chain()
+    header = chain.blocks[-1].header
+    assert report.tx_id.hex() == REPORT_TX
+    assert header.log_root.hex() == LAST_LOG
+    assert header.state_root.hex() == LAST_STATE
+    assert header.hash().hex() == LAST_BLOCK
+
+
+def test_a_place_in_the_state_tree_is_this() -> None:
+    assert hash_key(b"iada@acme").hex() == "088ca94557b3093e4afde97470683c5a940d844fae4834ef0296b860a3845b05"
+    assert hash_value(b"").hex() == "8baf208fefef0169b316f58ca7a47c994759818e48493900dc024c23bc14123f"
