@@ -62,7 +62,7 @@ class Settled:
     """What the disk says about an application."""
 
     journal: Journal | None
-    """The open journal, or None when no application came as far."""
+    """The journal of the open application, or None when it did not come as far."""
     side: Side
     """Which tree stands at the root; `OLD` without a journal."""
     tree_digest: Digest | None
@@ -76,7 +76,7 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
         ApplyRefusedError: ``agent.apply.*``; the old tree stands.
         ApplyFailedError: ``agent.apply.io``, ``agent.apply.tree_changed``, ``agent.target.*``; the old tree stands.
         TargetRefusedError: ``agent.target.*``; the old tree stands.
-        StateCorruptError: ``agent.apply.sync``: which tree a power cut would leave is not known; the journal finds out.
+        StateCorruptError: ``agent.state.sync``: which tree a power cut would leave is not known; the journal finds out.
     """
     inventory, plan = application.inventory, application.plan
     root_fd = open_root(config.root)
@@ -111,16 +111,27 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
         os.close(root_fd)
 
 
-def settle(files: Files, store: TargetStore, config: TargetConfig) -> Settled:
+def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int | None) -> Settled:
     """Return what became of the application that the journal tells of, with the target's state brought up to it. May be repeated.
+
+    Args:
+        files: The door to the file system.
+        store: The target's files.
+        config: The target.
+        intent: Outbox sequence of the target's open intent; a journal of another application was settled before and is only rest.
 
     Raises:
         OSError: The state could not be written; try again.
         StateCorruptError: ``agent.state.damaged``.
     """
     journal = read_journal(store.path(JOURNAL_FILE))
+    if journal is not None and journal.intent != intent:
+        journal = None
     side = Side.OLD if journal is None else find_side(config, journal)
     inventory = _read_tree(config)
+    if journal is not None and side is Side.OTHER and inventory is not None:
+        # A host that was copied or restored has other inodes; the content still tells which tree it is.
+        side = {journal.tree_after: Side.NEW, journal.tree_before: Side.OLD}.get(inventory.tree_digest, Side.OTHER)
     if journal is not None and side is Side.NEW:
         if store.read_target_state() != journal.state_after:
             store.write_target_state(journal.state_after)

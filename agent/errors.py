@@ -11,6 +11,7 @@ class                       result code                  codes
 ``ApplyRefusedError``       ``ERROR_APPLY_FAILED``       ``agent.apply.*``: the patch does not fit the target
 ``ApplyFailedError``        ``ERROR_APPLY_FAILED``       ``agent.apply.*``: the host could not do it (disk full, …)
 ``OutboxError``             ``ERROR_LEDGER_UNAVAILABLE``  ``agent.outbox.*``, ``agent.ledger.*``
+``StateWriteError``         ``ERROR_APPLY_FAILED``       ``agent.state.write``: the agent's own files cannot be written
 ``StateCorruptError``       none: the agent stops        ``agent.state.*``
 ==========================  ===========================  ==============================================================
 """
@@ -50,6 +51,10 @@ class ApplyFailedError(UnavailableError):
 
 class OutboxError(UnavailableError):
     """A record could not be put on the ledger yet."""
+
+
+class StateWriteError(UnavailableError):
+    """The agent's own files could not be written; whatever is open stays open until it can be recovered."""
 
 
 class StateCorruptError(CorruptionError):

@@ -23,6 +23,8 @@ Step = Callable[[str, Path], None]
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
+TEMPORARY_SUFFIX: Final = ".new"
+"""What `Files.replace` writes to first; a crash may leave it, and the next replacement removes it."""
 PRIVATE_FILE_MODE: Final = 0o600
 PRIVATE_DIRECTORY_MODE: Final = 0o700
 
@@ -152,7 +154,7 @@ class Files:
 
     def replace(self, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
         """Make `path` hold exactly `data`, durably: whenever the process ends, it holds the old content or the new. Raises OSError."""
-        temporary = f"{path}.new"
+        temporary = path + TEMPORARY_SUFFIX
         if os.path.lexists(temporary):
             self.unlink(temporary)
         descriptor = self.create(temporary, mode)

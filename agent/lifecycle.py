@@ -17,13 +17,14 @@ import trio
 
 from agent.access import LedgerAccess
 from agent.applying import Application, Settled, apply_patch, finish, settle
+from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.context import HostFacts
 from agent.delivery import Delivery
 from agent.documents import history_record, outcome_detail
-from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError
+from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError, StateWriteError
 from agent.facts import Requester
-from agent.files import Files
+from agent.files import TEMPORARY_SUFFIX, Files
 from agent.highwater import HighWater, read_high_water, write_high_water
 from agent.limits import OUTBOX_REFUSALS_MAX
 from agent.outbox import Entry, Outbox
@@ -61,8 +62,8 @@ class Recovery:
     """Whether the patch's tree stands at the root."""
     message: str
     """One sentence."""
-    outcome_tx: bytes | None
-    """tx_id of the outcome queued now; None when it had been queued before the crash."""
+    outcome_tx: bytes
+    """tx_id of the outcome, queued now."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -71,7 +72,7 @@ class Recovery:
             "patch_id": self.patch_id,
             "applied": self.applied,
             "message": self.message,
-            "outcome_tx": None if self.outcome_tx is None else self.outcome_tx.hex(),
+            "outcome_tx": self.outcome_tx.hex(),
         }
 
 
@@ -122,7 +123,7 @@ class Lifecycle:
 
     async def explain(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
         """Return how an application would end now; nothing is changed or recorded."""
-        judged, tree = await trio.to_thread.run_sync(self._judge, slot, data, requester)
+        judged, tree = await run_blocking(self._judge, slot, data, requester)
         return _ended(slot, judged, tree)
 
     def _judge(self, slot: Target, data: bytes, requester: Requester) -> tuple[Judged, Digest | None]:
@@ -167,13 +168,16 @@ class Lifecycle:
             TargetRefusedError: ``agent.target.not_adopted``.
             CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
         """
-        judged, tree = await trio.to_thread.run_sync(self._judge, slot, data, requester)
+        judged, tree = await run_blocking(self._judge, slot, data, requester)
         outcome = _ended(slot, judged, tree)
         if judged.error is not None:
             return await self._record_refusal(slot, outcome, data, requester)
         assert judged.decision is not None, "an allowed patch has a decision"
         assert judged.mark is not None, "an allowed patch was decided on a block"
-        await trio.to_thread.run_sync(self._raise_mark, judged.mark)
+        try:
+            await run_blocking(self._raise_mark, judged.mark)
+        except StateWriteError as error:
+            return await self._record_refusal(slot, _failed(outcome, StepName.INTENT, error), data, requester)
         intent, outcome = await self._announce(slot, outcome, judged)
         if intent is None:
             return await self._record_refusal(slot, outcome, data, requester)
@@ -244,10 +248,10 @@ class Lifecycle:
         )
         problem: PatchwardenError | None = None
         try:
-            await trio.to_thread.run_sync(apply_patch, self._files, slot.store, slot.config, application)
+            await run_blocking(apply_patch, self._files, slot.store, slot.config, application)
         except (RejectedError, UnavailableError) as error:
             problem = error
-        settled = await trio.to_thread.run_sync(self._settle, slot)
+        settled = await run_blocking(self._settle, slot, intent.sequence)
         if settled.journal is not None and settled.side is Side.NEW:
             done = replace(outcome, tree_after=settled.journal.tree_after)
             return _passed(done, StepName.APPLY, f"{len(judged.plan.changes)} paths changed in one switch")
@@ -258,7 +262,7 @@ class Lifecycle:
     async def _record_refusal(self, slot: Target, outcome: Outcome, data: bytes, requester: Requester) -> Outcome:
         if len(self._outbox.pending) < OUTBOX_REFUSALS_MAX:
             return await self._record(slot, outcome, requester, data, closes=None)
-        await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+        await self._remember(slot, outcome)
         return outcome
 
     async def _record(
@@ -267,10 +271,10 @@ class Lifecycle:
         """Return the outcome after it stands in the outbox, and on the ledger if that does not take long."""
         body = _outcome_body(slot.config.name, outcome, outcome_detail(outcome, requester, data))
         entry = await self._delivery.queue(body, closes=closes)
-        await trio.to_thread.run_sync(self._finish, slot)
+        await self._clean_up(slot)
         outcome = replace(outcome, outcome_tx=entry.transaction.tx_id)
         outcome = await self._deliver_soon(outcome, entry)
-        await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+        await self._remember(slot, outcome)
         return outcome
 
     async def _deliver_soon(self, outcome: Outcome, entry: Entry) -> Outcome:
@@ -302,15 +306,11 @@ class Lifecycle:
         entry = next((each for each in self._outbox.open_intents if _target_of(each) == slot.config.name), None)
         if entry is None and not _has_rest(slot):
             return None
-        settled = await trio.to_thread.run_sync(self._settle, slot)
         recovery: Recovery | None = None
         if entry is not None:
+            settled = await run_blocking(self._settle, slot, entry.sequence)
             recovery = await self.close_open_intent(entry, slot, settled)
-        elif settled.journal is not None:
-            applied = settled.side is Side.NEW
-            message = "the outcome had been queued before the interruption"
-            recovery = Recovery(slot.config.name, settled.journal.patch_id, applied, message, None)
-        await trio.to_thread.run_sync(self._finish, slot)
+        await self._clean_up(slot)
         return recovery
 
     async def close_open_intent(self, entry: Entry, slot: Target | None, settled: Settled | None) -> Recovery:
@@ -327,8 +327,6 @@ class Lifecycle:
         body = entry.body
         assert isinstance(body, DeploymentIntent), "open intents are intents"
         journal = None if settled is None else settled.journal
-        if journal is not None and journal.intent != entry.sequence:
-            journal = None
         side = Side.OLD if settled is None or journal is None else settled.side
         applied = side is Side.NEW
         tree = body.tree_before if settled is None or settled.tree_digest is None else settled.tree_digest
@@ -348,16 +346,28 @@ class Lifecycle:
         queued = await self._delivery.queue(_outcome_body(body.target, outcome, detail), closes=entry.sequence)
         outcome = replace(outcome, outcome_tx=queued.transaction.tx_id)
         if slot is not None:
-            await trio.to_thread.run_sync(slot.append_history, history_record(outcome, self._now_ms()))
+            await self._remember(slot, outcome)
         self._note("agent.recovered", {"target": body.target, "patch": outcome.patch_id, "applied": applied})
         return Recovery(body.target, outcome.patch_id, applied, outcome.message, queued.transaction.tx_id)
 
-    def _settle(self, slot: Target) -> Settled:
-        return settle(self._files, slot.store, slot.config)
+    def _settle(self, slot: Target, intent: int) -> Settled:
+        return settle(self._files, slot.store, slot.config, intent)
 
-    def _finish(self, slot: Target) -> None:
-        if _has_rest(slot):
-            finish(self._files, slot.store, slot.config)
+    async def _clean_up(self, slot: Target) -> None:
+        """Remove what the application left. The truth is recorded, so a disk that fails now costs nothing but space."""
+        if not _has_rest(slot):
+            return
+        try:
+            await run_blocking(finish, self._files, slot.store, slot.config)
+        except StateWriteError as error:
+            self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
+
+    async def _remember(self, slot: Target, outcome: Outcome) -> None:
+        """Add the ending to the local history, which only informs: the records that count are in the outbox."""
+        try:
+            await run_blocking(slot.append_history, history_record(outcome, self._now_ms()))
+        except (StateWriteError, StateCorruptError) as error:
+            self._note("agent.history.failed", {"target": slot.config.name, "message": error.message})
 
     def _raise_mark(self, mark: HighWater) -> None:
         """Remember the highest block acted on, durably, before acting on it."""
@@ -372,7 +382,8 @@ def _target_of(entry: Entry) -> str:
 
 def _has_rest(slot: Target) -> bool:
     """Return whether an application has left a journal or a staging directory."""
-    return os.path.lexists(slot.store.path(JOURNAL_FILE)) or os.path.lexists(slot.config.staging)
+    journal = slot.store.path(JOURNAL_FILE)
+    return any(map(os.path.lexists, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
 
 
 def _unreadable(error: PatchwardenError) -> Judged:

@@ -18,6 +18,7 @@ from agent.errors import (
     OutboxError,
     PolicyRefusedError,
     ReplicaStaleError,
+    StateWriteError,
     TargetRefusedError,
 )
 from provenance.errors import ApplyRefusedError as DiffApplyRefusedError
@@ -143,7 +144,13 @@ def result_code(error: PatchwardenError) -> ResultCode:
             return ResultCode.POLICY_DENIED
         case OutboxError():
             return ResultCode.LEDGER_UNAVAILABLE
-        case TargetRefusedError() | ApplyRefusedError() | ApplyFailedError() | DiffApplyRefusedError():
+        case (
+            TargetRefusedError()
+            | ApplyRefusedError()
+            | ApplyFailedError()
+            | StateWriteError()
+            | DiffApplyRefusedError()
+        ):
             return ResultCode.APPLY_FAILED
         case MalformedPatchError():
             return ResultCode.MALFORMED_PATCH

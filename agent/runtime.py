@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from agent.access import CommittedAt, LedgerAccess
+from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body
@@ -196,7 +197,7 @@ class Agent:
         """
         slot = self._registry.get(target)
         async with self._lock(slot):
-            lock_fd = await trio.to_thread.run_sync(_hold, slot.store.path(LOCK_FILE))
+            lock_fd = await run_blocking(_hold, slot.store.path(LOCK_FILE))
             try:
                 await self._lifecycle.recover(slot)
                 return await self._lifecycle.apply(slot, data, requester)
@@ -231,7 +232,7 @@ class Agent:
             UnavailableError: ``agent.target.*``, ``agent.outbox.full``.
         """
         async with self._registry_lock:
-            status = await trio.to_thread.run_sync(self._registry.add, document)
+            status = await run_blocking(self._registry.add, document)
         await self._report_adoption(status)
         return status
 
@@ -247,7 +248,7 @@ class Agent:
         """
         slot = self._registry.get(name)
         async with self._lock(slot):
-            return await trio.to_thread.run_sync(slot.status)
+            return await run_blocking(slot.status)
 
     async def adopt_target(self, name: str) -> TargetStatus:
         """Return the target's status after its tree as it is has become the recorded one; the ledger is told.
@@ -259,41 +260,41 @@ class Agent:
         slot = self._registry.get(name)
         async with self._lock(slot):
             await self._lifecycle.recover(slot)
-            status = await trio.to_thread.run_sync(slot.adopt)
+            status = await run_blocking(slot.adopt)
         await self._report_adoption(status)
         return status
 
     async def freeze_target(self, name: str, *, frozen: bool) -> None:
-        """Stop all changes of a target, or allow them again. Raises TargetRefusedError, OSError."""
+        """Stop all changes of a target, or allow them again. Raises TargetRefusedError, StateWriteError."""
         slot = self._registry.get(name)
         async with self._lock(slot):
-            await trio.to_thread.run_sync(slot.change, replace(slot.config, frozen=frozen))
+            await run_blocking(slot.change, replace(slot.config, frozen=frozen))
 
     async def remove_target(self, name: str) -> None:
-        """Forget a target; its tree and its history stay. Raises TargetRefusedError, OSError."""
+        """Forget a target; its tree and its history stay. Raises TargetRefusedError, StateWriteError."""
         slot = self._registry.get(name)
         async with self._registry_lock, self._lock(slot):
             await self._lifecycle.recover(slot)
-            await trio.to_thread.run_sync(self._registry.remove, name)
+            await run_blocking(self._registry.remove, name)
 
     async def history(self, name: str, limit: int = _HISTORY_DEFAULT) -> tuple[dict[str, Any], ...]:
         """Return how the last applications and refusals ended, newest first. Raises TargetRefusedError, StateCorruptError."""
         slot = self._registry.get(name)
-        return await trio.to_thread.run_sync(slot.history, limit)
+        return await run_blocking(slot.history, limit)
 
     async def check_drift(self) -> tuple[TargetStatus, ...]:
         """Return the status of every target that has drifted; each drift is told to the ledger once."""
         drifted = []
         for slot in self._registry:
             async with self._lock(slot):
-                status = await trio.to_thread.run_sync(slot.status)
+                status = await run_blocking(slot.status)
                 if not status.is_drifted:
                     continue
                 drifted.append(status)
                 if status.tree_digest is None or status.tree_digest == status.state.drift_reported:
                     continue
                 await self._delivery.queue(HostReport("drift", slot.config.name, drift_body(status)))
-                await trio.to_thread.run_sync(slot.mark_drift_reported, status.tree_digest)
+                await run_blocking(slot.mark_drift_reported, status.tree_digest)
                 self._note("agent.drift", {"target": slot.config.name, "paths": status.drifted_count})
         return tuple(drifted)
 
@@ -367,7 +368,7 @@ class Agent:
             await trio.sleep(self._config.drift_interval_s)
             try:
                 await self.check_drift()
-            except (RejectedError, UnavailableError, OSError) as error:
+            except (RejectedError, UnavailableError) as error:
                 self._note("agent.drift.failed", {"message": str(error)})
 
     # Small things

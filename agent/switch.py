@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from agent.errors import ApplyFailedError, StateCorruptError
-from agent.files import Files
+from agent.files import TEMPORARY_SUFFIX, Files
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetConfig, TargetState
 from wire.hashing import Digest
@@ -100,9 +100,10 @@ def read_journal(path: str) -> Journal | None:
 
 def remove_journal(files: Files, path: str) -> None:
     """Remove the journal, durably; nothing when there is none. Raises OSError."""
-    if os.path.lexists(path):
-        files.unlink(path)
-        files.sync_directory(os.path.dirname(path))
+    for name in (path, path + TEMPORARY_SUFFIX):
+        if os.path.lexists(name):
+            files.unlink(name)
+            files.sync_directory(os.path.dirname(path))
 
 
 def staged_path(target: TargetConfig) -> str:
@@ -115,7 +116,7 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
 
     Raises:
         ApplyFailedError: ``agent.apply.io``: nothing was switched.
-        StateCorruptError: ``agent.apply.sync``: the switch is visible, but may not survive a power cut. The journal must stay: after a
+        StateCorruptError: ``agent.state.sync``: the switch is visible, but may not survive a power cut. The journal must stay: after a
             restart it tells which tree the disk kept.
     """
     try:
@@ -129,7 +130,7 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
         files.sync_directory(target.staging)
     except OSError as error:
         raise StateCorruptError(
-            "agent.apply.sync",
+            "agent.state.sync",
             f"the switch of {target.name} is not known to be durable ({error.strerror})",
             hint="restart the agent when the disk works again; it recovers from what is there",
         ) from error

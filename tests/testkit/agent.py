@@ -265,7 +265,7 @@ class World:
         """Return what an application must not leave behind: staging directories and journals."""
         beside = [name for name in os.listdir(self.root.parent) if name != self.root.name]
         state = self.directory / "home" / "agent" / "targets" / TARGET
-        return beside + [name for name in os.listdir(state) if name.startswith("journal") or name.endswith(".new")]
+        return beside + [name for name in os.listdir(state) if name.startswith("journal")]
 
 
 def write_tree(root: Path, tree: Tree) -> None:

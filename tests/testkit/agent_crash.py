@@ -1,0 +1,241 @@
+"""Kills an agent before every file system call of an application and of its recovery, and says what was left. Run as a program.
+
+    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery]
+
+``kill`` ends the process with SIGKILL in front of a call; ``fail`` lets the call fail with ENOSPC. With ``recovery`` the recovery after a
+crash is stopped in front of each of its own calls too. Prints one JSON object: the number of runs, and every fault found.
+
+The parent starts no thread, so that it may fork; each run is a child. The ledger survives its hosts: what it accepted stands in a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agent.files import Files
+from agent.runtime import ResultCode
+from tests.testkit import patches
+from tests.testkit.agent import OPERATOR, POLICIES, TARGET, FakeLedger, World, read_tree, tree_digest_of
+
+STEPS_MAX = 2000
+SAMPLE = 12
+"""Of the crashes that only differ in how much is staged, every how many-th is recovered with crashes of its own."""
+TURNING_POINTS = ("journal", "outbox", "state.json", "exchange", "fsync /")
+"""Calls before which a crash always is: where the answer to "what happened?" changes."""
+
+
+class DurableLedger(FakeLedger):
+    """A ledger that outlives the processes of its hosts: accepted transactions are read again from a file."""
+
+    path: Path
+
+    def accept(self, raw: bytes) -> None:
+        super().accept(raw)
+        with self.path.open("ab") as file:
+            file.write(len(raw).to_bytes(4, "big") + raw)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def restore(self) -> None:
+        """Execute what the file holds."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        while data:
+            length = int.from_bytes(data[:4], "big")
+            FakeLedger.accept(self, data[4 : 4 + length])
+            data = data[4 + length :]
+
+
+def hook(stop_at: int, mode: str, trace: Path) -> Files:
+    """Return a file system that ends the process, or fails, in front of its call number `stop_at`, counted from 1."""
+    count = 0
+
+    def step(name: str, path: str | bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            trace.write_text(f"{name} {os.fsdecode(path)}")
+            if mode == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(errno.ENOSPC, "no space left (injected)", os.fsdecode(path))
+        if count > STEPS_MAX:
+            raise AssertionError("an application must end")
+
+    return Files(step)
+
+
+class Crash:
+    """All runs over one prepared host."""
+
+    def __init__(self, directory: Path, mode: str) -> None:
+        self.directory = directory
+        self.mode = mode
+        self.host = directory / "host"
+        self.template = directory / "template"
+        self.trace = directory / "trace"
+        self.world = World(self.host)
+        self.world.agent.close()
+        tree = (patches.EVERY_KIND_BEFORE, patches.EVERY_KIND_AFTER, patches.EVERY_KIND_RENAMES)
+        self.data = self.world.release(patches.make_patch(*tree))
+        POLICIES.get(self.world.chain.view.policy())
+        ledger = DurableLedger(self.world.chain)
+        ledger.path = self.host / "ledger"
+        self.world.ledger = ledger
+        self.runs = 0
+        self.faults: list[str] = []
+        assert self.child(lambda world: world.add_target(), 0) == "ended"
+        shutil.copytree(self.host, self.template, symlinks=True)
+        self.old = tree_digest_of(self.world.root)
+        self.new = self.find_new_digest()
+
+    def find_new_digest(self) -> bytes:
+        assert self.child(self.apply, 0) == "ended"
+        digest = tree_digest_of(self.world.root)
+        assert digest != self.old
+        self.old_files, self.new_files = self.files_of(self.template), self.files_of(self.host)
+        return digest
+
+    def files_of(self, host: Path) -> dict[str, Any]:
+        return read_tree(host / "srv" / "app")
+
+    # Runs
+
+    def child(self, action: Callable[[World], Awaitable[None]], stop_at: int) -> str:
+        """Run `action` in a child over the host's files; return "ended", "killed" or what went wrong."""
+        self.runs += 1
+        self.trace.unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            status = 3
+            try:
+                self.world.ledger.restore()  # type: ignore[attr-defined]
+                self.world.files = hook(stop_at, self.mode, self.trace)
+                self.world.agent = self.world.open()
+                trio.run(action, self.world)
+                status = 0
+            except OSError as error:
+                # Opening the agent is not what is tested, but it must not hang or lie.
+                status = 4 if error.errno == errno.ENOSPC else 3
+                if status == 3:
+                    traceback.print_exc()
+            except BaseException as error:  # noqa: BLE001 - the child tells every end by its status
+                status = 4 if getattr(error, "code", "").startswith("agent.state.") else 3
+                if status == 3:
+                    traceback.print_exc()
+            finally:
+                os._exit(status)
+        _, raw = os.waitpid(child, 0)
+        if os.WIFSIGNALED(raw):
+            return "killed" if os.WTERMSIG(raw) == signal.SIGKILL else f"signal {os.WTERMSIG(raw)}"
+        return {0: "ended", 4: "stopped"}.get(os.WEXITSTATUS(raw), "failed")
+
+    async def apply(self, world: World) -> None:
+        outcome = await world.agent.apply(self.data, TARGET, OPERATOR)
+        digest = world.digest()
+        assert outcome.tree_after == digest
+        assert outcome.is_success == (digest != self.old)
+
+    async def recover(self, world: World) -> None:
+        await world.agent.recover()
+        await world.agent._delivery.deliver(5.0)
+
+    async def check(self, world: World) -> None:
+        """Recover for good, and compare the disk, the state and the ledger."""
+        await self.recover(world)
+        assert await world.agent.recover() == []
+        digest = world.digest()
+        is_new = digest == self.new
+        assert world.leftovers() == [], world.leftovers()
+        status = world.agent.status()
+        assert (status.records_waiting, status.intents_open, status.records_refused) == (0, 0, 0), status
+        shown = await world.agent.show_target(TARGET)
+        assert not shown.is_drifted
+        assert len(shown.state.installed) == is_new
+        intents, outcomes = world.intents(), world.outcomes()
+        assert len(intents) <= 1
+        assert len(intents) or not is_new, "applied without an intent"
+        told = [each for each in outcomes if each.intent_tx_id is not None]
+        assert len(told) == len(intents), "an intent has one outcome"
+        for each in outcomes:
+            assert (each.result == "SUCCESS") == is_new
+            assert each.tree_after == digest
+            assert each.tree_before == self.old
+        counters = [each.counter for each in world.bodies() if hasattr(each, "counter")]
+        assert counters == list(range(1, len(counters) + 1))
+        again = await world.agent.apply(self.data, TARGET, OPERATOR)
+        if is_new:
+            assert again.reason == "agent.metadata.already_applied"
+        else:
+            assert again.code is ResultCode.SUCCESS, again
+        assert world.digest() == self.new
+        assert read_tree(world.root) == self.new_files
+
+    # Matrix
+
+    def restore(self, source: Path) -> None:
+        shutil.rmtree(self.host)
+        shutil.copytree(source, self.host, symlinks=True)
+
+    def look(self, where: str) -> None:
+        """The tree is the old one or the new one, whenever somebody looks."""
+        digest = tree_digest_of(self.world.root)
+        files = self.files_of(self.host)
+        if (digest, files) not in ((self.old, self.old_files), (self.new, self.new_files)):
+            self.faults.append(f"{where}: a mixed tree")
+
+    def finish(self, where: str) -> None:
+        end = self.child(self.check, 0)
+        if end != "ended":
+            self.faults.append(f"{where}: checking {end}")
+
+    def run(self, *, recovery: bool) -> dict[str, Any]:
+        applications = recoveries = 0
+        ended = ("killed",) if self.mode == "kill" else ("ended", "stopped")
+        for stop_at in range(1, STEPS_MAX):
+            self.restore(self.template)
+            end = self.child(self.apply, stop_at)
+            if not self.trace.exists():
+                break
+            applications += 1
+            where = f"application before {stop_at} ({self.trace.read_text()})"
+            if end not in ended:
+                self.faults.append(f"{where}: {end}")
+            self.look(where)
+            name = self.trace.read_text()
+            self.finish(where)
+            if recovery and (stop_at % SAMPLE == 0 or any(part in name for part in TURNING_POINTS)):
+                recoveries += self.run_recoveries(stop_at, where)
+        return {"applications": applications, "recoveries": recoveries, "runs": self.runs, "faults": self.faults}
+
+    def run_recoveries(self, crash_at: int, where: str) -> int:
+        for stop_at in range(1, STEPS_MAX):
+            # The crash is made anew each time: a copied host would have other inodes than its journal names.
+            self.restore(self.template)
+            self.child(self.apply, crash_at)
+            self.child(self.recover, stop_at)
+            if not self.trace.exists():
+                return stop_at - 1
+            inside = f"{where}, recovery before {stop_at} ({self.trace.read_text()})"
+            self.look(inside)
+            self.finish(inside)
+        raise AssertionError("a recovery must end")
+
+
+def main() -> None:
+    """Run the matrix that the arguments name."""
+    directory, mode, *rest = sys.argv[1:]
+    print(json.dumps(Crash(Path(directory), mode).run(recovery="recovery" in rest)))
+
+
+if __name__ == "__main__":
+    main()
