@@ -204,7 +204,13 @@ def test_unreadable_refusal_is_a_bug_not_a_crash(document: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "code"),
-    [(None, "not_base64"), ("a", "not_base64"), ("YQ", "not_base64"), ("ü===", "not_base64"), ("YWFh" * 9, "too_large")],
+    [
+        (None, "not_base64"),
+        ("a", "not_base64"),
+        ("YQ", "not_base64"),
+        ("ü===", "not_base64"),
+        ("YWFh" * 9, "too_large"),
+    ],
 )
 def test_blob_must_be_base64_of_bounded_size(value: Any, code: str) -> None:
     with pytest.raises(RejectedError) as caught:
