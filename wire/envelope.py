@@ -115,7 +115,6 @@ def decode_envelope_untrusted(
         case _:
             raise _wrong_members("the envelope", "payload, payloadType and signatures")
     envelope = Envelope(payload_type, _from_base64(payload, "payload"), tuple(_signature(one) for one in signatures))
-    _check_payload_type(payload_type)
     _check_signatures(envelope.signatures, ENVELOPE_SIGNATURES_MAX if allow_many else 1)
     if encode_envelope(envelope) != line:
         raise MalformedError(
