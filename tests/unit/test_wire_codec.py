@@ -224,6 +224,15 @@ def test_walk_counts_like_the_check_after_decoding() -> None:
     assert code_of(more) == "wire.codec.too_many_items"
 
 
+def test_walk_takes_the_same_depth_as_the_check_after_decoding() -> None:
+    decoys = b"\xdd" * 5000
+    deepest: Value = (decoys, nested(CODEC_DEPTH_MAX - 1))
+    assert decode_untrusted(encode(deepest), bytes_max=MEBIBYTE) == deepest
+    # A map after what is too deep: the walk must stop before it.
+    deeper = b"\x92" + encode(decoys) + b"\x91" * CODEC_DEPTH_MAX + b"\x81\x01\x01"
+    assert code_of(deeper) == "wire.codec.too_deep"
+
+
 def test_walk_ends_with_the_value() -> None:
     assert code_of(encode((b"\xdd" * 5000, 1)) + b"\x80") == "wire.codec.malformed"
 

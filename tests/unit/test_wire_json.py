@@ -147,6 +147,22 @@ def test_depth_at_its_border(canonical: bool) -> None:
     assert code_of(b"[" + deepest + b"]", depth_max=1000, canonical=canonical) == "wire.json.too_deep"
 
 
+def test_encoder_has_the_decoders_borders() -> None:
+    deepest: Any = []
+    for _ in range(JSON_DEPTH_MAX - 1):
+        deepest = [deepest]
+    assert decode_untrusted(encode(deepest)) == deepest
+    with pytest.raises(MalformedError) as caught:
+        encode([deepest])
+    assert caught.value.code == "wire.json.too_deep"
+    most = [0] * (JSON_ITEMS_MAX - 1)
+    assert decode_untrusted(encode(most)) == most
+    with pytest.raises(MalformedError) as caught:
+        encode([*most, 0])
+    assert caught.value.code == "wire.json.too_many_items"
+    assert code_of(b"[" + b"0," * (JSON_ITEMS_MAX - 1) + b"0]") == "wire.json.too_many_items"
+
+
 def test_brackets_in_strings_are_no_depth() -> None:
     value = ["[{" * 100, '\\"[[[' * 50, {"{[" * 40: '"' * 30}]
     assert decode_untrusted(encode(value)) == value
