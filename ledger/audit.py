@@ -95,7 +95,7 @@ class AuditSummary:
     transactions: int
     """Transactions in them."""
     height: int
-    """Height of the last block."""
+    """Height of the last block, readable or not."""
     certified_height: int
     """The highest height that a valid certificate proves; 0 when none does."""
     tip: Header
@@ -212,7 +212,7 @@ class Auditor:
         return AuditSummary(
             self._height,
             self._transactions,
-            self._last_header.height,
+            self._height,
             self._certified_height,
             self._last_header,
             self._derived.header.state_root,
