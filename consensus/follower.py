@@ -230,7 +230,7 @@ class Following:
     def _commit(self) -> None:
         """Commit up to the highest certificate whose block is durable here and verified to be the leader's."""
         common = self._common
-        if not self._pending or common.log.is_held:
+        if not self._pending:
             return
         reach = self._durable_height()
         for height in sorted((h for h in self._pending if h <= reach), reverse=True):

@@ -207,10 +207,13 @@ class Bench:
     def become_candidate(self) -> Seen:
         """Let the timer run out and let everybody agree to an election."""
         seen = Seen()
-        while self.role is Role.FOLLOWER:
+        for _ in range(100):
+            if self.role is not Role.FOLLOWER:
+                break
             tick = self.tick()
             seen.messages.extend(tick.messages)
             seen.elected = tick.elected
+        assert self.role is not Role.FOLLOWER, "the timer ran out and nothing happened"
         for index in range(self.members):
             if self.role is Role.PRECANDIDATE and index != self.me:
                 term = self.term + 1

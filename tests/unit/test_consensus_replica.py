@@ -367,6 +367,13 @@ def test_nothing_that_is_held_back_is_committed() -> None:
     assert seen.apply == theirs[:3]
 
 
+def test_what_lies_below_the_blocks_held_back_is_committed() -> None:
+    bench, own, theirs = held_bench()
+    seen = bench.receive(bench.append(1, 5, theirs, 2, upto=3, commit_height=2, certificate=bench.certify(own[1])))
+    assert seen.apply == own[:2]
+    assert bench.disk.log == own
+
+
 def test_more_than_the_limit_is_not_held_back() -> None:
     bench, own, theirs = held_bench(held_bytes_max=60)
     seen = bench.receive(bench.append(1, 5, theirs, 2, upto=3))

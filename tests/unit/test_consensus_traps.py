@@ -373,6 +373,18 @@ def test_trap_20_a_candidate_counts_its_own_vote_only_when_it_is_durable() -> No
     assert bench.write().elected is not None
 
 
+def test_trap_20_a_majority_of_others_is_no_election_before_the_own_vote_is_durable() -> None:
+    bench = Bench()
+    bench.tick(10, write=False)
+    bench.receive(PreVoteReply(1, True, bench.ids[1]), write=False)
+    for index in (1, 2):
+        assert bench.receive(bench.vote(index), write=False).elected is None
+    assert bench.role is Role.CANDIDATE
+    elected = bench.write().elected
+    assert elected is not None
+    assert len(elected.signatures) == 3
+
+
 def test_trap_20_a_follower_acknowledges_nothing_that_is_still_on_its_way_to_the_disk() -> None:
     bench = Bench()
     log = make_chain([1, 1])
