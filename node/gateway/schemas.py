@@ -260,7 +260,7 @@ class Attestation(Answer):
     organisation: str
     key_id: Hex32
     role: str
-    verdict: Literal["approve", "reject"]
+    verdict: Literal["approve", "reject", "none"]
     predicate_type: str
     recorded_height: Height
     tx_id: Hex32
