@@ -48,13 +48,22 @@ def as_count(params: Params, name: str, default: int, maximum: int) -> int:
 def as_name(params: Params, name: str, default: str | None = None) -> str:
     """Return a short, non-empty text parameter."""
     value = params.get(name, default)
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX:
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not _is_unicode(value):
         raise ParameterError(
             "node.param.text",
             f"{name} must be a text of 1 to {NAME_CHARACTERS_MAX} characters",
             actual=repr(value)[:40],
         )
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether the text has a form in UTF-8: JSON can escape half a surrogate pair, which is no character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_optional_name(params: Params, name: str) -> str | None:
@@ -67,7 +76,7 @@ def as_optional_text(params: Params, name: str) -> str | None:
     value = params.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX:
+    if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX or not _is_unicode(value):
         raise ParameterError("node.param.text", f"{name} must be a text of at most {TEXT_CHARACTERS_MAX} characters")
     return value
 

@@ -98,6 +98,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         HTTPStatus.METHOD_NOT_ALLOWED: "node.http.method_not_allowed",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "node.http.body_too_large",
         HTTPStatus.BAD_REQUEST: "node.http.invalid_request",
+        HTTPStatus.UNPROCESSABLE_ENTITY: "node.http.invalid_request",
     }
     code = codes.get(HTTPStatus(error.status_code), "node.http.refused")
     return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))

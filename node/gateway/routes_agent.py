@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse
 from node.gateway import schemas
 from node.gateway.access import Core, require_token
 from node.gateway.errors_doc import errors
+from node.gateway.strict_json import StrictJsonRoute
 
-router = APIRouter(tags=["agent"])
+router = APIRouter(tags=["agent"], route_class=StrictJsonRoute)
 
 APPLY_TIMEOUT_S = 125.0
 """Applying waits for two commits and for the disk."""

@@ -12,9 +12,10 @@ from node.gateway import schemas
 from node.gateway.access import Core
 from node.gateway.errors_doc import errors
 from node.gateway.problems import problem, status_of
+from node.gateway.strict_json import StrictJsonRoute
 from node.local.protocol import error_from_json
 
-router = APIRouter(tags=["submit"])
+router = APIRouter(tags=["submit"], route_class=StrictJsonRoute)
 
 _MARGIN_S = 5.0
 """The core keeps its own time; the gateway waits a little longer."""

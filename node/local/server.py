@@ -131,7 +131,7 @@ class _Connection:
     async def _accept(self, payload: bytes, nursery: trio.Nursery) -> None:
         message = decode_message_untrusted(payload)
         number, method, params = message.get("id"), message.get("method"), message.get("params", {})
-        if not isinstance(number, int) or not isinstance(method, str) or not isinstance(params, dict):
+        if type(number) is not int or not isinstance(method, str) or not isinstance(params, dict):
             raise RejectedError("node.local.malformed", "a request needs an integer id, a method and params")
         if method == "cancel":
             if scope := self._running.get(number):
@@ -183,6 +183,11 @@ class _Connection:
             frame = encode_message(message)
         except RejectedError as error:
             frame = encode_message({"id": message["id"], "error": error_to_json(error)})
+        except ValueError:
+            # A lone surrogate or a NaN in an answer of ours: a bug of one request, like any other.
+            _log.exception("an answer cannot be written as JSON")
+            bug = InternalError("node.bug", "the node met a bug in its answer; its log has the trace")
+            frame = encode_message({"id": message["id"], "error": error_to_json(bug)})
         async with self._sending:
             # Half a frame would garble every answer after it: a cancelled request still finishes its frame, and a client
             # who does not read for this long loses the connection.
