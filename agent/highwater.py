@@ -36,7 +36,7 @@ def read_high_water(path: str) -> HighWater | None:
         if len(block_hash) != DIGEST_BYTES or type(document["height"]) is not int:
             raise ValueError("a member is not one")
         return HighWater(document["height"], Digest(block_hash))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"does not have its form: {error}") from error
 
 

@@ -139,7 +139,7 @@ def take_inventory(root_fd: int, known: Inventory | None = None) -> Inventory:
     # The kernel's own clock stamps ctimes, so this is compared with it, not with the agent's clock.
     taken_ns = time.time_ns()
     entries = scan_tree(root_fd)
-    if known is not None and entries == known.entries and taken_ns > known.taken_ns:
+    if known is not None and entries == known.entries:
         settled = known.taken_ns - _SETTLED_NS
         if all(entry.changed_ns < settled for entry in entries.values()):
             return known
@@ -299,7 +299,8 @@ def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
     except OSError as error:
         raise _unreadable(path, error) from error
     status = os.fstat(descriptor)
-    if (status.st_dev, status.st_ino, status.st_size) != (entry.device, entry.inode, entry.size):
+    found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if found != (entry.device, entry.inode, entry.size, entry.modified_ns):
         os.close(descriptor)
         raise _changing(path)
     return descriptor

@@ -94,7 +94,7 @@ def read_journal(path: str) -> Journal | None:
         return None
     try:
         return Journal.from_json(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"does not have its form: {error}") from error
 
 

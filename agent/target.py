@@ -241,7 +241,7 @@ class TargetStore:
             return None
         try:
             return TargetState.from_json(document)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise damaged(path, f"does not have its form: {error}") from error
 
     def write_target_state(self, state: TargetState) -> None:

@@ -54,7 +54,7 @@ def test_disk_full_before_any_call_of_an_application(memory_directory: Path) -> 
 
 @pytest.mark.slow
 def test_killed_before_any_call_of_a_recovery(memory_directory: Path) -> None:
-    assert run_matrix(memory_directory, "kill", "recovery")["recoveries"] > 200
+    assert run_matrix(memory_directory, "kill", "recovery")["recoveries"] > 100
 
 
 class Stop(BaseException):
