@@ -66,8 +66,10 @@ TREE: Tree = {
 """What stands at the target's root: everything that the test patches touch, and files that they do not."""
 
 
-def agent_genesis(policies: tuple[str, tuple[tuple[str, str], ...]] | None = None) -> Genesis:
-    """Return a founding document with the default policy set, or another (schema, policies)."""
+def agent_genesis(
+    policies: tuple[str, tuple[tuple[str, str], ...]] | None = None, ca_certificates: tuple[bytes, ...] = ()
+) -> Genesis:
+    """Return a founding document with the default policy set, or another (schema, policies); the certificates are acme's."""
     schema, texts = default_policy_set() if policies is None else policies
     return build_genesis(
         chain_id=CHAIN_ID,
@@ -81,7 +83,7 @@ def agent_genesis(policies: tuple[str, tuple[tuple[str, str], ...]] | None = Non
                         administrator_of(name), administrator_of(name), key_of(administrator_of(name)).public_key.spki
                     ),
                 ),
-                (),
+                ca_certificates if name == "acme" else (),
             )
             for name in ORGANISATIONS
         ],
@@ -157,7 +159,7 @@ class World:
         files: Files | None = None,
         policies: tuple[str, tuple[tuple[str, str], ...]] | None = None,
         tree: Tree = TREE,
-        ledger: FakeLedger | None = None,
+        ca_certificates: tuple[bytes, ...] = (),
     ) -> None:
         self.directory = directory
         self.root = directory / "srv" / "app"
@@ -165,15 +167,12 @@ class World:
         self.nonces = 0
         self.files = files
         self.notes: list[tuple[str, dict[str, object]]] = []
-        if ledger is None:
-            chain = Chain(genesis=agent_genesis(policies))
-            chain.register("alice@acme", "developer")
-            chain.register("bob@beta", "attestor:security-review")
-            chain.register("carol@gamma", "attestor:qa")
-            chain.register(HOST, "host")
-            ledger = FakeLedger(chain)
-        self.ledger = ledger
-        self.chain = ledger.chain
+        self.chain = Chain(genesis=agent_genesis(policies, ca_certificates))
+        self.chain.register("alice@acme", "developer")
+        self.chain.register("bob@beta", "attestor:security-review")
+        self.chain.register("carol@gamma", "attestor:qa")
+        self.chain.register(HOST, "host")
+        self.ledger = FakeLedger(self.chain)
         if not self.root.exists():
             write_tree(self.root, tree)
         self.agent = self.open()
