@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, Literal
 
 import trio
@@ -26,6 +27,9 @@ FORWARD_TIMEOUT_S: Final = 5.0
 """How long the leader may take to admit what was passed on."""
 PLACE_AGAIN_S: Final = 1.5
 """A submission whose block does not come places its transactions again after this long."""
+
+FINAL_CODES: Final = frozenset({"ledger.tx.wrong_chain", "ledger.tx.bad_signature", "ledger.tx.expired"})
+"""Refusals of a well-formed transaction that no further block can change; any other one only the leader can give for good."""
 
 Wait = Literal["none", "admitted", "committed"]
 Fate = Literal["committed", "admitted", "refused", "unknown"]
@@ -93,9 +97,10 @@ class Submitter:
                 actual=len(raws),
             )
         deadline = trio.current_time() + min(timeout_ms, WAIT_TIMEOUT_MS_MAX) / 1000
-        results, pending = await self._check(raws)
+        leads = self._is_leader()
+        results, pending = await self._check(raws, leads=leads)
         if pending:
-            await self._place(pending, results, wait=wait, deadline=deadline)
+            await self._place(pending, results, wait=wait, deadline=deadline, led=leads)
         return [result if result is not None else _unknown(None) for result in results]
 
     async def admit(self, raws: Sequence[bytes]) -> list[Submitted]:
@@ -106,12 +111,17 @@ class Submitter:
         """
         if not self._is_leader():
             raise UnavailableError("node.not_leader", "this node does not lead", hint="submit to the leader, or retry")
-        results, pending = await self._check(raws)
+        results, pending = await self._check(raws, leads=True)
         self._admit_checked(pending, results)
         return [result if result is not None else _unknown(None) for result in results]
 
-    async def _check(self, raws: Sequence[bytes]) -> tuple[list[Submitted | None], list[tuple[int, Transaction]]]:
-        """Decode and check each; return results for those that are settled, and the rest by position."""
+    async def _check(
+        self, raws: Sequence[bytes], *, leads: bool
+    ) -> tuple[list[Submitted | None], list[tuple[int, Transaction]]]:
+        """Decode and check each; return results for those that are settled, and the rest by position.
+
+        A node that does not lead may be some blocks behind: what it finds wrong only by its own state, it leaves to the leader.
+        """
         if not self.open:
             raise UnavailableError("node.stopping", "this node is stopping", hint="submit to another node")
         if not self._replica.store.store.has_space():
@@ -135,20 +145,29 @@ class Submitter:
         await self._replica.verify_transactions(
             self._replica.store, [t for _, t in pending if t.tx_id not in self._mempool]
         )
+        new = [(index, transaction) for index, transaction in pending if transaction.tx_id not in self._mempool]
+        waiting = [(index, transaction) for index, transaction in pending if transaction.tx_id in self._mempool]
+        return results, sorted(waiting + self._settle(new, results, leads=leads), key=itemgetter(0))
+
+    def _settle(
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], *, leads: bool
+    ) -> list[tuple[int, Transaction]]:
+        """Settle what is committed already or refused for good; return the rest."""
         admission = Admission(self._replica.store)
-        checked: list[tuple[int, Transaction]] = []
+        rest: list[tuple[int, Transaction]] = []
         for index, transaction in pending:
             try:
-                if transaction.tx_id not in self._mempool:
-                    admission.check(transaction, verified=self._replica.is_verified(transaction))
+                admission.check(transaction, verified=self._replica.is_verified(transaction))
             except RejectedError as error:
                 # It may have been committed while its signature was verified: then it is no duplicate but done.
-                results[index] = self._find_committed(transaction.tx_id) or Submitted(
-                    transaction.tx_id, "refused", error=error
-                )
+                known = self._find_committed(transaction.tx_id)
+                if known is None and not leads and error.code not in FINAL_CODES:
+                    rest.append((index, transaction))
+                else:
+                    results[index] = known or Submitted(transaction.tx_id, "refused", error=error)
             else:
-                checked.append((index, transaction))
-        return results, checked
+                rest.append((index, transaction))
+        return rest
 
     def _admit_checked(self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]) -> None:
         for index, transaction in pending:
@@ -167,11 +186,15 @@ class Submitter:
         *,
         wait: Wait,
         deadline: float,
+        led: bool,
     ) -> None:
-        """Bring transactions to whoever leads, again whenever that changes, until they are where the caller wants them."""
+        """Bring transactions to whoever leads, again whenever that changes, until they are where the caller wants them.
+
+        `led` says whether this node led when it checked them.
+        """
         while pending:
             try:
-                await self._place_once(pending, results, deadline)
+                await self._place_once(pending, results, deadline, led=led)
             except UnavailableError as error:
                 if trio.current_time() + FORWARD_RETRY_S >= deadline:
                     for index, transaction in pending:
@@ -184,13 +207,16 @@ class Submitter:
                 return
             if not await self._wait_committed(pending, results, deadline):
                 return
-            pending = self._check_again(pending, results)
+            # What was committed or became invalid meanwhile is settled; the rest is placed again.
+            led = self._is_leader()
+            pending = self._settle(pending, results, leads=led)
 
     async def _place_once(
-        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], deadline: float
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], deadline: float, *, led: bool
     ) -> None:
         if self._is_leader():
-            self._admit_checked(pending, results)
+            # It may have begun to lead since it checked, and then it has to decide what it had left to the leader.
+            self._admit_checked(pending if led else self._settle(pending, results, leads=True), results)
             return
         timeout_s = max(FORWARD_RETRY_S, min(FORWARD_TIMEOUT_S, deadline - trio.current_time()))
         answers = await self._forward([t.raw for _, t in pending], timeout_s)
@@ -223,23 +249,6 @@ class Submitter:
                 )
                 results[index] = _unknown(transaction.tx_id, error)
         return False
-
-    def _check_again(
-        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]
-    ) -> list[tuple[int, Transaction]]:
-        """Settle what was committed or became invalid meanwhile; return the rest, to be placed again."""
-        admission = Admission(self._replica.store)
-        again: list[tuple[int, Transaction]] = []
-        for index, transaction in pending:
-            try:
-                admission.check(transaction, verified=True)
-            except RejectedError as error:
-                results[index] = self._find_committed(transaction.tx_id) or Submitted(
-                    transaction.tx_id, "refused", error=error
-                )
-            else:
-                again.append((index, transaction))
-        return again
 
     def _find_committed(self, tx_id: Digest) -> Submitted | None:
         location = self._replica.latest_view().location(tx_id)

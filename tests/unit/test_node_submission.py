@@ -185,6 +185,57 @@ async def test_refusal_of_the_leader_reaches_the_caller(cluster: Cluster) -> Non
     assert result.error is refusal
 
 
+async def test_follower_that_is_behind_asks_the_leader_instead_of_refusing(cluster: Cluster) -> None:
+    """A person who was registered a moment ago at another node is no stranger."""
+    cluster.leads = False
+    cluster.chain.register("alice@acme", "developer")
+    transaction = cluster.chain.sign(bodies.IdentityResume("bob@beta"), by="alice@acme")
+    asked: list[bytes] = []
+
+    def admit(raws: Sequence[bytes]) -> list[Submitted]:
+        asked.extend(raws)
+        return [Submitted(transaction.tx_id, "admitted") for _ in raws]
+
+    cluster.forward_answer = admit
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=WAIT_MS)
+    assert (result.status, asked) == ("admitted", [transaction.raw])
+    refusal = RejectedError("ledger.tx.unknown_signer", "from the leader")
+    cluster.forward_answer = lambda raws: [Submitted(transaction.tx_id, "refused", error=refusal) for _ in raws]
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=WAIT_MS)
+    assert (result.status, result.error and result.error.code) == ("refused", "ledger.tx.unknown_signer")
+    cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known") for _ in range(100)]
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=150)
+    assert (result.status, result.error and result.error.code) == ("unknown", "node.no_leader")
+
+
+async def test_follower_refuses_by_itself_what_no_block_can_make_good(cluster: Cluster) -> None:
+    cluster.leads = False
+    cluster.forward_answer = lambda raws: pytest.fail("the leader was asked")
+    good = _register(cluster.chain, "alice@acme")
+    wrong_chain = cluster.chain.sign(good.body, by="ada@acme", chain_id="other")
+    forged = good.raw[:-1] + bytes((good.raw[-1] ^ 1,))
+    results = await cluster.submitter.submit([b"garbage", wrong_chain.raw, forged], wait="admitted", timeout_ms=WAIT_MS)
+    assert [result.error and result.error.code for result in results] == [
+        "ledger.tx.malformed",
+        "ledger.tx.wrong_chain",
+        "ledger.tx.bad_signature",
+    ]
+
+
+async def test_follower_that_comes_to_lead_checks_what_it_doubted(cluster: Cluster) -> None:
+    cluster.leads = False
+    stranger = cluster.chain.sign(bodies.IdentityResume("bob@beta"), by="mallory@acme")
+
+    def lead_now(raws: Sequence[bytes]) -> list[Submitted]:
+        cluster.leads = True
+        raise UnavailableError("node.no_leader", "it has just fallen")
+
+    cluster.forward_answer = lead_now
+    (result,) = await cluster.submitter.submit([stranger.raw], wait="admitted", timeout_ms=WAIT_MS)
+    assert (result.status, result.error and result.error.code) == ("refused", "ledger.tx.unknown_signer")
+    assert len(cluster.mempool) == 0
+
+
 async def test_no_leader_in_time_is_unknown_not_refused(cluster: Cluster) -> None:
     cluster.leads = False
     cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known") for _ in range(100)]
