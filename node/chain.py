@@ -41,8 +41,9 @@ class Layer:
 class Chain:
     """The layers above a store whose committed tip is at `committed_height`."""
 
-    def __init__(self, store: Reader, committed_height: int, committed_hash: Digest) -> None:
+    def __init__(self, store: Reader, committed_height: int, committed_hash: Digest, committed_time_ms: int) -> None:
         self._store = store
+        self._committed_time_ms = committed_time_ms
         self._layers: dict[int, Layer] = {}
         self.committed_height = committed_height
         self._committed_hash = committed_hash
@@ -51,6 +52,12 @@ class Chain:
     def tip_height(self) -> int:
         """The height of the highest executed block."""
         return self.committed_height + len(self._layers)
+
+    @property
+    def tip_time_ms(self) -> int:
+        """The time of the highest executed block, milliseconds since epoch, UTC."""
+        layer = self._layers.get(self.tip_height)
+        return self._committed_time_ms if layer is None else layer.executed.block.header.time_ms
 
     def tip(self) -> Reader:
         """Return the ledger after the highest executed block."""
@@ -74,15 +81,16 @@ class Chain:
         assert height > self.committed_height, "a committed block cannot be truncated"
         return [self._layers.pop(number).executed for number in range(height, self.tip_height + 1)]
 
-    def executed_through(self, height: int) -> Iterator[Executed]:
-        """Yield the uncommitted blocks from the lowest up to `height`."""
-        for number in range(self.committed_height + 1, height + 1):
+    def executed_between(self, above: int, height: int) -> Iterator[Executed]:
+        """Yield the uncommitted blocks above `above` up to `height`, the lowest first."""
+        for number in range(above + 1, height + 1):
             yield self._layers[number].executed
 
     def release_through(self, height: int) -> None:
         """Forget the layers up to `height`: the store holds their writes durably."""
         for released in range(self.committed_height + 1, height + 1):
-            self._committed_hash = self._layers.pop(released).executed.block_hash
+            executed = self._layers.pop(released).executed
+            self._committed_hash, self._committed_time_ms = executed.block_hash, executed.block.header.time_ms
         self.committed_height = height
         if above := self._layers.get(height + 1):
             above.relink(self._store)

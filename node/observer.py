@@ -94,7 +94,9 @@ class Observer:
                     candidate = decode_commit_certificate_untrusted(item.certificate)
                     verify_block_certificate(candidate, executed.block.header, self._replica.latest_view().validators())
                     certificate = candidate
-                    await self._commit(list(chain.executed_through(candidate.height)), candidate)
+                    await self._commit(
+                        list(chain.executed_between(chain.committed_height, candidate.height)), candidate
+                    )
             if certificate is None:
                 raise RejectedError(
                     "node.sync.no_certificate", "a batch of blocks carries no certificate", expected="one at its end"

@@ -46,7 +46,7 @@ class LedgerReplica:
         self.now_ms = now_ms
         view = StateView(store)
         self.chain_id = view.chain_id
-        self.chain = Chain(store, view.height, view.tip.block_hash)
+        self.chain = Chain(store, view.height, view.tip.block_hash, view.header.time_ms)
         self._view = view
         self._verified: OrderedDict[Digest, None] = OrderedDict()
         self._verifying = trio.CapacityLimiter(1)

@@ -14,8 +14,8 @@ acknowledged only after the write. The thread does the synced writes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -38,9 +38,8 @@ from consensus.effects import (
     Tick,
 )
 from consensus.errors import ProposalRefusedError
-from consensus.messages import Entry, decode_message_untrusted, encode_message
+from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
 from ledger.mempool import Mempool
-from ledger.state import StateView
 from ledger.transition import Executed, build_block
 from node.config import NodeConfig
 from node.replica import LedgerReplica
@@ -53,6 +52,11 @@ INBOX_EVENTS_MAX: Final = 4096
 """Events waiting for the step task. Messages beyond it are dropped: consensus repeats what was lost."""
 WORK_OPERATIONS_MAX: Final = 1024
 """Persists and commits waiting for the work task; the core's windows keep it far below."""
+BATCH_OPERATIONS_MAX: Final = 64
+"""Persists and commits for one visit to the writing thread."""
+NOTICE_HOLD_S: Final = 0.003
+"""How long a message that only tells of a commit waits for one with blocks to ride on. It halves the messages of a busy chain; on a
+quiet one followers learn of the last commit this much later."""
 EAGER_TRANSACTIONS_MIN: Final = 64
 """With a block under way, the next is built when this many transactions wait, or when the one under way is committed.
 An idle chain builds at once: latency for one, batches for many."""
@@ -81,6 +85,20 @@ class _PersistWork:
 class _CommitWork:
     entries: tuple[Entry, ...]
     certificate: CommitCertificate | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What of a persist may be written, after its blocks were executed."""
+
+    persist: Persist
+    refused: EntriesRefused | None
+    send_after: tuple[Outgoing, ...]
+
+    @property
+    def is_to_write(self) -> bool:
+        persist = self.persist
+        return persist.hard_state is not None or persist.truncate_from is not None or bool(persist.entries)
 
 
 class Validator:
@@ -129,6 +147,8 @@ class Validator:
         self._disk_height = replica.store.last_height
         self._disk_hash = replica.store.term_and_hash(self._disk_height)[1]
         self._refusals_pending = 0
+        self._held: dict[KeyId, Append] = {}
+        self._held_ready = trio.Event()
         self._expired_height = replica.height
 
     @property
@@ -175,6 +195,7 @@ class Validator:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
             nursery.start_soon(self._do_work)
+            nursery.start_soon(self._release_held)
             nursery.start_soon(self._step)
             task_status.started()
 
@@ -245,7 +266,28 @@ class Validator:
         self._work_ready.set()
 
     def _send_message(self, outgoing: Outgoing) -> None:
-        self._send(outgoing.to, encode_message(outgoing.message))
+        message = outgoing.message
+        held = self._held.pop(outgoing.to, None)
+        if isinstance(message, Append):
+            if held is not None and held.term == message.term and message.commit_certificate is None:
+                # What was held is older: all that it told and this one does not is its certificate.
+                message = replace(message, commit_certificate=held.commit_certificate)
+            if not message.entries and message.commit_certificate is not None:
+                self._held[outgoing.to] = message
+                self._held_ready.set()
+                return
+        elif held is not None:
+            self._send(outgoing.to, encode_message(held))
+        self._send(outgoing.to, encode_message(message))
+
+    async def _release_held(self) -> None:
+        while True:
+            await self._held_ready.wait()
+            self._held_ready = trio.Event()
+            await trio.sleep(NOTICE_HOLD_S)
+            held, self._held = self._held, {}
+            for peer, message in held.items():
+                self._send(peer, encode_message(message))
 
     # -- building blocks -------------------------------------------------------------------------------------------
 
@@ -258,7 +300,7 @@ class Validator:
         if election is None and not self._is_block_due(in_flight):
             return
         tip = self._replica.chain.tip()
-        parent_time_ms = StateView(tip).header.time_ms
+        parent_time_ms = self._replica.chain.tip_time_ms
         built = build_block(
             tip,
             self._mempool.take(count_max=self._config.block_transactions_max),
@@ -293,8 +335,7 @@ class Validator:
 
     def _is_idle_block_due(self) -> bool:
         # From the executed tip: a block that is on its way to the disk already says what an idle block would say.
-        tip_time_ms = StateView(self._replica.chain.tip()).header.time_ms
-        return self._replica.now_ms() - tip_time_ms >= self._config.idle_block_interval_ms
+        return self._replica.now_ms() - self._replica.chain.tip_time_ms >= self._config.idle_block_interval_ms
 
     # -- the work task ---------------------------------------------------------------------------------------------
 
@@ -303,29 +344,70 @@ class Validator:
             await self._work_ready.wait()
             self._work_ready = trio.Event()
             while self._work:
-                work = self._work.popleft()
-                if isinstance(work, _PersistWork):
-                    await self._do_persist(work)
-                else:
-                    await self._do_commit(work)
+                await self._do_batch()
 
-    async def _do_persist(self, work: _PersistWork) -> None:
-        persist, refused, complete = await self._execute_entries(work.persist)
-        if persist.hard_state is not None or persist.truncate_from is not None or persist.entries:
+    async def _do_batch(self) -> None:
+        """Execute, write and report what waits, with one visit to the writing thread: going there and back costs as much as a sync."""
+        persists: list[_Prepared] = []
+        commits: list[_CommitWork] = []
+        commit_through = self._replica.height
+        # Commits come after all persists of their batch: what they commit was persisted before them, and no later persist truncates it.
+        while self._work and len(persists) + len(commits) < BATCH_OPERATIONS_MAX:
+            work = self._work.popleft()
+            if isinstance(work, _PersistWork):
+                persists.append(await self._prepare(work))
+            else:
+                commits.append(work)
+        blocks: list[Executed] = []
+        certificates: list[CommitCertificate] = []
+        for commit in commits:
+            if commit.entries:
+                self._check_committed(commit.entries[-1])
+                blocks += self._replica.chain.executed_between(commit_through, commit.entries[-1].height)
+                commit_through = commit.entries[-1].height
+            if commit.certificate is not None:
+                certificates.append(commit.certificate)
+        to_persist = [each.persist for each in persists if each.is_to_write]
+        if to_persist or blocks or certificates:
+            await trio.to_thread.run_sync(self._write, to_persist, blocks, certificates, limiter=self._writing)
+        for prepared in persists:
+            self._report_persisted(prepared)
+        self._report_committed(blocks)
+
+    def _write(
+        self, persists: Sequence[Persist], blocks: Sequence[Executed], certificates: Sequence[CommitCertificate]
+    ) -> None:
+        """Make it durable, in the order of the log. Runs in the writing thread."""
+        for persist in persists:
             with timed(self._metrics.persist_seconds):
-                await trio.to_thread.run_sync(self._replica.store.persist, persist, limiter=self._writing)
+                self._replica.store.persist(persist)
+        if blocks or certificates:
+            with timed(self._metrics.commit_seconds):
+                # Blocks with the newest proof of them; the ones before it are kept too, each proves its own height.
+                for certificate in certificates[:-1]:
+                    upto = [each for each in blocks if each.height <= certificate.height]
+                    self._replica.commit_to_store(upto, certificate)
+                    blocks = blocks[len(upto) :]
+                self._replica.commit_to_store(blocks, certificates[-1] if certificates else None)
+
+    async def _prepare(self, work: _PersistWork) -> _Prepared:
+        persist, refused, complete = await self._execute_entries(work.persist)
+        return _Prepared(persist, refused, work.send_after if complete else ())
+
+    def _report_persisted(self, prepared: _Prepared) -> None:
+        persist = prepared.persist
+        if prepared.is_to_write:
             self._metrics.persists.inc()
             if persist.hard_state is not None:
                 self._disk_hard_state = persist.hard_state
             if persist.entries:
                 self._disk_height, self._disk_hash = persist.entries[-1].height, persist.entries[-1].block_hash
             self._post(Persisted(self._disk_height, self._disk_hash, self._disk_hard_state))
-        if refused is not None:
+        if prepared.refused is not None:
             self._refusals_pending += 1
-            self._post(refused)
-        elif complete:
-            for outgoing in work.send_after:
-                self._send_message(outgoing)
+            self._post(prepared.refused)
+        for outgoing in prepared.send_after:
+            self._send_message(outgoing)
 
     async def _execute_entries(self, persist: Persist) -> tuple[Persist, EntriesRefused | None, bool]:
         """Execute what is to be persisted.
@@ -381,23 +463,19 @@ class Validator:
         )
         return accepted, refused, False
 
-    async def _do_commit(self, work: _CommitWork) -> None:
-        blocks: list[Executed] = []
-        if work.entries:
-            chain = self._replica.chain
-            last = work.entries[-1]
-            if chain.find_hash(last.height) != last.block_hash:
-                raise CorruptionError(
-                    "node.divergence",
-                    f"a certified block at height {last.height} is not the one this node executed: "
-                    f"{last.block_hash.hex()} is certified",
-                    hint="compare the nodes with `patchwarden audit replay`; this node has stopped to keep the evidence",
-                )
-            blocks = list(chain.executed_through(last.height))
-        with timed(self._metrics.commit_seconds):
-            await trio.to_thread.run_sync(
-                self._replica.commit_to_store, blocks, work.certificate, limiter=self._writing
+    def _check_committed(self, last: Entry) -> None:
+        """Raise unless the committed block is the one that this node executed."""
+        if self._replica.chain.find_hash(last.height) != last.block_hash:
+            raise CorruptionError(
+                "node.divergence",
+                f"a certified block at height {last.height} is not the one this node executed: "
+                f"{last.block_hash.hex()} is certified",
+                hint="compare the nodes with `patchwarden audit replay`; this node has stopped to keep the evidence",
             )
+
+    def _report_committed(self, blocks: Sequence[Executed]) -> None:
+        if not blocks:
+            return
         self._replica.committed(blocks)
         for executed in blocks:
             self._mempool.remove(executed.tx_ids)
