@@ -1,1 +1,14 @@
-"""The attestation agent that decides, applies and records patches on a target host."""
+"""Floor 3: the attestation agent that decides, applies and records patches on a target host.
+
+It reads the ledger through `access.LedgerAccess` and changes files through `files.Files`; it imports no network and no database. The import
+order, each module using only those before it::
+
+    errors  limits  access  files  ->  state_file  record_log      maintenance  ->  target
+    facts  ->  cedar_request  sample_facts  ->  policy_text (policy_child)  policy  policy_cache  ->  decision  ->  results
+    inventory  manifest  plan  ->  stage  switch  ->  applying  ->  registry
+    highwater  identities  validation  context  ->  pipeline
+    outbox  ->  delivery      documents  blocking  config  ->  lifecycle  ->  runtime
+
+Start reading at `pipeline`: how a patch is judged; then `applying`: how a tree is changed. The formats stand in docs/spec/agent.md and
+docs/spec/policy.md.
+"""

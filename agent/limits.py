@@ -6,15 +6,8 @@ from typing import Final
 
 from wire.limits import KIBIBYTE, MEBIBYTE
 
-# Policy text. Cedar's parser recurses without a limit of its own: about 660 nested brackets end a process with an 8 MiB stack.
-POLICY_BYTES_MAX: Final = 64 * KIBIBYTE
-"""One policy's text."""
-POLICY_SCHEMA_BYTES_MAX: Final = 128 * KIBIBYTE
-"""The schema's text."""
-POLICY_SET_BYTES_MAX: Final = 512 * KIBIBYTE
-"""All policies of a set together; a set must fit into one transaction."""
-POLICIES_MAX: Final = 256
-"""Policies in one set."""
+# Policy text; its sizes are the ledger's (ledger/limits.py). Cedar's parser recurses without a limit of its own: about 660 nested
+# brackets end a process with an 8 MiB stack.
 POLICY_BRACKETS_MAX: Final = 400
 """Opening brackets in one text, also those in strings and comments: an upper bound on nesting that no lexical trick gets round."""
 POLICY_CONDITIONALS_MAX: Final = 400

@@ -21,16 +21,9 @@ from typing import Any, Final
 from agent.cedar_request import cedar_requests
 from agent.errors import PolicyRefusedError
 from agent.facts import Facts
-from agent.limits import (
-    POLICIES_MAX,
-    POLICY_BRACKETS_MAX,
-    POLICY_BYTES_MAX,
-    POLICY_CHILD_SECONDS_MAX,
-    POLICY_CONDITIONALS_MAX,
-    POLICY_SCHEMA_BYTES_MAX,
-    POLICY_SET_BYTES_MAX,
-)
+from agent.limits import POLICY_BRACKETS_MAX, POLICY_CHILD_SECONDS_MAX, POLICY_CONDITIONALS_MAX
 from agent.sample_facts import SAMPLE_FACTS
+from ledger.limits import POLICIES_MAX, POLICY_BYTES_MAX, POLICY_SCHEMA_BYTES_MAX, POLICY_SET_BYTES_MAX
 from wire.errors import MalformedError
 from wire.fields import as_identifier
 
@@ -123,7 +116,7 @@ def _check_caps(schema: str, policies: Sequence[tuple[str, str]]) -> None:
             raise PolicyRefusedError("agent.policy.duplicate", f"policy {name} occurs twice in the set")
         names.add(name)
         _check_text(f"policy {name}", text, POLICY_BYTES_MAX)
-    total = sum(len(text) for _, text in policies)
+    total = len(schema) + sum(len(text) for _, text in policies)
     if total > POLICY_SET_BYTES_MAX:
         raise PolicyRefusedError(
             "agent.policy.too_large",
