@@ -252,6 +252,13 @@ class Bench:
         last_term, last_height, last_hash = end_of(log)
         return RequestVote(term, self.ids[index], last_term, last_height, last_hash, transfer)
 
+    def is_signed(self, vote: Vote, request: RequestVote) -> bool:
+        """Return whether the vote is the voter's signature for that request."""
+        basis = (request.last_term, request.last_height, request.last_hash)
+        message = vote_message(CHAIN_ID, vote.term, request.candidate, *basis)
+        key = self.keys[self.ids.index(vote.voter)].public_key
+        return vote.signature is not None and key.is_valid(message, vote.signature)
+
     def pre_vote(self, index: int, term: int, log: Sequence[Entry]) -> PreVote:
         """Return a validator's poll with that log."""
         return PreVote(term, self.ids[index], *end_of(log))
