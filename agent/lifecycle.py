@@ -178,15 +178,25 @@ class Lifecycle:
             await run_blocking(self._raise_mark, judged.mark)
         except StateWriteError as error:
             return await self._record_refusal(slot, _failed(outcome, StepName.INTENT, error), data, requester)
-        intent, outcome = await self._announce(slot, outcome, judged)
+        try:
+            intent, outcome = await self._announce(slot, outcome, judged)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._give_up(slot, outcome)
+            raise
         if intent is None:
             return await self._record_refusal(slot, outcome, data, requester)
-        # From here on a cancelled caller only stops listening: the application is carried to its recorded end.
-        with trio.CancelScope(shield=True):
-            if intent.height is None:
-                return await self._record(slot, outcome, requester, data, closes=intent.sequence)
-            outcome = await self._change(slot, outcome, judged, data, intent)
-            return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+        if intent.height is not None:
+            # A caller that is cancelled now only stops listening: the application is carried to its recorded end.
+            with trio.CancelScope(shield=True):
+                outcome = await self._change(slot, outcome, judged, data, intent)
+        return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+
+    async def _give_up(self, slot: Target, outcome: Outcome) -> None:
+        """Close the intent of a caller that did not wait for it; nothing was changed."""
+        entry = next((each for each in self._outbox.open_intents if _target_of(each) == slot.config.name), None)
+        if entry is not None:
+            await self.close_open_intent(entry, slot, Settled(None, Side.OLD, outcome.tree_before))
 
     async def _announce(self, slot: Target, outcome: Outcome, judged: Judged) -> tuple[Entry | None, Outcome]:
         """Return the intent, committed if its height is set, and how the application would end if it ended here."""
@@ -261,7 +271,10 @@ class Lifecycle:
 
     async def _record_refusal(self, slot: Target, outcome: Outcome, data: bytes, requester: Requester) -> Outcome:
         if len(self._outbox.pending) < OUTBOX_REFUSALS_MAX:
-            return await self._record(slot, outcome, requester, data, closes=None)
+            try:
+                return await self._record(slot, outcome, requester, data, closes=None)
+            except OutboxError as error:
+                self._note("agent.outbox.full", {"target": slot.config.name, "message": error.message})
         await self._remember(slot, outcome)
         return outcome
 
@@ -270,11 +283,15 @@ class Lifecycle:
     ) -> Outcome:
         """Return the outcome after it stands in the outbox, and on the ledger if that does not take long."""
         body = _outcome_body(slot.config.name, outcome, outcome_detail(outcome, requester, data))
-        entry = await self._delivery.queue(body, closes=closes)
-        await self._clean_up(slot)
+        with trio.CancelScope(shield=True):
+            entry = await self._delivery.queue(body, closes=closes)
+            await self._clean_up(slot)
         outcome = replace(outcome, outcome_tx=entry.transaction.tx_id)
-        outcome = await self._deliver_soon(outcome, entry)
-        await self._remember(slot, outcome)
+        try:
+            outcome = await self._deliver_soon(outcome, entry)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._remember(slot, outcome)
         return outcome
 
     async def _deliver_soon(self, outcome: Outcome, entry: Entry) -> Outcome:

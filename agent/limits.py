@@ -48,6 +48,10 @@ PATTERNS_MAX: Final = 256
 # Outbox
 OUTBOX_ENTRIES_MAX: Final = 10_000
 """Records that wait for the ledger. Beyond this nothing is applied: an outcome must always find room."""
+OUTBOX_BYTES_MAX: Final = 32 * MEBIBYTE
+"""Size of the outbox's log from which on it is as good as full."""
+LOG_BYTES_MAX: Final = 512 * MEBIBYTE
+"""One log; far above `OUTBOX_BYTES_MAX` with all that may follow it, so that what was written can always be read."""
 OUTBOX_REFUSALS_MAX: Final = 5_000
 """Records that wait before refusals are kept in the local history only."""
 OUTBOX_LINES_KEPT: Final = 64

@@ -8,14 +8,13 @@ recovery must find the truth about.
 The log's records::
 
     {"op": "queue", "sequence", "raw", "intent": sequence | null}     a signed transaction; `intent` is what an outcome closes
-    {"op": "sign", "sequence", "raw"}                                 signed anew
     {"op": "deliver", "sequence", "height"}                           the ledger has it
     {"op": "refuse", "sequence", "code", "message"}                   the ledger will never have it
-    {"op": "head", "counter", "previous", "sequence",                 where the chain goes on; what compaction left out
+    {"op": "head", "counter", "previous", "sequence",                 where the chain goes on; what a rewriting left out
      "delivered", "delivered_counter", "refused"}
-    {"op": "intent", "sequence", "raw", "height", "refusal"}          an intent, kept by compaction for the sake of its outcome
+    {"op": "intent", "sequence", "raw", "height", "refusal"}          an intent, kept for the sake of its outcome
 
-A crash between two of them leaves at worst records signed for a place that is not free. Delivery finds that and signs them again.
+The log is rewritten, in one step, with only what still matters: when it has grown, and when records are signed anew.
 
 Source: docs/spec/agent.md 7.
 """
@@ -30,7 +29,7 @@ from typing import Final, cast
 
 from agent.errors import OutboxError
 from agent.files import Files
-from agent.limits import OUTBOX_ENTRIES_MAX, OUTBOX_LINES_KEPT
+from agent.limits import OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_LINES_KEPT
 from agent.record_log import Record, RecordLog
 from agent.state_file import damaged
 from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport
@@ -161,7 +160,8 @@ class Outbox:
             StateCorruptError: ``agent.state.append``.
         """
         # An outcome always finds room: nothing is applied without room for both of its records.
-        if len(self._pending) >= OUTBOX_ENTRIES_MAX and closes is None:
+        is_full = len(self._pending) >= OUTBOX_ENTRIES_MAX or self._log.size >= OUTBOX_BYTES_MAX
+        if is_full and closes is None:
             raise OutboxError(
                 "agent.outbox.full",
                 "too many records wait for the ledger",
@@ -197,10 +197,10 @@ class Outbox:
         Raises:
             StateCorruptError: ``agent.state.append``.
         """
-        self._append(self._head_record(head))
+        self._head = head
         for entry in self.pending:
-            raw = sign(self._place(entry.body, entry.intent)).raw
-            self._append({"op": "sign", "sequence": entry.sequence, "raw": _to_text(raw)})
+            self._put(replace(entry, transaction=sign(self._place(entry.body, entry.intent))))
+        self._rewrite()
 
     def close(self) -> None:
         """Release the file."""
@@ -236,8 +236,6 @@ class Outbox:
                     self._closed.add(entry.intent)
                 self._sequence = sequence
                 self._put(entry)
-            case "sign":
-                self._put(replace(self._pending[sequence], transaction=_from_text(record["raw"])))
             case "deliver":
                 self._delivered += 1
                 entry = self._pending.pop(sequence)
@@ -284,8 +282,10 @@ class Outbox:
 
     def _compact(self) -> None:
         kept = len(self._pending) + len(self._intents)
-        if self._log.lines <= OUTBOX_LINES_KEPT + 4 * kept:
-            return
+        if self._log.lines > OUTBOX_LINES_KEPT + 4 * kept:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
         # An intent that waits itself comes back with its own record; a settled one comes first, so that its outcome finds it.
         intents = [
             {
@@ -303,18 +303,16 @@ class Outbox:
             for entry in self.pending
         ]
         # The head stands last: the sequence and the chain go on from here even when nothing waits.
-        self._log.rewrite([*intents, *queued, self._head_record(self._head)])
-
-    def _head_record(self, head: ChainHead) -> Record:
-        return {
+        head = {
             "op": "head",
-            "counter": head.counter,
-            "previous": head.previous.hex(),
+            "counter": self._head.counter,
+            "previous": self._head.previous.hex(),
             "sequence": self._sequence,
             "delivered": self._delivered,
             "delivered_counter": self._delivered_counter,
             "refused": self._refused,
         }
+        self._log.rewrite([*intents, *queued, head])
 
 
 def _to_text(raw: bytes) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from agent.errors import StateCorruptError
 from agent.files import Files
-from agent.limits import RECORD_BYTES_MAX, STATE_FILE_BYTES_MAX
+from agent.limits import LOG_BYTES_MAX, RECORD_BYTES_MAX
 from agent.state_file import damaged
 from wire import canonical_json
 from wire.errors import RejectedError
@@ -45,6 +45,7 @@ class RecordLog:
             files.replace(path, b"")
         records, end, size = _read(path)
         self._records = records
+        self._size = end
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         if end < size:
             files.truncate(self._descriptor, end, path)
@@ -54,6 +55,11 @@ class RecordLog:
     def lines(self) -> int:
         """Number of records in the log."""
         return len(self._records)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._size
 
     def close(self) -> None:
         """Release the file; nothing can be written any more."""
@@ -83,6 +89,7 @@ class RecordLog:
             self._failed = True
             raise self._failure(error.strerror or "unknown error") from error
         self._records.append(record)
+        self._size += len(line)
 
     def rewrite(self, records: Iterable[Record]) -> None:
         """Replace all records in one step.
@@ -91,8 +98,9 @@ class RecordLog:
             StateCorruptError: ``agent.state.append``, as `append`.
         """
         kept = list(records)
+        data = b"".join(map(_encode, kept))
         try:
-            self._files.replace(self._path, b"".join(map(_encode, kept)))
+            self._files.replace(self._path, data)
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             self._failed = True
@@ -100,6 +108,7 @@ class RecordLog:
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._records = kept
+        self._size = len(data)
 
     def _failure(self, sentence: str) -> StateCorruptError:
         return StateCorruptError(
@@ -129,10 +138,10 @@ def _read(path: str) -> tuple[list[Record], int, int]:
     """Return the records, where the last whole line ends, and the size of the file."""
     try:
         with open(path, "rb") as file:
-            data = file.read(STATE_FILE_BYTES_MAX + 1)
+            data = file.read(LOG_BYTES_MAX + 1)
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from error
-    if len(data) > STATE_FILE_BYTES_MAX:
+    if len(data) > LOG_BYTES_MAX:
         raise damaged(path, "is too large")
     end = data.rfind(b"\n") + 1
     lines = data[:end].split(b"\n")[:-1]

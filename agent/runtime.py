@@ -192,7 +192,7 @@ class Agent:
 
         Raises:
             TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
-            UnavailableError: ``agent.target.busy``: another process changes the target.
+            UnavailableError: ``agent.state.in_use``: another process changes the target.
             CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
         """
         slot = self._registry.get(target)

@@ -272,24 +272,48 @@ async def test_new_outbox_begins_where_the_ledger_stands(post: Post) -> None:
     assert post.told() == [("outcome", 1), ("outcome", 2)]
 
 
-async def test_crash_between_signing_again_heals(post: Post) -> None:
+async def test_crash_while_signing_again_loses_nothing(post: Post) -> None:
+    class Stop(BaseException):
+        pass
+
     post.ledger.is_offline = True
+    first = await post.delivery.queue(intent(post.patch_id))
+    await post.delivery.queue(outcome(post.patch_id), closes=first.sequence)
     for number in range(4):
         await post.delivery.queue(refusal(b'{"n":%d}' % number))
-    log = post.path
-    post.outbox.sign_again(ChainHead(0, bytes(32)), post.sign)
-    lines = log.read_bytes().splitlines(keepends=True)
-    for kept in range(4, len(lines)):
-        log.write_bytes(b"".join(lines[:kept]))
-        outbox = Outbox(Files(), str(post.path))
-        assert [entry.sequence for entry in outbox.pending] == [1, 2, 3, 4]
+    post.outbox.close()
+    backup = post.path.read_bytes()
+    for call in ("open", "write", "fsync", "rename", "done"):
+
+        def step(name: str, path: str | bytes, call: str = call) -> None:
+            if name == call:
+                raise Stop
+
+        post.path.write_bytes(backup)
+        outbox = Outbox(Files(step), str(post.path))
+        try:
+            outbox.sign_again(ChainHead(0, bytes(32)), post.sign)
+        except Stop:
+            assert call != "done"
         outbox.close()
-    log.write_bytes(b"".join(lines[:-2]))
-    post.reopen()
+    post.open()
+    assert [entry.sequence for entry in post.outbox.pending] == [1, 2, 3, 4, 5, 6]
+    assert post.outbox.open_intents == ()
     post.ledger.is_offline = False
     await post.deliver()
-    assert post.told() == [("outcome", 1 + number) for number in range(4)]
-    assert [body.detail for body in post.world.outcomes()] == [b'{"n":%d}' % number for number in range(4)]
+    assert post.told() == [("intent", 1)] + [("outcome", 2 + number) for number in range(5)]
+
+
+async def test_outbox_that_fills_its_file_is_full(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        await post.delivery.queue(refusal())
+    monkeypatch.setattr("agent.outbox.OUTBOX_BYTES_MAX", post.path.stat().st_size)
+    with pytest.raises(OutboxError) as caught:
+        await post.delivery.queue(refusal())
+    assert caught.value.code == "agent.outbox.full"
+    await post.deliver()
+    post.outbox.sign_again(post.outbox.head, post.sign)
+    await post.delivery.queue(refusal())
 
 
 async def test_replica_without_our_records_is_not_numbered_on(post: Post) -> None:
