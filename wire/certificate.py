@@ -15,7 +15,7 @@ Source: docs/spec/wire.md 8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -171,8 +171,26 @@ def verify_commit_certificate(
     Raises:
         InvalidCertificateError: ``wire.certificate.stranger``, ``wire.certificate.too_few``, ``wire.certificate.signature``.
     """
+    verify_commit_quorums(certificate, chain_id, (validators,))
+
+
+def verify_commit_quorums(
+    certificate: CommitCertificate, chain_id: str, quorums: Sequence[Mapping[KeyId, PublicKey]]
+) -> None:
+    """Return only when a majority of each group in `quorums` acknowledged the block and every signature holds.
+
+    The caller still has to know that these groups rule at this height: one set of validators, or two while its change is under way.
+
+    Args:
+        certificate: What is to be verified.
+        chain_id: Of the chain.
+        quorums: At least one group.
+
+    Raises:
+        InvalidCertificateError: ``wire.certificate.stranger``, ``wire.certificate.too_few``, ``wire.certificate.signature``.
+    """
     message = acknowledgement_message(chain_id, certificate.term, certificate.height, certificate.block_hash)
-    _verify_signatures(certificate.signatures, message, validators)
+    _verify_signatures(certificate.signatures, message, quorums)
 
 
 def verify_election_certificate(
@@ -185,6 +203,24 @@ def verify_election_certificate(
     Raises:
         InvalidCertificateError: ``wire.certificate.stranger``, ``wire.certificate.too_few``, ``wire.certificate.signature``.
     """
+    verify_election_quorums(certificate, chain_id, (validators,))
+
+
+def verify_election_quorums(
+    certificate: ElectionCertificate, chain_id: str, quorums: Sequence[Mapping[KeyId, PublicKey]]
+) -> None:
+    """Return only when a majority of each group in `quorums` voted for the candidate and every signature holds.
+
+    The caller still has to know that these groups rule after the block that the certificate names, and that the candidate is in one.
+
+    Args:
+        certificate: What is to be verified.
+        chain_id: Of the chain.
+        quorums: At least one group.
+
+    Raises:
+        InvalidCertificateError: ``wire.certificate.stranger``, ``wire.certificate.too_few``, ``wire.certificate.signature``.
+    """
     message = vote_message(
         chain_id,
         certificate.term,
@@ -193,29 +229,33 @@ def verify_election_certificate(
         certificate.last_height,
         certificate.last_hash,
     )
-    _verify_signatures(certificate.signatures, message, validators)
+    _verify_signatures(certificate.signatures, message, quorums)
 
 
 def _verify_signatures(
-    signatures: tuple[tuple[KeyId, bytes], ...], message: Digest, validators: Mapping[KeyId, PublicKey]
+    signatures: tuple[tuple[KeyId, bytes], ...], message: Digest, quorums: Sequence[Mapping[KeyId, PublicKey]]
 ) -> None:
-    needed = majority(len(validators))
-    # An empty set needs one signature of a validator, so nothing can pass for it. Cheap checks first: a forger must not cost us a
+    assert quorums, "somebody rules at every height"
+    keys = {key_id: key for group in quorums for key_id, key in group.items()}
+    # An empty group needs one signature of a member, so nothing can pass for it. Cheap checks first: a forger must not cost us a
     # signature verification for every stranger it names.
     for key_id, _ in signatures:
-        if key_id not in validators:
+        if key_id not in keys:
             raise InvalidCertificateError(
                 "wire.certificate.stranger", "a signer is not a validator of this set", actual=key_id
             )
-    if len(signatures) < needed:
-        raise InvalidCertificateError(
-            "wire.certificate.too_few",
-            "the signers are no majority",
-            expected=f"at least {needed} of {len(validators)} validators",
-            actual=len(signatures),
-        )
+    for group in quorums:
+        needed = majority(len(group))
+        signers = sum(key_id in group for key_id, _ in signatures)
+        if signers < needed:
+            raise InvalidCertificateError(
+                "wire.certificate.too_few",
+                "the signers are no majority",
+                expected=f"at least {needed} of {len(group)} validators",
+                actual=signers,
+            )
     for key_id, signature in signatures:
-        if not validators[key_id].is_valid(message, signature):
+        if not keys[key_id].is_valid(message, signature):
             raise InvalidCertificateError(
                 "wire.certificate.signature", "a validator's signature does not hold", actual=key_id
             )

@@ -23,7 +23,9 @@ from wire.certificate import (
     prevote_message,
     proposal_message,
     verify_commit_certificate,
+    verify_commit_quorums,
     verify_election_certificate,
+    verify_election_quorums,
     vote_message,
 )
 from wire.codec import encode
@@ -287,3 +289,64 @@ def test_one_certificate_does_not_decode_as_the_other() -> None:
         decode_election_certificate_untrusted(encode_commit_certificate(commit(KEYS)))
     with pytest.raises(MalformedError):
         decode_commit_certificate_untrusted(encode_election_certificate(election(KEYS)))
+
+
+# Joint configurations: two groups, and a majority of each
+
+
+def groups(before: str, after: str) -> tuple[Mapping[KeyId, PublicKey], ...]:
+    return tuple(
+        {KEYS[int(digit)].public_key.key_id: KEYS[int(digit)].public_key for digit in digits}
+        for digits in (before, after)
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "signers", "holds"),
+    [
+        ("012", "234", "012", False),  # all of the one, a third of the other
+        ("012", "234", "234", False),
+        ("012", "234", "123", True),
+        ("012", "234", "0134", True),
+        ("012", "234", "024", True),
+        ("012", "0123", "012", True),
+        ("0123", "012", "013", True),
+        ("0123", "012", "03", False),
+        ("0", "01", "0", False),
+        ("0", "01", "01", True),
+        ("01", "1", "1", False),
+    ],
+)
+def test_a_joint_certificate_needs_a_majority_of_each_group(before: str, after: str, signers: str, holds: bool) -> None:
+    quorums = groups(before, after)
+    keys = [KEYS[int(digit)] for digit in signers]
+    if holds:
+        verify_commit_quorums(commit(keys), CHAIN, quorums)
+        verify_election_quorums(election(keys), CHAIN, quorums)
+        return
+    for verify in (
+        lambda: verify_commit_quorums(commit(keys), CHAIN, quorums),
+        lambda: verify_election_quorums(election(keys), CHAIN, quorums),
+    ):
+        with pytest.raises(InvalidCertificateError) as caught:
+            verify()
+        assert caught.value.code == "wire.certificate.too_few"
+
+
+def test_a_joint_certificate_is_as_strict_about_strangers_and_signatures() -> None:
+    quorums = groups("012", "123")
+    with pytest.raises(InvalidCertificateError) as caught:
+        verify_commit_quorums(commit(KEYS), CHAIN, quorums)
+    assert caught.value.code == "wire.certificate.stranger"
+    certificate = commit(KEYS[:4])
+    (signer, signature), *others = certificate.signatures
+    with pytest.raises(InvalidCertificateError) as caught:
+        bad = replace(certificate, signatures=((signer, signature[:-1] + bytes([signature[-1] ^ 1])), *others))
+        verify_commit_quorums(bad, CHAIN, quorums)
+    assert caught.value.code == "wire.certificate.signature"
+
+
+def test_an_empty_group_in_a_joint_certificate_is_never_satisfied() -> None:
+    with pytest.raises(InvalidCertificateError) as caught:
+        verify_commit_quorums(commit(KEYS[:3]), CHAIN, (*groups("012", ""),))
+    assert caught.value.code == "wire.certificate.too_few"
