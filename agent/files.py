@@ -28,6 +28,8 @@ TEMPORARY_SUFFIX: Final = ".new"
 PRIVATE_FILE_MODE: Final = 0o600
 PRIVATE_DIRECTORY_MODE: Final = 0o700
 
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -180,25 +182,35 @@ class Files:
         self.sync_directory(parent)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a tree; nothing when it is not there. Never follows a link. Raises OSError."""
+        """Remove a tree; nothing when it is not there. Raises OSError.
+
+        By directory descriptors that never follow a link: processes that still work inside an old tree must not be able to lead the
+        agent out of it while it is removed.
+        """
+        if not os.path.lexists(path):
+            return
+        parent, name = os.path.split(path)
+        parent_fd = os.open(parent, _DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
         try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            return
+            self._remove_entry(parent_fd, os.fsencode(name))
+        finally:
+            os.close(parent_fd)
+
+    def _remove_entry(self, parent_fd: int, name: bytes) -> None:
+        status = os.lstat(name, dir_fd=parent_fd)
         if not stat.S_ISDIR(status.st_mode):
-            self.unlink(path)
+            self.unlink(name, dir_fd=parent_fd)
             return
-        if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        if os.geteuid() != 0 and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
             # A directory that its owner may not write (mode 0555) must be opened up before it can be emptied.
-            self.change_mode(path, PRIVATE_DIRECTORY_MODE)
-        with os.scandir(path) as entries:
-            children = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for child, is_directory in children:
-            if is_directory:
-                self.remove_tree(child)
-            else:
-                self.unlink(child)
-        self.remove_directory(path)
+            self.change_mode(name, PRIVATE_DIRECTORY_MODE, dir_fd=parent_fd)
+        descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent_fd)
+        try:
+            for child in os.listdir(descriptor):
+                self._remove_entry(descriptor, os.fsencode(child))
+        finally:
+            os.close(descriptor)
+        self.remove_directory(name, dir_fd=parent_fd)
 
 
 def is_missing(error: OSError) -> bool:

@@ -173,6 +173,28 @@ def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
     assert (outside / "kept").exists()
 
 
+def test_directory_swapped_for_a_link_while_it_is_removed_leads_nowhere(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    tree = tmp_path / "tree"
+    (tree / "a").mkdir(parents=True)
+    (tree / "a" / "file").touch()
+
+    def swap(name: str, path: str | bytes) -> None:
+        """While the first file goes, somebody who works in the tree puts a link in place of its directory."""
+        if name == "unlink" and not (tree / "a").is_symlink():
+            (tree / "a").rename(tree / "moved")
+            (tree / "a").symlink_to(outside)
+
+    with pytest.raises(OSError):  # noqa: PT011 - which one depends on what was there to be removed next
+        Files(swap).remove_tree(str(tree))
+    assert (outside / "kept").exists()
+    Files().remove_tree(str(tree))
+    assert not tree.exists()
+    assert (outside / "kept").exists()
+
+
 def test_every_change_passes_the_step(tmp_path: Path) -> None:
     seen: list[str] = []
     files = Files(lambda name, path: seen.append(name))
