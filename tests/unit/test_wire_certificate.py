@@ -340,8 +340,8 @@ def test_a_joint_certificate_is_as_strict_about_strangers_and_signatures() -> No
     assert caught.value.code == "wire.certificate.stranger"
     certificate = commit(KEYS[:4])
     (signer, signature), *others = certificate.signatures
+    bad = replace(certificate, signatures=((signer, signature[:-1] + bytes([signature[-1] ^ 1])), *others))
     with pytest.raises(InvalidCertificateError) as caught:
-        bad = replace(certificate, signatures=((signer, signature[:-1] + bytes([signature[-1] ^ 1])), *others))
         verify_commit_quorums(bad, CHAIN, quorums)
     assert caught.value.code == "wire.certificate.signature"
 
