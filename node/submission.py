@@ -235,7 +235,7 @@ class Submitter:
         They must when no block took them for a while: their leader may have fallen, or have found them invalid when it built its block.
         """
         for index, transaction in pending:
-            with trio.move_on_after(min(PLACE_AGAIN_S, deadline - trio.current_time())) as waiting:
+            with trio.move_on_after(max(0.0, min(PLACE_AGAIN_S, deadline - trio.current_time()))) as waiting:
                 await self._replica.wait_transaction(transaction.tx_id)
             if not waiting.cancelled_caught:
                 results[index] = self._find_committed(transaction.tx_id)

@@ -256,6 +256,14 @@ async def test_block_that_does_not_come_in_time_is_unknown(cluster: Cluster) -> 
     assert result.error.code == "node.submit.timeout"
 
 
+async def test_every_one_of_a_batch_is_unknown_when_no_block_comes_in_time(cluster: Cluster) -> None:
+    # The first one waits the time away; what is left for the second one is less than nothing.
+    batch = [_register(cluster.chain, f"web{number}@acme") for number in range(2)]
+    results = await cluster.submitter.submit([each.raw for each in batch], wait="committed", timeout_ms=20)
+    assert [result.status for result in results] == ["unknown"] * 2
+    assert {result.error.code for result in results if result.error is not None} == {"node.submit.timeout"}
+
+
 async def test_only_a_leader_admits_for_others(cluster: Cluster) -> None:
     cluster.leads = False
     with pytest.raises(UnavailableError) as caught:
