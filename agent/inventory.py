@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX
@@ -33,9 +33,8 @@ _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CL
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The status of one name below a target's root, from one lstat."""
+class Entry(NamedTuple):
+    """The status of one name below a target's root, from one lstat. A named tuple: a tree has very many, made and compared each time."""
 
     mode: int
     """`st_mode`: type and permission bits."""
