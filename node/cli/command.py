@@ -93,17 +93,8 @@ class Session:
             self._client = None
 
 
-_SESSION_OPTIONS: Final = (
-    "output",
-    "debug",
-    "home",
-    "rpc",
-    "key_path",
-    "passphrase_fd",
-    "passphrase_file",
-    "transaction_out",
-    "timeout_s",
-)
+_PREFIX: Final = "session_"
+"""Begins the parameter names of the common options, so that no command's own parameter can be taken for one."""
 
 
 class Command(click.Command):
@@ -151,8 +142,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the function with a session, and close it."""
-        given: dict[str, Any] = {name: ctx.params.pop(name) for name in _SESSION_OPTIONS if name in ctx.params}
-        if ctx.get_parameter_source("rpc") is ParameterSource.ENVIRONMENT and given["home"] is not None:
+        names = [name for name in ctx.params if name.startswith(_PREFIX)]
+        given: dict[str, Any] = {name.removeprefix(_PREFIX): ctx.params.pop(name) for name in names}
+        if ctx.get_parameter_source(f"{_PREFIX}rpc") is ParameterSource.ENVIRONMENT and given["home"] is not None:
             given["rpc"] = None  # What stands on the command line wins over the environment.
         given["output"] = Output(as_json=given["output"] == "json")
         session = ctx.obj = Session(**given)
@@ -180,21 +172,21 @@ def wants_json(arguments: Iterable[str]) -> bool:
 def _common_options() -> list[click.Parameter]:
     return [
         click.Option(
-            ["-o", "--output"],
+            ["-o", "--output", "session_output"],
             type=click.Choice(["text", "json"]),
             default="text",
             show_default=True,
             envvar="PATCHWARDEN_OUTPUT",
             help="Form of the answer.",
         ),
-        click.Option(["--debug"], is_flag=True, help="Show where an error came from."),
+        click.Option(["--debug", "session_debug"], is_flag=True, help="Show where an error came from."),
     ]
 
 
 def _home_options() -> list[click.Parameter]:
     return [
         click.Option(
-            ["--home"],
+            ["--home", "session_home"],
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
             help="Node home; a running node is asked through its Unix socket. Default: $PATCHWARDEN_HOME or ~/.patchwarden.",
@@ -205,7 +197,7 @@ def _home_options() -> list[click.Parameter]:
 def _rpc_options() -> list[click.Parameter]:
     return [
         click.Option(
-            ["--rpc"],
+            ["--rpc", "session_rpc"],
             metavar="URL",
             envvar="PATCHWARDEN_RPC",
             help="Talk to this node over HTTP instead, such as http://127.0.0.1:7080.",
@@ -216,7 +208,7 @@ def _rpc_options() -> list[click.Parameter]:
 def _signing_options(*, required: bool) -> list[click.Parameter]:
     return [
         click.Option(
-            ["--key", "key_path"],
+            ["--key", "session_key_path"],
             type=click.Path(path_type=Path, dir_okay=False),
             required=required,
             metavar="FILE",
@@ -230,13 +222,13 @@ def passphrase_options() -> list[click.Parameter]:
     """Return the two ways of giving a passphrase without a prompt; never as an argument, where others could see it."""
     return [
         click.Option(
-            ["--passphrase-fd"],
+            ["--passphrase-fd", "session_passphrase_fd"],
             type=click.IntRange(min=0),
             metavar="N",
             help="Read the key's passphrase from this file descriptor.",
         ),
         click.Option(
-            ["--passphrase-file"],
+            ["--passphrase-file", "session_passphrase_file"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
             help="Read the key's passphrase from the first line of this file (mode 0600).",
@@ -247,7 +239,7 @@ def passphrase_options() -> list[click.Parameter]:
 def _submit_options() -> list[click.Parameter]:
     return [
         click.Option(
-            ["--timeout", "timeout_s"],
+            ["--timeout", "session_timeout_s"],
             type=click.FloatRange(min=0.1, max=120),
             default=TIMEOUT_S,
             show_default=True,
@@ -255,7 +247,7 @@ def _submit_options() -> list[click.Parameter]:
             help="How long to wait for the block.",
         ),
         click.Option(
-            ["--write-transaction", "transaction_out"],
+            ["--write-transaction", "session_transaction_out"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
             help="Write the signed transaction to FILE for `tx submit` instead of submitting it.",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.command import CONTEXT, Command, Session
-from node.cli.errors import EXIT_INTERRUPTED, EXIT_NO
+from node.cli.errors import EXIT_INTERRUPTED, EXIT_NO, CommandError
 from node.cli.output import short
 from node.cli.params import FILE
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from node.cli.demo_stage import Stage, Teller
     from node.cli.devnet_layout import Layout, Node
 
+TEMPORARY_PREFIX: Final = "patchwarden-demo-"
+NETWORK: Final = "net"
+"""The network's directory in the demonstration's."""
 TARGET: Final = "parcel"
 PROGRAM_DIRECTORY: Final = "parcel-1.4"
 EXECUTABLE: Final = ("bin/parcel", "tests/check")
@@ -65,7 +68,7 @@ def demo(session: Session, keep: bool, archive: Path | None, directory: Path | N
     Everything is real: processes, libp2p, LevelDB, signatures, files. Exit code 0 only if every step was really so.
     """
     from node.cli.demo_stage import Teller
-    from node.cli.devnet_control import StopRequestedError, ending_signals
+    from node.cli.signals import ending_signals
 
     begin = time.monotonic()
     place, is_ours = _workplace(directory)
@@ -75,7 +78,7 @@ def demo(session: Session, keep: bool, archive: Path | None, directory: Path | N
         with ending_signals():
             layout = _tell(teller, place, keep=keep, archive=None if archive is None else archive.absolute())
             told = True
-    except (KeyboardInterrupt, StopRequestedError):
+    except KeyboardInterrupt:
         session.output.note("interrupted; everything has stopped")
         click.get_current_context().exit(EXIT_INTERRUPTED)
     finally:
@@ -115,8 +118,17 @@ def _left(layout: Layout, keep: bool, archive: Path | None) -> list[str]:
 
 def _workplace(directory: Path | None) -> tuple[Path, bool]:
     """Return an empty directory to work in, and whether it was made for this."""
+    from node.cli.devnet_layout import check_sockets_fit
+
     if directory is None:
-        return Path(tempfile.mkdtemp(prefix="patchwarden-demo-")), True
+        place = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+        try:
+            check_sockets_fit(place / NETWORK)
+        except CommandError:
+            # A temporary directory deep down, as build systems have them: sockets need a shorter path.
+            place.rmdir()
+            place = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir="/tmp"))
+        return place, True
     directory = directory.absolute()
     if directory.exists() and any(directory.iterdir()):
         raise click.UsageError(f"--dir {directory} is not empty")
@@ -141,7 +153,7 @@ def _tell(teller: Teller, place: Path, *, keep: bool, archive: Path | None) -> L
 
     teller.chapter("Three organisations run a network")
     teller.say("acme, beta and gamma trust nobody alone: four validators agree on one ledger; web1 is a host of acme.")
-    with network_beside(place / "net", keep=keep) as layout:
+    with network_beside(place / NETWORK, keep=keep) as layout:
         stage = Stage(teller, layout)
         _show_network(stage)
         tree = _install_program(stage, place)

@@ -21,8 +21,9 @@ from typing import Any, Final
 import click
 
 from node.cli.devnet_layout import Layout, Node, read_layout
-from node.cli.errors import EXIT_DONE
+from node.cli.errors import EXIT_DONE, EXIT_INTERRUPTED
 from node.cli.output import Output, printable
+from node.cli.signals import deaf_to_signals, shielded
 from wire.errors import PatchwardenError, UnavailableError
 
 NETWORK_TIMEOUT_S: Final = 90.0
@@ -106,6 +107,8 @@ class Stage:
         texts = tuple(str(argument) for argument in arguments)
         self.teller.command(texts)
         code, out, err = run_command([*texts, "-o", "json"])
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
         if code != expect:
             raise DemoFailedError(
                 "cli.demo.command",
@@ -176,21 +179,22 @@ def network_beside(directory: Path, *, keep: bool) -> Iterator[Layout]:
     """
     log = directory.with_name(f"{directory.name}.log")
     command = [sys.executable, "-P", "-m", "node.cli", "devnet", "up", "--dir", str(directory)]
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command if keep else [*command, "--end-with-parent"],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PATCHWARDEN_")},
-        )
+    process: subprocess.Popen[bytes] | None = None
     stays = False
     try:
+        with log.open("ab") as stream, shielded():
+            process = subprocess.Popen(
+                command if keep else [*command, "--end-with-parent", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith("PATCHWARDEN_")},
+            )
         yield _wait_for_network(directory, process, log)
         stays = keep
     finally:
-        if not stays:
+        if process is not None and not stays:
             _end(process)
 
 
@@ -206,8 +210,6 @@ def _wait_for_network(directory: Path, process: subprocess.Popen[bytes], log: Pa
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the network in order; by force when it does not listen. Its nodes end with it in either case."""
-    from node.cli.devnet_control import deaf_to_signals
-
     with deaf_to_signals():
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)

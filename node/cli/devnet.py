@@ -14,6 +14,7 @@ import click
 from node.cli.command import Command, Session, group
 from node.cli.errors import EXIT_INTERRUPTED
 from node.cli.lazy import Place
+from node.cli.node import END_WITH_PARENT, end_with_parent_process
 from node.cli.output import fields, table
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ _NAME = click.argument("name", metavar="NAME")
     metavar="P",
     help="First of two ports for each node of a new network; 0 takes free ones.",
 )
-@click.option(
-    "--end-with-parent", is_flag=True, hidden=True, help="Be killed when the process that started this one ends."
-)
+@END_WITH_PARENT
 @click.pass_obj
 def up(  # noqa: PLR0917 - one parameter for each option
     session: Session,
@@ -81,7 +80,7 @@ def up(  # noqa: PLR0917 - one parameter for each option
     validators: int | None,
     hosts: int | None,
     base_port: int,
-    end_with_parent: bool,
+    end_with_parent: int | None,
 ) -> None:
     """Start the network in DIR in the foreground, making it when there is none; Ctrl-C stops everything.
 
@@ -89,20 +88,17 @@ def up(  # noqa: PLR0917 - one parameter for each option
     the ledger by their administrators; all keys lie in DIR/people.
     """
     from node.cli.devnet_control import (
-        StopRequestedError,
         Supervisor,
         control_listener,
         directory_lock,
-        ending_signals,
         running,
     )
     from node.cli.devnet_layout import found_network, read_layout, remove_network
-    from node.cli.devnet_network import LocalNetwork
+    from node.cli.devnet_network import LocalNetwork, adopt_orphans
+    from node.cli.signals import ending_signals
 
-    if end_with_parent:
-        from node.cli.node import end_with_parent_process
-
-        end_with_parent_process()
+    if end_with_parent is not None:
+        end_with_parent_process(end_with_parent)
     directory = directory.absolute()
     ready, made, existed = False, False, directory.exists()
     try:
@@ -119,13 +115,14 @@ def up(  # noqa: PLR0917 - one parameter for each option
             else:
                 _check_size(layout, validators, hosts)
             with directory_lock(directory), control_listener(directory) as listener:
+                adopt_orphans()
                 if not made:
                     _write_stopped(layout)
                 with running(LocalNetwork(layout, session.output.note)) as network:
                     ready = True
                     _announce(session, network.layout)
                     Supervisor(network).run(listener)
-    except (KeyboardInterrupt, StopRequestedError):
+    except KeyboardInterrupt:
         pass
     finally:
         if made and not ready:

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import selectors
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from node.cli.devnet_network import LocalNetwork
 from node.cli.errors import CommandError
+from node.cli.signals import deaf_to_signals
 from node.local.protocol import error_from_json, error_to_json
 from wire.errors import PatchwardenError, UnavailableError
 
@@ -28,10 +28,6 @@ ANSWER_TIMEOUT_S: Final = 90.0
 """How long an answer may take: starting a node waits until it is ready."""
 LOOK_S: Final = 0.25
 """How often the supervisor looks for nodes that ended by themselves."""
-
-
-class StopRequestedError(Exception):
-    """The supervisor was told to end."""
 
 
 def control_path(directory: Path) -> Path:
@@ -156,34 +152,6 @@ def ask(directory: Path, command: str, name: str = "") -> dict[str, Any]:
         raise error_from_json(answer["error"])
     result: dict[str, Any] = answer["result"]
     return result
-
-
-@contextmanager
-def ending_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `StopRequestedError` as Ctrl-C is KeyboardInterrupt, so that what is open is closed."""
-
-    def stop(number: int, frame: object) -> None:
-        del number, frame
-        raise StopRequestedError
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def deaf_to_signals() -> Iterator[None]:
-    """Ignore the signals that end, while the ending is under way: an impatient second Ctrl-C must leave nothing behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ Source: docs/operations/devnet.md.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ IDLE_BLOCK_INTERVAL_MS: Final = 5_000
 """A quiet development network still shows a block every five seconds."""
 LOOPBACK: Final = "127.0.0.1"
 PORT_MAX: Final = 65_535
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""Linux's limit for the path of a Unix socket (`sun_path`, without its end mark)."""
 
 ORGANISATIONS: Final = (("acme", "Acme Ltd"), ("beta", "Beta GmbH"), ("gamma", "Gamma SA"))
 PEOPLE: Final = (
@@ -220,7 +223,7 @@ def found_network(directory: Path, *, validators: int, hosts: int, base_port: in
         base_port: The first of two ports for each node; 0 for free ones.
 
     Raises:
-        CommandError: ``cli.devnet.not_empty``, ``cli.devnet.ports``.
+        CommandError: ``cli.devnet.not_empty``, ``cli.devnet.path_too_long``, ``cli.devnet.ports``.
     """
     directory = directory.absolute()
     existed = directory.exists()
@@ -231,6 +234,7 @@ def found_network(directory: Path, *, validators: int, hosts: int, base_port: in
             hint="name an empty directory with --dir, or remove what a first start left when it was killed",
         )
     names = [*(f"v{number + 1}" for number in range(validators)), *(f"web{number + 1}" for number in range(hosts))]
+    check_sockets_fit(directory, names)
     ports = _ports(2 * len(names), base_port)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -238,6 +242,22 @@ def found_network(directory: Path, *, validators: int, hosts: int, base_port: in
     except BaseException:
         remove_network(directory, keep_directory=existed)
         raise
+
+
+def check_sockets_fit(directory: Path, names: Sequence[str] = ("web1",)) -> None:
+    """Return when every node's Unix socket below this directory has a path that Linux takes.
+
+    Raises:
+        CommandError: ``cli.devnet.path_too_long``.
+    """
+    length = max(len(os.fsencode(Home(directory / "nodes" / name).socket)) for name in names)
+    if length > SOCKET_PATH_BYTES_MAX:
+        raise CommandError(
+            "cli.devnet.path_too_long",
+            f"the directory's path is too long for the nodes' sockets: {directory}",
+            hint="use a --dir with a shorter path",
+            expected=f"at most {len(os.fsencode(directory)) - (length - SOCKET_PATH_BYTES_MAX)} bytes",
+        )
 
 
 def remove_network(directory: Path, *, keep_directory: bool) -> None:

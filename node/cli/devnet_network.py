@@ -6,6 +6,7 @@ node asks the kernel to be killed when its supervisor ends: even a supervisor th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from node.cli.devnet_layout import PEOPLE, Layout, Node, host_key
 from node.cli.errors import CommandError
+from node.cli.signals import shielded
 from node.config import Home
 from node.keystore import load_key
 from node.local.client import LocalClient
@@ -26,6 +29,9 @@ START_TIMEOUT_S: Final = 60.0
 """How long a node may take until it answers and knows a leader."""
 STOP_TIMEOUT_S: Final = 8.0
 """How long nodes may take to end in order before they are killed."""
+ORPHAN_TIMEOUT_S: Final = 1.0
+"""How long a gateway may take to notice that its node is gone."""
+_PR_SET_CHILD_SUBREAPER: Final = 36
 POLL_S: Final = 0.02
 LOG_LINES_SHOWN: Final = 8
 STATUS_TIMEOUT_S: Final = 3.0
@@ -85,11 +91,30 @@ class LocalNetwork:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._end_orphans()
         self._paused.clear()
         for node in self.layout.nodes:
             self.layout = self.layout.with_pid(node.name, None)
         if self._published:
             self.publish()
+
+    def _end_orphans(self) -> None:
+        """Wait for the gateways that nodes left when they were killed; they end when they notice, or are ended here.
+
+        `adopt_orphans` made them this process's children. Only those whose command line names this network are touched.
+        """
+        deadline = time.monotonic() + ORPHAN_TIMEOUT_S
+        orphans = set(_children_with(str(self.layout.directory)))
+        while orphans:
+            for pid in tuple(orphans):
+                try:
+                    if time.monotonic() > deadline:
+                        os.kill(pid, signal.SIGKILL)
+                    if os.waitpid(pid, os.WNOHANG)[0]:
+                        orphans.discard(pid)
+                except (ChildProcessError, ProcessLookupError):
+                    orphans.discard(pid)
+            time.sleep(POLL_S)
 
     def publish(self) -> None:
         """Replace ``devnet.json`` by what is so now; nothing before the network was ready for the first time."""
@@ -208,8 +233,10 @@ class LocalNetwork:
     def _spawn(self, node: Node) -> None:
         Home(node.home).run.unlink(missing_ok=True)
         node.log.parent.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "node.cli", "node", "start", "--home", str(node.home), "--end-with-parent"]
-        with node.log.open("ab") as log:
+        command = [sys.executable, "-P", "-m", "node.cli", "node", "start", "--home", str(node.home)]
+        command += ["--end-with-parent", str(os.getpid())]
+        # A process that is started is one that is known: no signal comes between the two.
+        with node.log.open("ab") as log, shielded():
             process = subprocess.Popen(
                 [*command, "--log-format", "json"],
                 stdin=subprocess.DEVNULL,
@@ -218,7 +245,7 @@ class LocalNetwork:
                 start_new_session=True,
                 env={name: value for name, value in os.environ.items() if not name.startswith("PATCHWARDEN_")},
             )
-        self._processes[node.name] = process
+            self._processes[node.name] = process
         self._set_pid(node.name, process.pid)
 
     def _running(self, name: str) -> subprocess.Popen[bytes]:
@@ -291,3 +318,20 @@ def _last_lines(node: Node) -> str:
     except OSError:
         return "it left no log"
     return " / ".join(line.strip() for line in lines) or "it left no log"
+
+
+def adopt_orphans() -> None:
+    """Ask the kernel to make this process the parent of whatever its children leave behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _children_with(text: str) -> list[int]:
+    """Return this process's children whose command line holds `text`."""
+    found = []
+    with suppress(OSError):
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+            with suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if os.fsencode(text) in command:
+                    found.append(int(pid))
+    return found

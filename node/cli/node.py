@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.command import Command, Session, group
-from node.cli.errors import CommandError
+from node.cli.errors import EXIT_INTERRUPTED, CommandError
 from node.cli.lazy import Place
 from node.cli.output import fields, table
 from node.cli.params import FILE
@@ -39,6 +39,15 @@ node = group(
             "node.cli.node:verify_store", "Read every row of a stopped node's store and check the chain."
         ),
     },
+)
+
+
+END_WITH_PARENT: Final = click.option(
+    "--end-with-parent",
+    type=int,
+    hidden=True,
+    metavar="PID",
+    help="Be killed when the process PID, which started this one, ends.",
 )
 
 
@@ -135,9 +144,7 @@ def init(session: Session, /, **given: Any) -> None:
 @click.option("--rpc-listen", metavar="ADDRESS:PORT", help="Instead of the setting.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of the setting.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="Default: text on a terminal, JSON elsewhere.")
-@click.option(
-    "--end-with-parent", is_flag=True, hidden=True, help="Be killed when the process that started this one ends."
-)
+@END_WITH_PARENT
 @click.pass_obj
 def start(  # noqa: PLR0917 - one parameter for each option
     session: Session,
@@ -145,7 +152,7 @@ def start(  # noqa: PLR0917 - one parameter for each option
     rpc_listen: str | None,
     log_level: str | None,
     log_format: str | None,
-    end_with_parent: bool,
+    end_with_parent: int | None,
 ) -> None:
     """Run the node in the foreground until SIGTERM or Ctrl-C. Its log goes to standard error."""
     from node.config import Home, load_config
@@ -153,8 +160,8 @@ def start(  # noqa: PLR0917 - one parameter for each option
     place = Home(session.node_home())
     overrides = {"listen": listen, "rpc_listen": rpc_listen, "log_level": log_level}
     config = load_config(place, {name: value for name, value in overrides.items() if value is not None})
-    if end_with_parent:
-        end_with_parent_process()
+    if end_with_parent is not None:
+        end_with_parent_process(end_with_parent)
     _run(place, config, log_format)
 
 
@@ -180,14 +187,14 @@ def _run(home: Home, config: NodeConfig, log_format: str | None) -> None:
     help="How long to wait.",
 )
 @click.pass_obj
-def stop(session: Session) -> None:
+def stop(session: Session, timeout_s: float) -> None:
     """Stop the node that runs at the home, in order, and wait until it is gone."""
     from node.config import Home
     from wire.errors import UnavailableError
 
     place = Home(session.node_home())
     session.client().call("node.stop")
-    deadline = time.monotonic() + session.timeout_s
+    deadline = time.monotonic() + timeout_s
     while place.run.exists() or place.socket.exists():
         if time.monotonic() > deadline:
             raise UnavailableError(
@@ -277,14 +284,17 @@ def _given_key(path: Path | None) -> Any:
     return key
 
 
-def end_with_parent_process() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that happens: a supervisor leaves nothing behind."""
-    parent = os.getppid()
+def end_with_parent_process(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, however that happens: a supervisor leaves nothing behind.
+
+    Args:
+        parent: The process id of the one that started this one; when it has ended already, so does this one.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "the kernel cannot watch the parent process")
     if os.getppid() != parent:
-        raise SystemExit(1)  # It ended before the kernel watched it.
+        raise SystemExit(EXIT_INTERRUPTED)
 
 
 def _status_lines(document: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ def test_help_of_every_command_shows_an_example_and_the_common_options(
     assert "patchwarden " in examples
     for option in ("--output [text|json]", "--debug"):
         assert option in text
-    if any(parameter.name == "rpc" for parameter in command.params):
+    if any(parameter.name == "session_rpc" for parameter in command.params):
         assert "--home DIR" in text
 
 
