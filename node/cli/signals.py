@@ -1,7 +1,7 @@
 """The signals that end a command which has started processes.
 
-They raise, so that everything open is closed; except where that would lose a process that has just been started, and while the ending itself
-is under way.
+They raise, so that everything open is closed; except where that would lose a process that has just been started, and while the ending is
+under way.
 """
 
 from __future__ import annotations
