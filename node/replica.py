@@ -22,6 +22,7 @@ from ledger.state import StateView
 from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted
 from ledger.transition import Executed, execute_block, signature_jobs
 from node.chain import Chain
+from node.machine import REAL_MACHINE, Machine
 from node.storage.block_store import BlockStore
 from wire.certificate import CommitCertificate
 from wire.errors import RejectedError, UnavailableError
@@ -41,9 +42,10 @@ _log = structlog.get_logger("node.replica")
 class LedgerReplica:
     """One node's copy of the ledger, on top of `store`."""
 
-    def __init__(self, store: BlockStore, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: BlockStore, now_ms: Callable[[], int], machine: Machine = REAL_MACHINE) -> None:
         self.store = store
         self.now_ms = now_ms
+        self.machine = machine
         view = StateView(store)
         self.chain_id = view.chain_id
         self.chain = Chain(store, view.height, view.tip.block_hash, view.header.time_ms)
@@ -141,7 +143,7 @@ class LedgerReplica:
         if len(jobs) <= VERIFY_INLINE_MAX:
             good = _verify(jobs)
         else:
-            good = await trio.to_thread.run_sync(_verify, jobs, limiter=self._verifying)
+            good = await self.machine.in_thread(_verify, jobs, limiter=self._verifying)
         for leaf in good:
             self._verified[leaf] = None
         while len(self._verified) > VERIFIED_TRANSACTIONS_MAX:

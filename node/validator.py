@@ -114,6 +114,7 @@ class Validator:
         send: Send,
         entropy: Callable[[int], int],
         metrics: Metrics,
+        make_core: type[Replica] = Replica,
     ) -> None:
         stored = replica.store.load()
         validators = replica.latest_view().validators()
@@ -123,7 +124,7 @@ class Validator:
         self._mempool = mempool
         self._send = send
         self._metrics = metrics
-        self._core = Replica(
+        self._core = make_core(
             Config(
                 chain_id=replica.chain_id,
                 node_id=key.public_key.key_id,
@@ -217,7 +218,7 @@ class Validator:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(self._config.tick_ms / 1000)
+            await self._replica.machine.sleep(self._config.tick_ms / 1000)
             # At most one tick waits: a process that was stopped for a second must not see a second's worth of ticks at once and
             # believe its leader dead before it has read what the leader sent.
             if not self._tick_pending:
@@ -284,7 +285,7 @@ class Validator:
         while True:
             await self._held_ready.wait()
             self._held_ready = trio.Event()
-            await trio.sleep(NOTICE_HOLD_S)
+            await self._replica.machine.sleep(NOTICE_HOLD_S)
             held, self._held = self._held, {}
             for peer, message in held.items():
                 self._send(peer, encode_message(message))
@@ -369,7 +370,7 @@ class Validator:
                 certificates.append(commit.certificate)
         to_persist = [each.persist for each in persists if each.is_to_write]
         if to_persist or blocks or certificates:
-            await trio.to_thread.run_sync(self._write, to_persist, blocks, certificates, limiter=self._writing)
+            await self._replica.machine.in_thread(self._write, to_persist, blocks, certificates, limiter=self._writing)
         for prepared in persists:
             self._report_persisted(prepared)
         self._report_committed(blocks)

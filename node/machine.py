@@ -1,0 +1,47 @@
+"""What a replica needs of the machine it runs on besides disk and network: time that passes, and threads.
+
+One value, so that the whole-cluster simulator runs the very same validator on machines that stop for a while, whose clocks run fast or
+slow, and whose threads end when the simulator says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import trio
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+class InThread(Protocol):
+    """Runs a function that blocks, away from the event loop."""
+
+    async def __call__(
+        self, function: Callable[[*Ts], R], /, *arguments: *Ts, limiter: trio.CapacityLimiter | None = None
+    ) -> R:
+        """Return what ``function(*arguments)`` returns, or raise what it raises."""
+        ...
+
+
+async def run_in_thread(
+    function: Callable[[*Ts], R], /, *arguments: *Ts, limiter: trio.CapacityLimiter | None = None
+) -> R:
+    """Return what ``function(*arguments)`` returns in a thread, or raise what it raises."""
+    return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Time and threads of one machine."""
+
+    sleep: Callable[[float], Awaitable[None]] = trio.sleep
+    """Returns after so many seconds."""
+    in_thread: InThread = run_in_thread
+    """Runs what blocks: writes to the disk, and many signature checks at once."""
+
+
+REAL_MACHINE = Machine()
+"""The one this process runs on."""
