@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
+from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from node.config import Home
 from node.gateway.app import build_app
-from node.gateway.limits import DEFAULT_LIMITS
+from node.gateway.connection import BoundedConnection
+from node.gateway.limits import DEFAULT_LIMITS, GatewayLimits
 from node.local.client import AsyncLocalClient
 from node.telemetry import configure_logging
+
+OTHER_FILES: Final = 64
+"""Open files besides the connections."""
 
 
 def main() -> None:
@@ -26,30 +33,46 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
     configure_logging(level=arguments.log_level)
+    raise_file_limit(DEFAULT_LIMITS.connections_max + OTHER_FILES)
     home = Home(arguments.home)
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_serve(home, listener))
 
 
+def raise_file_limit(count: int) -> None:
+    """Allow this process `count` open files, as far as its hard limit lets it: the usual 1,024 are fewer than its connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def server_config(app: FastAPI, limits: GatewayLimits) -> uvicorn.Config:
+    """Return how uvicorn serves `app` within `limits`."""
+
+    class Connection(BoundedConnection):
+        header_timeout_s = limits.header_timeout_s
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        lifespan="off",
+        ws="none",
+        http=Connection,
+        h11_max_incomplete_event_size=limits.header_bytes_max,
+        limit_concurrency=limits.connections_max,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=1,
+    )
+
+
 async def _serve(home: Home, listener: socket.socket) -> None:
     limits = DEFAULT_LIMITS
     core = AsyncLocalClient(home.socket)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(core, token_path=home.token, limits=limits),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            lifespan="off",
-            ws="none",
-            http="h11",
-            h11_max_incomplete_event_size=limits.header_bytes_max,
-            limit_concurrency=limits.connections_max,
-            timeout_keep_alive=limits.keep_alive_s,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = uvicorn.Server(server_config(build_app(core, token_path=home.token, limits=limits), limits))
     watching = asyncio.create_task(_stop_with_core(server))
     try:
         await server.serve(sockets=[listener])

@@ -25,7 +25,9 @@ class GatewayLimits:
     body_timeout_s: float = 30.0
     """How long the body of one request may take to arrive."""
     keep_alive_s: int = 15
-    """How long an idle connection, or one that trickles its headers, is kept."""
+    """How long a connection is kept idle after an answer."""
+    header_timeout_s: float = 20.0
+    """From a connection's opening, or its last answer, to the next request's whole header; above `keep_alive_s`."""
     header_bytes_max: int = 16 * 1024
     """The request line and all headers."""
     connections_max: int = 1024
