@@ -78,7 +78,8 @@ def test_a_title_may_follow_fields_and_blank_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"\n", b" ", b"From: a" + b" " * 1000, b"=?utf-8?q?", b"Subject: [PATCH", b"[PATCH]", b"Bug: http://", b"?= "]
+    "header",
+    [b"\n", b" ", b"From: a" + b" " * 1000, b"=?utf-8?q?", b"Subject: [PATCH", b"[PATCH]", b"Bug: http://", b"?= "],
 )
 def test_a_header_that_repeats_itself_takes_no_time_to_speak_of(header: bytes) -> None:
     for prefix in (b"Origin: x\n\n", b"Author: ", b"Subject: ", b""):
