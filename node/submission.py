@@ -220,6 +220,10 @@ class Submitter:
             return
         timeout_s = max(FORWARD_RETRY_S, min(FORWARD_TIMEOUT_S, deadline - trio.current_time()))
         answers = await self._forward([t.raw for _, t in pending], timeout_s)
+        unknown = next((answer for answer in answers if answer.status == "unknown"), None)
+        if unknown is not None:
+            # A validator that passed on for us reached nobody; those it did bring there may be brought again.
+            raise UnavailableError(*_reason(unknown))
         for (index, transaction), answer in zip(pending, answers, strict=True):
             # What the leader calls committed may not have reached this node: its height counts when it has.
             if answer.status == "refused":
@@ -257,3 +261,9 @@ class Submitter:
 
 def _unknown(tx_id: Digest | None, error: PatchwardenError | None = None) -> Submitted:
     return Submitted(tx_id, "unknown", error=error)
+
+
+def _reason(result: Submitted) -> tuple[str, str]:
+    if result.error is None:
+        return "node.no_leader", "a peer could not bring the transaction to a leader"
+    return result.error.code, result.error.message

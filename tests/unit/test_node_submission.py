@@ -236,6 +236,20 @@ async def test_follower_that_comes_to_lead_checks_what_it_doubted(cluster: Clust
     assert len(cluster.mempool) == 0
 
 
+async def test_relay_that_reached_nobody_has_admitted_nothing(cluster: Cluster) -> None:
+    """A validator that passes on for a host and finds no leader says `unknown`; only a leader's word is an admission."""
+    cluster.leads = False
+    transaction = _register(cluster.chain, "alice@acme")
+    error = UnavailableError("node.no_leader", "no leader is known")
+    answers = [Submitted(transaction.tx_id, "unknown", error=error), Submitted(transaction.tx_id, "admitted")]
+    cluster.forward_answer = lambda raws: [answers.pop(0)]
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=WAIT_MS)
+    assert (result.status, answers) == ("admitted", [])
+    cluster.forward_answer = lambda raws: [Submitted(transaction.tx_id, "unknown", error=error)]
+    (result,) = await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=150)
+    assert (result.status, result.error and result.error.code) == ("unknown", "node.no_leader")
+
+
 async def test_no_leader_in_time_is_unknown_not_refused(cluster: Cluster) -> None:
     cluster.leads = False
     cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known") for _ in range(100)]
