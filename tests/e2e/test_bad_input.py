@@ -13,6 +13,7 @@ import random
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -627,6 +628,21 @@ def test_replayed_and_invented_host_records(siege: Siege) -> None:
         (siege.sign(other, "web1@acme"), "ledger.host.wrong_previous"),
         (siege.sign(success, "alice@acme"), "ledger.tx.not_authorised"),
     )
+
+
+def test_one_patch_asked_for_many_times_at_once_is_applied_once(siege: Siege, tmp_path: Path) -> None:
+    root = tmp_path / "twin"
+    write_tree(root, patches.BEFORE)
+    call(siege.scene.host, "agent.target.add", name="twin", root=str(root), components=["pkg:deb/debian/foo@1.2"])
+    file = base64.b64encode(siege.release()).decode()
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(call, siege.scene.host, "agent.apply", target="twin", file=file) for _ in range(8)]
+        outcomes = [each.result() for each in asked]
+    assert sorted(each["reason"] for each in outcomes) == ["", *["agent.metadata.already_applied"] * 7]
+    results = [siege.record(each)["result"] for each in outcomes]
+    assert sorted(results) == [*["ERROR_INVALID_METADATA"] * 7, "SUCCESS"]
+    assert (root / "src/frame.c").read_bytes() == patches.AFTER["src/frame.c"].content  # type: ignore[union-attr]
+    call(siege.scene.host, "agent.target.remove", target="twin")
 
 
 # Peers
