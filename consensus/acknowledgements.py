@@ -51,7 +51,7 @@ class AcknowledgementBook:
         return heights
 
     def find_certificate(self, heights: Iterable[int]) -> CommitCertificate | None:
-        """Return a certificate for the highest of `heights` that a majority, this node among it, has acknowledged; or None."""
+        """Return a certificate for the highest of `heights` that enough voters have acknowledged, and this node's disk; or None."""
         durable_height = self._common.log.durable_height
         for height in sorted(heights, reverse=True):
             if self._common.commit_height < height <= durable_height:
@@ -75,16 +75,20 @@ class AcknowledgementBook:
         me = common.config.node_id
         signatures = self._by_height.get(height, {})
         term, block_hash = common.log.term_and_hash(height)
-        if term != common.term or not common.configuration.is_quorum({me, *signatures}):
+        # The configuration that a block makes already rules over that block (Raft 6). It counts its voters and nobody else: neither
+        # learners nor, when it is none of them, this leader.
+        configuration = common.configurations.at(height)
+        assert configuration is not None
+        if term != common.term or not configuration.is_quorum({me, *signatures}):
             return None
         message = acknowledgement_message(common.config.chain_id, term, height, block_hash)
         verified = self._verified.setdefault(height, set())
         for signer, signature in sorted(signatures.items()):
-            if common.configuration.is_quorum({me, *verified}):
+            if configuration.is_quorum({me, *verified}):
                 break
-            if signer in verified:
+            if signer in verified or signer not in configuration.keys:
                 continue
-            if common.configuration.keys[signer].is_valid(message, signature):
+            if configuration.keys[signer].is_valid(message, signature):
                 verified.add(signer)
             else:
                 del signatures[signer]
@@ -92,8 +96,9 @@ class AcknowledgementBook:
                     "consensus.acknowledgement",
                     f"an acknowledgement of {signer.hex()} for height {height} has a signature that does not hold",
                 )
-        if not common.configuration.is_quorum({me, *verified}):
+        if not configuration.is_quorum({me, *verified}):
             return None
         signed = {signer: signatures[signer] for signer in verified}
-        signed[me] = common.sign_acknowledgement(height, block_hash)
+        if configuration.is_voter(me):
+            signed[me] = common.sign_acknowledgement(height, block_hash)
         return CommitCertificate(term, height, block_hash, tuple(sorted(signed.items())))

@@ -18,11 +18,11 @@ class PreCandidacy:
     __slots__ = ("_answers", "_common")
 
     def __init__(self, common: Common) -> None:
-        """Ask every other member."""
+        """Ask every other voter."""
         self._common = common
         self._answers = {common.config.node_id: True}
         last_term, last_height, last_hash = common.last_block
-        for peer in common.others:
+        for peer in common.configuration.other_voters(common.config.node_id):
             common.send(peer, PreVote(common.term + 1, common.config.node_id, last_term, last_height, last_hash))
 
     @property
@@ -43,8 +43,13 @@ class Candidacy:
 
     __slots__ = ("_answers", "_basis", "_common", "_signatures")
 
-    def __init__(self, common: Common) -> None:
-        """Raise the term, vote for this node, and ask every other member when that is durable."""
+    def __init__(self, common: Common, *, transfer: bool = False) -> None:
+        """Raise the term, vote for this node, and ask every other voter when that is durable.
+
+        Args:
+            common: The replica's state.
+            transfer: The leader asked for this election, so those who hear it need not withhold their votes.
+        """
         assert common.log.is_durable, "a candidate claims only blocks that are on its disk"
         self._common = common
         self._basis: LastBlock = common.last_block
@@ -53,8 +58,9 @@ class Candidacy:
         common.hard_state = HardState(common.term + 1, common.config.node_id)
         common.vote_basis = self._basis
         last_term, last_height, last_hash = self._basis
-        for peer in common.others:
-            common.send_bound(peer, RequestVote(common.term, common.config.node_id, last_term, last_height, last_hash))
+        for peer in common.configuration.other_voters(common.config.node_id):
+            request = RequestVote(common.term, common.config.node_id, last_term, last_height, last_hash, transfer)
+            common.send_bound(peer, request)
 
     @property
     def result(self) -> VoteResult:
@@ -72,11 +78,13 @@ class Candidacy:
     def handle_vote(self, message: Vote) -> None:
         """Count the vote if its signature holds; a refusal counts too. The term is known to be the current one."""
         common = self._common
-        if message.voter in self._answers:
+        key = common.configuration.keys.get(message.voter)
+        if key is None or message.voter in self._answers:
+            # Who is no voter was not asked.
             return
         if message.signature is not None:
             signed = vote_message(common.config.chain_id, common.term, common.config.node_id, *self._basis)
-            if not common.configuration.keys[message.voter].is_valid(signed, message.signature):
+            if not key.is_valid(signed, message.signature):
                 common.alarm(
                     "consensus.vote_signature", f"a vote of {message.voter.hex()} has a signature that does not hold"
                 )

@@ -30,6 +30,12 @@ class Certificates:
             if len(self._heights) > RECENT_CERTIFICATES_MAX:
                 del self._encoded[self._heights.pop(0)]
 
+    def reset(self, certificate: CommitCertificate) -> None:
+        """Forget all others: the log begins anew above this one's block."""
+        self._heights.clear()
+        self._encoded.clear()
+        self.add(certificate)
+
     def find(self, height_above: int, height_max: int) -> tuple[int, bytes] | None:
         """Return height and encoding of the highest certificate from `height_above` + 1 to `height_max`, or None."""
         index = bisect_right(self._heights, height_max)

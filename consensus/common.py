@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from consensus.certificates import Certificates
 from consensus.config import Config, Role, Stored
-from consensus.effects import NO_EFFECTS, Effects, Outgoing, Persist
+from consensus.effects import NO_EFFECTS, Effects, NeedSnapshot, Outgoing, Persist
 from consensus.log import LogReader, Position, RaftLog, Write, check_stored
-from consensus.membership import build_configuration
+from consensus.membership import Configuration, Configurations, build_configuration
 from consensus.messages import Entry, Message, NodeId
 from wire.certificate import (
     CommitCertificate,
     ElectionCertificate,
     acknowledgement_message,
-    verify_commit_certificate,
+    verify_commit_quorums,
     vote_message,
 )
 from wire.hashing import Digest
@@ -27,7 +27,20 @@ LastBlock = tuple[int, int, Digest]
 class Outbox:
     """The effects of one step while it runs."""
 
-    __slots__ = ("after_persist", "alarms", "apply", "certificate", "elected", "send", "stepped_down", "write")
+    __slots__ = (
+        "after_persist",
+        "alarms",
+        "apply",
+        "certificate",
+        "elected",
+        "need_snapshot",
+        "reads_ready",
+        "reads_refused",
+        "removed",
+        "send",
+        "stepped_down",
+        "write",
+    )
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -38,6 +51,10 @@ class Outbox:
         self.certificate: CommitCertificate | None = None
         self.elected: ElectionCertificate | None = None
         self.stepped_down = False
+        self.removed = False
+        self.reads_ready: list[tuple[int, int]] = []
+        self.reads_refused: list[int] = []
+        self.need_snapshot: NeedSnapshot | None = None
         self.alarms: list[str] = []
 
 
@@ -48,9 +65,7 @@ class Common:
         """Begin with what is on disk; see `Replica`."""
         check_stored(reader, stored.hard_state.term, stored.commit_height)
         self.config = config
-        self.configuration = build_configuration(config.validators)
-        self.is_voter = self.configuration.is_member(config.node_id)
-        self.others = self.configuration.others(config.node_id)
+        self.configurations = Configurations(stored.configurations or ((0, build_configuration(config.validators)),))
         self.log = RaftLog(reader, config.recent_bytes_max)
         self.certificates = Certificates(reader, stored.commit_certificate)
         self.hard_state = stored.hard_state
@@ -74,6 +89,21 @@ class Common:
     def term(self) -> int:
         """The current term."""
         return self.hard_state.term
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration that rules at the end of the log, as far as this node can know it."""
+        return self.configurations.latest
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node votes in it."""
+        return self.configurations.latest.is_voter(self.config.node_id)
+
+    def may_sign(self, height: int) -> bool:
+        """Return whether this node's acknowledgement of the block at `height` counts."""
+        configuration = self.configurations.at(height)
+        return configuration is not None and configuration.is_voter(self.config.node_id)
 
     @property
     def last_block(self) -> LastBlock:
@@ -104,12 +134,14 @@ class Common:
         return self.config.key.sign(acknowledgement_message(self.config.chain_id, self.term, height, block_hash))
 
     def verify_certificate(self, certificate: CommitCertificate) -> None:
-        """Return only when the certificate proves its block committed.
+        """Return only when the certificate proves its block committed, under the configuration that rules at its height.
 
         Raises:
-            InvalidCertificateError: As `wire.certificate.verify_commit_certificate`.
+            InvalidCertificateError: As `wire.certificate.verify_commit_quorums`.
         """
-        verify_commit_certificate(certificate, self.config.chain_id, self.configuration.keys)
+        # Who ruled long ago is forgotten; then the oldest that is known must do, for alarms only: what is committed needs no proof.
+        configuration = self.configurations.at(certificate.height) or self.configurations.tracked[0][1]
+        verify_commit_quorums(certificate, self.config.chain_id, configuration.quorums)
 
     # Effects
 
@@ -133,6 +165,7 @@ class Common:
         assert self.commit_height < certificate.height <= self.log.durable_height
         assert self.log.contains(certificate.height, certificate.block_hash)
         low = self.commit_height + 1
+        was_member = self._is_committed_member()
         while low <= certificate.height:
             batch = self.log.entries(low, certificate.height - low + 1, BLOCK_BYTES_MAX)
             self.out.apply.extend(batch)
@@ -140,6 +173,13 @@ class Common:
         self.commit_height = certificate.height
         self.certificates.add(certificate)
         self.out.certificate = certificate
+        self.configurations.forget_below(self.commit_height)
+        if was_member and not self._is_committed_member():
+            self.out.removed = True
+
+    def _is_committed_member(self) -> bool:
+        configuration = self.configurations.at(self.commit_height)
+        return configuration is not None and configuration.is_member(self.config.node_id)
 
     def take_effects(self) -> Effects:
         """Return what this step collected, and begin the next one."""
@@ -155,7 +195,16 @@ class Common:
             persist = Persist(hard_state)
         else:
             persist = None
-        if persist is None and not (out.send or out.apply or out.elected or out.stepped_down or out.alarms):
+        if persist is None and not (
+            out.send
+            or out.apply
+            or out.elected
+            or out.stepped_down
+            or out.reads_ready
+            or out.reads_refused
+            or out.need_snapshot
+            or out.alarms
+        ):
             return NO_EFFECTS
         self.out = Outbox()
         return Effects(
@@ -166,5 +215,9 @@ class Common:
             certificate=out.certificate,
             elected=out.elected,
             stepped_down=out.stepped_down,
+            removed=out.removed,
+            reads_ready=tuple(out.reads_ready),
+            reads_refused=tuple(out.reads_refused),
+            need_snapshot=out.need_snapshot,
             alarms=tuple(out.alarms),
         )

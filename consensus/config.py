@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from consensus import limits
 from consensus.effects import HardState
+from consensus.membership import Configuration, ConfigurationAt
 from consensus.messages import NodeId
+from consensus.progress import ProgressState
 from wire.certificate import CommitCertificate
 from wire.hashing import Digest
 from wire.keys import PrivateKey, PublicKey
@@ -33,8 +35,8 @@ class Config:
     """The key id of `key`."""
     key: PrivateKey
     """The Ed25519 node key."""
-    validators: tuple[PublicKey, ...]
-    """Keys of all voting members, this node usually among them; a node that is not only follows."""
+    validators: tuple[PublicKey, ...] = ()
+    """Who votes when `Stored.configurations` does not say it: the founding validators. A node that is not among them only follows."""
     election_ticks: int = limits.ELECTION_TICKS
     heartbeat_ticks: int = limits.HEARTBEAT_TICKS
     append_bytes_max: int = limits.APPEND_BYTES_MAX
@@ -64,6 +66,22 @@ class Stored:
     """The height that the ledger has applied; 0 for genesis only."""
     commit_certificate: CommitCertificate | None = None
     """The certificate with the greatest height, at most `commit_height`; None at genesis."""
+    configurations: tuple[ConfigurationAt, ...] = ()
+    """The configuration that rules at `commit_height`, with that height or the one of the block that made it; then one for each block of
+    the log above it that changed it, ascending. Empty: `Config.validators` vote at every height."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProgress:
+    """What a leader knows about one peer."""
+
+    state: ProgressState
+    match_height: int
+    """Up to here the peer's log is durable and the leader's."""
+    commit_height: int
+    """The peer's commit height, as it last said."""
+    is_heard: bool
+    """It answered since the last quorum check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +106,18 @@ class Status:
     """When leading: which peers answered since the last quorum check. Else empty."""
     round_confirmed: int
     """When leading: the latest heartbeat round that a majority has answered, this node included. Else 0."""
+    configuration: Configuration
+    """The one that rules at the end of the log, as far as it is durable or proposed by this node."""
+    configuration_height: int
+    """The block since which it rules, or a later one at or below the commit height."""
+    can_change_configuration: bool
+    """When leading: `Propose` takes a configuration now. Else False."""
+    transfer_to: NodeId | None
+    """When leading: who is to take over, while proposals are refused for it."""
+    progress: Mapping[NodeId, PeerProgress]
+    """When leading: each peer that gets blocks, learners and those on their way out included. Else empty."""
+
+    @property
+    def is_configuration_committed(self) -> bool:
+        """Whether `configuration` is for good."""
+        return self.configuration_height <= self.commit_height

@@ -9,6 +9,7 @@ follower       precandidate                                           election t
 precandidate   candidate                                              a majority would vote for it
 candidate      leader                                                 a majority did, its own vote durable
 any            follower                                               a higher term, or a leader of its own term
+follower       candidate                                              the leader asks it to take over
 leader         follower                                               no majority heard for an election timeout
 =============  =====================================================  ==============
 
@@ -29,14 +30,18 @@ from consensus.effects import (
     EntriesRefused,
     Event,
     HardState,
+    InstalledSnapshot,
     PeerReachable,
     PeerUnreachable,
     Persisted,
     Propose,
+    ReadIndex,
     Received,
     Tick,
+    TransferLeadership,
+    hard_state_after_snapshot,
 )
-from consensus.errors import ProposalRefusedError
+from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.follower import Following
 from consensus.leader import Leadership
 from consensus.limits import TERM_STEP_MAX
@@ -48,10 +53,17 @@ from consensus.messages import (
     NodeId,
     PreVote,
     PreVoteReply,
+    ReadIndexReply,
+    ReadIndexRequest,
     RequestVote,
+    SnapshotOffer,
+    TimeoutNow,
     Vote,
+    author_of,
 )
 from consensus.quorum import VoteResult
+from consensus.reads import ForwardedReads, Read
+from consensus.voter import answer_pre_vote, may_support, must_withhold
 from wire.hashing import Digest
 
 __all__ = ["Config", "HardState", "LogReader", "Replica", "Role", "Status", "Stored"]
@@ -60,7 +72,7 @@ __all__ = ["Config", "HardState", "LogReader", "Replica", "Role", "Status", "Sto
 class Replica:
     """One Raft replica. Not thread-safe: one task owns it."""
 
-    __slots__ = ("_candidacy", "_common", "_following", "_leadership", "_precandidacy", "_refused")
+    __slots__ = ("_candidacy", "_common", "_following", "_forwarded", "_leadership", "_precandidacy", "_refused")
 
     def __init__(self, config: Config, stored: Stored, log: LogReader, entropy: Callable[[int], int]) -> None:
         """Start as a follower with what the disk holds.
@@ -69,7 +81,8 @@ class Replica:
             config: Identity, validators and limits.
             stored: Hard state and commit height from disk.
             log: Reads the durable log.
-            entropy: ``entropy(n)`` returns an integer from 0 to n - 1; spreads election timeouts.
+            entropy: ``entropy(n)`` returns an integer from 0 to n - 1; spreads election timeouts, and makes this run's reads unlike those
+                of the last one.
 
         Raises:
             StoredStateError: ``consensus.stored.*`` when what the disk holds contradicts itself.
@@ -77,6 +90,7 @@ class Replica:
         self._common = Common(config, stored, log, entropy)
         self._refused: dict[Digest, int] = {}
         self._following = Following(self._common, self._refused)
+        self._forwarded = ForwardedReads(self._common, entropy)
         self._precandidacy: PreCandidacy | None = None
         self._candidacy: Candidacy | None = None
         self._leadership: Leadership | None = None
@@ -99,14 +113,34 @@ class Replica:
             match=leadership.match if leadership else MappingProxyType({}),
             heard=leadership.heard if leadership else MappingProxyType({}),
             round_confirmed=leadership.round_confirmed if leadership else 0,
+            configuration=common.configuration,
+            configuration_height=common.configurations.latest_height,
+            can_change_configuration=leadership.can_change_configuration if leadership else False,
+            transfer_to=leadership.transfer_to if leadership else None,
+            progress=leadership.progress if leadership else MappingProxyType({}),
+        )
+
+    def needs_snapshot(self, height: int, term: int, block_hash: Digest) -> bool:
+        """Return whether this node may give up its log for a snapshot of that block, and has something from it.
+
+        Not below what is committed here. Not when the block is in the log: what stands upon it may be acknowledged, and others count on
+        it. And not when the log ends at a higher position: who has acknowledged that must not come to vote for less (docs/spec/consensus.md
+        6.3); then a snapshot of a later leader's block will do.
+        """
+        common = self._common
+        return (
+            common.role is Role.FOLLOWER
+            and height > common.commit_height
+            and (term, height) >= common.log.position
+            and not common.log.contains(height, block_hash)
         )
 
     def step(self, event: Event) -> Effects:
         """Take one event in and return what the driver must do; `consensus/effects.py` states the driver's duties.
 
         Raises:
-            ProposalRefusedError: For `Propose` only: ``consensus.not_leader``, ``consensus.stale_proposal`` or
-                ``consensus.window_full``; nothing has changed.
+            ProposalRefusedError: For `Propose` only; nothing has changed.
+            TransferRefusedError: For `TransferLeadership` only; nothing has changed.
         """
         match event:
             case Received(message, sender):
@@ -115,31 +149,53 @@ class Replica:
                 self._note_persisted(event)
             case Tick():
                 self._tick()
-            case Propose(entry):
-                if self._leadership is None:
+            case EntriesRefused(height, block_hash, reason):
+                self._note_refused(height, block_hash, reason)
+            case ReadIndex(request_id):
+                if self._leadership is not None:
+                    self._leadership.read(Read(request_id))
+                else:
+                    self._forwarded.add(request_id)
+            case InstalledSnapshot():
+                self._install(event)
+            case Propose() | TransferLeadership() | PeerUnreachable() | PeerReachable():
+                self._lead(event)
+            case _ as never:
+                assert_never(never)
+        return self._common.take_effects()
+
+    def _lead(self, event: Propose | TransferLeadership | PeerUnreachable | PeerReachable) -> None:
+        leadership = self._leadership
+        match event:
+            case Propose(entry, configuration):
+                if leadership is None:
                     raise ProposalRefusedError(
                         "consensus.not_leader",
                         "only the leader proposes blocks",
                         hint="send the transactions to the leader",
                     )
-                self._leadership.propose(entry)
-            case EntriesRefused(height, block_hash, reason):
-                self._note_refused(height, block_hash, reason)
+                leadership.propose(entry, configuration)
+            case TransferLeadership(to):
+                if leadership is None:
+                    raise TransferRefusedError(
+                        "consensus.not_leader", "only the leader hands leadership over", hint="ask the leader"
+                    )
+                leadership.transfer(to)
             case PeerUnreachable(peer):
-                if self._leadership is not None:
-                    self._leadership.note_unreachable(peer)
+                if leadership is not None:
+                    leadership.note_unreachable(peer)
             case PeerReachable(peer):
-                if self._leadership is not None:
-                    self._leadership.note_reachable(peer)
+                if leadership is not None:
+                    leadership.note_reachable(peer)
             case _ as never:
                 assert_never(never)
-        return self._common.take_effects()
 
     # Time
 
     def _tick(self) -> None:
         common = self._common
         common.ticks += 1
+        self._forwarded.tick()
         if self._leadership is not None:
             if not self._leadership.tick():
                 self._become_follower(common.term, None)
@@ -165,15 +221,18 @@ class Replica:
         assert self._precandidacy is not None
         match self._precandidacy.result:
             case VoteResult.WON:
-                self._set_role(Role.CANDIDATE, None)
-                self._common.draw_election_timeout()
-                self._candidacy = Candidacy(self._common)
-                self._following = Following(self._common, self._refused)
+                self._stand(transfer=False)
             case VoteResult.LOST:
                 # The timer keeps running: the next poll comes after the timeout, not at once.
                 self._set_role(Role.FOLLOWER, None)
             case VoteResult.PENDING:
                 pass
+
+    def _stand(self, *, transfer: bool) -> None:
+        self._set_role(Role.CANDIDATE, None)
+        self._common.draw_election_timeout()
+        self._candidacy = Candidacy(self._common, transfer=transfer)
+        self._following = Following(self._common, self._refused)
 
     def _conclude_election(self) -> None:
         assert self._candidacy is not None
@@ -202,8 +261,13 @@ class Replica:
         self._following = Following(common, self._refused)
 
     def _set_role(self, role: Role, leader: NodeId | None) -> None:
-        self._common.role = role
-        self._common.leader = leader
+        common = self._common
+        if self._leadership is not None:
+            self._leadership.refuse_reads()
+            common.configurations.withdraw()
+        self._forwarded.refuse_all()
+        common.role = role
+        common.leader = leader
         self._precandidacy = None
         self._candidacy = None
         self._leadership = None
@@ -213,6 +277,7 @@ class Replica:
     def _note_persisted(self, event: Persisted) -> None:
         common = self._common
         common.hard_state_durable = event.hard_state
+        common.configurations.note_written(event.truncate_from, event.configurations, common.commit_height)
         if self._candidacy is not None:
             self._candidacy.note_durable()
             self._conclude_election()
@@ -232,43 +297,90 @@ class Replica:
             self._become_follower(common.term, None)
         self._following.note_refused(height, block_hash, reason)
 
+    def _install(self, event: InstalledSnapshot) -> None:
+        common, configurations = self._common, self._common.configurations
+        assert self.needs_snapshot(event.height, event.term, event.block_hash), "asked before it was installed"
+        self._following.drop_held()
+        assert common.hard_state == common.hard_state_durable, "nothing was being written"
+        common.hard_state_durable = hard_state_after_snapshot(common.hard_state, event.term)
+        if event.term > common.term:
+            self._become_follower(event.term, None)
+        was_member = configurations.latest.is_member(common.config.node_id)
+        configurations.reset(event.height, event.configuration)
+        common.log.reload()
+        assert (common.log.last_height, common.log.last_hash) == (event.height, event.block_hash)
+        common.commit_height = event.height
+        common.certificates.reset(event.certificate)
+        common.out.removed = was_member and not event.configuration.is_member(common.config.node_id)
+        self._following = Following(common, self._refused)
+        self._following.reply()
+
     # Messages
 
     def _receive(self, message: Message, sender: NodeId) -> None:
         common = self._common
-        if not common.configuration.is_member(sender) or sender == common.config.node_id:
-            common.alarm("consensus.stranger", f"a message came from {sender.hex()}, which is no other validator")
+        if sender == common.config.node_id or not self._is_admitted(message, sender):
+            common.alarm("consensus.stranger", f"a message came from {sender.hex()}, which is no other member")
             return
-        if _author(message) != sender:
-            common.alarm("consensus.sender", f"{sender.hex()} sent a message in the name of {_author(message).hex()}")
+        if author_of(message) != sender:
+            common.alarm("consensus.sender", f"{sender.hex()} sent a message in the name of {author_of(message).hex()}")
             return
         if message.term > common.term + TERM_STEP_MAX:
             common.alarm("consensus.term", f"{sender.hex()} names term {message.term}, far ahead of {common.term}")
             return
         match message:
-            case Append():
-                self._receive_append(message)
-            case AppendReply():
-                if message.term > common.term:
-                    self._become_follower(message.term, None)
-                elif message.term == common.term and self._leadership is not None:
-                    self._leadership.handle_reply(message)
+            case Append() | SnapshotOffer():
+                self._receive_from_leader(message)
             case PreVote():
-                self._receive_pre_vote(message)
-            case PreVoteReply():
-                self._receive_pre_vote_reply(message)
+                answer_pre_vote(common, message)
             case RequestVote():
                 self._receive_request_vote(message)
-            case Vote():
-                if message.term > common.term:
-                    self._become_follower(message.term, None)
-                elif message.term == common.term and self._candidacy is not None:
-                    self._candidacy.handle_vote(message)
-                    self._conclude_election()
+            case TimeoutNow():
+                self._receive_timeout_now(message)
+            case PreVoteReply():
+                self._receive_pre_vote_reply(message)
+            case AppendReply() | Vote() | ReadIndexRequest() | ReadIndexReply():
+                self._receive_in_term(message)
             case _ as never:
                 assert_never(never)
 
-    def _receive_append(self, message: Append) -> None:
+    def _receive_in_term(self, message: AppendReply | Vote | ReadIndexRequest | ReadIndexReply) -> None:
+        """Take in what means something in its own term only. A voter's later term is followed; readers only wait for an answer."""
+        common = self._common
+        if message.term > common.term and isinstance(message, AppendReply | Vote):
+            self._become_follower(message.term, None)
+        if message.term != common.term:
+            return
+        match message:
+            case AppendReply():
+                if self._leadership is not None:
+                    self._leadership.handle_reply(message)
+            case Vote():
+                if self._candidacy is not None:
+                    self._candidacy.handle_vote(message)
+                    self._conclude_election()
+            case ReadIndexRequest(_, follower, number):
+                if self._leadership is not None:
+                    self._leadership.read(Read(number, follower))
+            case ReadIndexReply():
+                if message.leader == common.leader:
+                    self._forwarded.handle_reply(message)
+            case _ as never:
+                assert_never(never)
+
+    def _is_admitted(self, message: Message, sender: NodeId) -> bool:
+        """Return whether the sender is a member, or may be one without this node's knowing it yet.
+
+        Changes that are decided may not have come here, so somebody unknown may lead or be elected (thesis 4.1): it is listened to as long
+        as no leader is heard. A node that hears its leader cannot be led astray by whoever was removed, or never was a member.
+        """
+        common = self._common
+        if sender == common.leader or common.configurations.names(sender):
+            return True
+        may_lead = isinstance(message, Append | SnapshotOffer | PreVote | RequestVote)
+        return may_lead and common.role is not Role.LEADER and not common.hears_leader()
+
+    def _receive_from_leader(self, message: Append | SnapshotOffer) -> None:
         common = self._common
         if message.term < common.term:
             # Tells a leader that was overtaken, and lets one with a lower term than this node's find out.
@@ -291,9 +403,15 @@ class Replica:
             )
             return
         common.election_elapsed = 0
-        self._following.handle_append(message)
+        match message:
+            case Append():
+                self._following.handle_append(message)
+            case SnapshotOffer():
+                self._following.handle_offer(message)
+            case _ as never:
+                assert_never(never)
 
-    def _refuse_stale(self, message: Append) -> AppendReply:
+    def _refuse_stale(self, message: Append | SnapshotOffer) -> AppendReply:
         common = self._common
         return AppendReply(
             term=common.term,
@@ -301,26 +419,13 @@ class Replica:
             ok=False,
             match_height=0,
             received_height=0,
-            reject_height=message.prev_height,
+            reject_height=message.prev_height if isinstance(message, Append) else 0,
             hint_term=0,
             hint_height=0,
             commit_height=common.commit_height,
             round_id=0,
             acknowledgements=(),
         )
-
-    def _receive_pre_vote(self, message: PreVote) -> None:
-        common = self._common
-        granted = (
-            common.is_voter
-            and message.term > common.term
-            and common.role is not Role.LEADER
-            and not common.hears_leader()
-            and self._may_support(message)
-        )
-        # A refusal names our own term, so that a candidate that is behind catches up; a grant names the candidate's and binds nobody.
-        term = message.term if granted else common.term
-        common.send(message.candidate, PreVoteReply(term, granted, common.config.node_id))
 
     def _receive_pre_vote_reply(self, message: PreVoteReply) -> None:
         if not message.granted and message.term > self._common.term:
@@ -332,19 +437,17 @@ class Replica:
     def _receive_request_vote(self, message: RequestVote) -> None:
         common = self._common
         if message.term > common.term:
-            if not message.transfer and (common.role is Role.LEADER or common.hears_leader()):
-                # A leader that is heard is not deposed by somebody who does not hear it (Raft 6, last problem): not even the term moves.
+            if must_withhold(common, message):
                 return
             self._become_follower(message.term, None)
         basis = (message.last_term, message.last_height, message.last_hash)
         voted_for = common.hard_state.voted_for
         granted = (
-            common.is_voter
-            and message.term == common.term
+            message.term == common.term
             and common.leader is None
             # Once more for the same request only: after a restart nobody knows any more what was signed.
             and (voted_for is None or (voted_for == message.candidate and common.vote_basis == basis))
-            and self._may_support(message)
+            and may_support(common, message)
         )
         if granted:
             if voted_for is None:
@@ -358,37 +461,10 @@ class Replica:
         else:
             common.send_bound(message.candidate, Vote(common.term, False, common.config.node_id, None))
 
-    def _may_support(self, message: PreVote | RequestVote) -> bool:
-        """Return whether the candidate's log may lead ours: at least as up to date, and not against what is committed here."""
+    def _receive_timeout_now(self, message: TimeoutNow) -> None:
         common = self._common
-        last_height, last_hash = message.last_height, message.last_hash
-        if not common.is_up_to_date((message.last_term, last_height)):
-            return False
-        if last_height < common.commit_height:
-            common.alarm(
-                "consensus.fork", f"{message.candidate.hex()} stands for election without what is committed here"
-            )
-            return False
-        if last_height <= common.log.last_height:
-            term, block_hash = common.log.term_and_hash(last_height)
-            if block_hash != last_hash and (last_height == common.commit_height or term == message.last_term):
-                common.alarm(
-                    "consensus.equivocation",
-                    f"two blocks at height {last_height}: {block_hash.hex()} and {last_hash.hex()} of {message.candidate.hex()}",
-                )
-                return False
-        return True
-
-
-def _author(message: Message) -> NodeId:
-    match message:
-        case Append():
-            return message.leader
-        case AppendReply():
-            return message.follower
-        case PreVote() | RequestVote():
-            return message.candidate
-        case PreVoteReply() | Vote():
-            return message.voter
-        case _ as never:
-            assert_never(never)
+        if (message.term, message.leader) != (common.term, common.leader) or common.role is not Role.FOLLOWER:
+            return
+        # The leader has seen this node's disk hold everything; if more has come since, the hand-over was given up.
+        if common.is_voter and common.log.is_durable:
+            self._stand(transfer=True)

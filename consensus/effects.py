@@ -18,6 +18,11 @@ The driver's contract, in full:
 5. `send_after_persist` leaves when the `persist` of the same effects is durable, never before.
 6. `apply` and `certificate` are committed: the ledger makes them its state in one synced batch, in order, each exactly once.
 7. A failed write ends the process. Nothing is retried.
+8. A block whose execution changes who votes or learns is reported as such: by `Propose` when this node makes it, and by `Persisted` when
+   it is durable, also when this node made it.
+9. A snapshot is installed only while nothing else is being written, only when `Replica.needs_snapshot` says so at that moment, in one
+   synced write that keeps the hard state (`hard_state_after_snapshot`); then comes `InstalledSnapshot`, or a new `Replica`.
+10. Blocks are pruned between two steps, never above the commit height, and their `term_and_hash` is kept for the height below the first.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from consensus.membership import Configuration, ConfigurationAt
 from consensus.messages import Entry, Message, NodeId
 from wire.certificate import CommitCertificate, ElectionCertificate
 from wire.hashing import Digest
@@ -38,6 +44,11 @@ class HardState:
     """The latest term this validator has seen, 0 or more."""
     voted_for: NodeId | None = None
     """The candidate that got this validator's vote in `term`."""
+
+
+def hard_state_after_snapshot(hard_state: HardState, term: int) -> HardState:
+    """Return what must be on disk beside a snapshot whose block is of `term`: no log is ahead of the stored term, no vote is forgotten."""
+    return hard_state if term <= hard_state.term else HardState(term, None)
 
 
 # Events
@@ -62,6 +73,8 @@ class Propose:
 
     entry: Entry
     """Term: the current one. Height: the last one plus one."""
+    configuration: Configuration | None = None
+    """What the block's execution made of the configuration, when it changed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,10 @@ class Persisted:
     """Hash of that block; of genesis at height 0."""
     hard_state: HardState
     """The hard state on disk now."""
+    truncate_from: int | None = None
+    """The `truncate_from` of what was written; None also when the truncation was dropped because a block was refused."""
+    configurations: tuple[ConfigurationAt, ...] = ()
+    """For each block in this write that changed the configuration its height and the configuration after it, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +117,50 @@ class PeerReachable:
     peer: NodeId
 
 
-Event: TypeAlias = Tick | Received | Propose | Persisted | EntriesRefused | PeerUnreachable | PeerReachable
+@dataclass(frozen=True, slots=True)
+class TransferLeadership:
+    """This node, as leader, shall hand leadership to another voter. Proposals are refused until it has, or has failed to."""
+
+    to: NodeId | None = None
+    """Who shall lead; None for whoever is furthest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndex:
+    """Somebody wants to read what is committed, nothing older than this moment (Raft 6.4 of the thesis).
+
+    It is answered by `Effects.reads_ready` or `Effects.reads_refused`, exactly once, here and now or by a later step.
+    """
+
+    request_id: int
+    """The driver's name for the request, different from those that are pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledSnapshot:
+    """The disk holds a snapshot now and no block above it. `Replica.needs_snapshot` allowed it, and nothing was being written."""
+
+    height: int
+    term: int
+    block_hash: Digest
+    configuration: Configuration
+    """The one that rules at `height`."""
+    certificate: CommitCertificate
+    """For this very block; the driver has verified it."""
+
+
+Event: TypeAlias = (
+    Tick
+    | Received
+    | Propose
+    | Persisted
+    | EntriesRefused
+    | PeerUnreachable
+    | PeerReachable
+    | TransferLeadership
+    | ReadIndex
+    | InstalledSnapshot
+)
 
 
 # Effects
@@ -127,6 +187,15 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedSnapshot:
+    """The leader no longer has the next block that this node needs: a snapshot must come from somewhere."""
+
+    leader: NodeId
+    height_min: int
+    """The snapshot's block has this height or a greater one; then the leader has everything above it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Effects:
     """What the driver must do after one step, in the order of the fields."""
 
@@ -144,6 +213,14 @@ class Effects:
     """This node leads from now on: it must propose a block upon `last_hash` that carries this certificate."""
     stepped_down: bool = False
     """This node led until now and does so no more."""
+    removed: bool = False
+    """It is committed that this node neither votes nor learns any more: its consensus is over. Comes once."""
+    reads_ready: tuple[tuple[int, int], ...] = ()
+    """(request id, height) of reads that may be answered, from a state at that height or above it."""
+    reads_refused: tuple[int, ...] = ()
+    """Request ids of reads that cannot be confirmed now: no leader, a leader that changed, or too many. They may be asked again."""
+    need_snapshot: NeedSnapshot | None = None
+    """Comes again with each heartbeat until a snapshot is installed."""
     alarms: tuple[str, ...] = ()
     """Each a stable code, a colon and a sentence: what an honest network never shows."""
 

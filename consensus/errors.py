@@ -12,7 +12,15 @@ class MalformedMessageError(MalformedError):
 class ProposalRefusedError(UnavailableError):
     """A block cannot be proposed here and now; nothing was changed.
 
-    Codes: ``consensus.not_leader``, ``consensus.stale_proposal``, ``consensus.window_full``.
+    Codes: ``consensus.not_leader``, ``consensus.stale_proposal``, ``consensus.window_full``, ``consensus.transferring``,
+    ``consensus.configuration_busy``, ``consensus.leaving``.
+    """
+
+
+class TransferRefusedError(UnavailableError):
+    """Leadership cannot be handed over here and now; nothing was changed.
+
+    Codes: ``consensus.not_leader``, ``consensus.transfer.target``, ``consensus.transfer.nobody``.
     """
 
 

@@ -6,8 +6,9 @@ Source: Raft 5.3; docs/spec/consensus.md 5 and 6.
 from __future__ import annotations
 
 from consensus.common import Common
+from consensus.effects import NeedSnapshot
 from consensus.limits import ACKNOWLEDGEMENTS_MAX, RECENT_CERTIFICATES_MAX, REFUSED_BLOCKS_MAX
-from consensus.messages import Acknowledgement, Append, AppendReply, Entry
+from consensus.messages import Acknowledgement, Append, AppendReply, Entry, SnapshotOffer
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
 from wire.errors import RejectedError
 from wire.hashing import Digest
@@ -74,6 +75,16 @@ class Following:
             self._acknowledged_height = 0
             self.reply()
 
+    def handle_offer(self, message: SnapshotOffer) -> None:
+        """Say where this node stands, and that it needs a snapshot if so. The leader and its term are known to be right."""
+        common = self._common
+        self._round_id = max(self._round_id, message.round_id)
+        self._leader_commit_height = max(self._leader_commit_height, message.commit_height)
+        if common.commit_height < message.first_height - 1:
+            common.out.need_snapshot = NeedSnapshot(message.leader, message.first_height - 1)
+        self._acknowledged_height = 0
+        self.reply()
+
     def note_durable(self) -> None:
         """Commit and acknowledge what has become durable."""
         self._commit()
@@ -124,8 +135,6 @@ class Following:
 
     def _sign_upto(self, height: int) -> tuple[Acknowledgement, ...]:
         common = self._common
-        if not common.is_voter:
-            return ()
         low = max(common.commit_height, self._leader_commit_height, self._acknowledged_height)
         signed: list[Acknowledgement] = []
         while height > low and len(signed) < ACKNOWLEDGEMENTS_MAX:
@@ -134,6 +143,10 @@ class Following:
                 term, block_hash = common.log.term_and_hash(height)
                 if term != common.term:
                     break
+                if not common.may_sign(height):
+                    # Whose word does not count at this height does not give it; a change may lie below, so the search goes on.
+                    height -= 1
+                    continue
                 known = Acknowledgement(height, block_hash, common.sign_acknowledgement(height, block_hash))
                 self._acknowledgements[height] = known
             signed.append(known)
@@ -147,6 +160,9 @@ class Following:
         if message.prev_height > log.last_height:
             self._reject(message.prev_height, log.last_height, message.prev_term)
             return False
+        if message.prev_height < log.first_height - 1:
+            # What was pruned here is committed, and every leader has it.
+            return True
         term, block_hash = log.term_and_hash(message.prev_height)
         if block_hash == message.prev_hash:
             return True
@@ -162,6 +178,8 @@ class Following:
         """Return up to where the log agrees, and the entries after that which it lacks or contradicts; None to drop the append."""
         common, log = self._common, self._common.log
         for index, entry in enumerate(message.entries):
+            if entry.height < log.first_height - 1:
+                continue
             if entry.height <= log.last_height:
                 term, block_hash = log.term_and_hash(entry.height)
                 if block_hash == entry.block_hash:
@@ -212,6 +230,8 @@ class Following:
             self._pending[certificate.height] = certificate
 
     def _check_fork(self, certificate: CommitCertificate) -> None:
+        if certificate.height < self._common.log.first_height - 1:
+            return
         _, block_hash = self._common.log.term_and_hash(certificate.height)
         if block_hash != certificate.block_hash and self._is_valid(certificate):
             self._alarm_fork(certificate.height, block_hash, certificate.block_hash)

@@ -64,3 +64,12 @@ REFUSED_BLOCKS_MAX: Final = 64
 
 RECENT_CERTIFICATES_MAX: Final = 256
 """Commit certificates kept in memory for followers that are close behind."""
+
+CONFIGURATION_HISTORY_MAX: Final = 8
+"""Configurations of committed blocks that are remembered besides the one that rules: their members are no strangers."""
+
+LEAVING_TIMEOUTS: Final = 20
+"""Least election timeouts during which a leader still sends to a node that is no member any more, so that it learns of it."""
+
+READS_PENDING_MAX: Final = 4096
+"""Linearizable reads that await their confirmation at one replica; more are refused."""

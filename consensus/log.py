@@ -34,7 +34,7 @@ class LogReader(Protocol):
 
     @property
     def first_height(self) -> int:
-        """Height of the lowest block that `entry` can return; 1 unless the log was pruned."""
+        """Height of the lowest block that `entry` can return; 1 unless the log was pruned or began with a snapshot."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class LogReader(Protocol):
         ...
 
     def term_and_hash(self, height: int) -> tuple[int, Digest]:
-        """Return term and hash of the block at `height`; for height 0 term 0 and the hash of genesis."""
+        """Return term and hash of the block at `height`, `first_height` - 1 or above; for height 0 term 0 and the hash of genesis."""
         ...
 
     def find_certificate(self, height_max: int) -> CommitCertificate | None:
@@ -131,7 +131,7 @@ class RaftLog:
         return self._reader.first_height
 
     def term_and_hash(self, height: int) -> tuple[int, Digest]:
-        """Return term and hash of the block at `height`, 0 to `last_height`."""
+        """Return term and hash of the block at `height`, `first_height` - 1 to `last_height`."""
         assert 0 <= height <= self.last_height
         entry = self._entries.get(height)
         if entry is not None:
@@ -156,12 +156,13 @@ class RaftLog:
         return tuple(found)
 
     def find_last_at_or_below_term(self, height: int, term: int) -> tuple[int, int]:
-        """Return (height, term) of the highest block at or below `height` whose term is at most `term`; genesis if no other.
+        """Return (height, term) of the highest block at or below `height` whose term is at most `term`.
 
-        Terms never fall along a log, so this is a binary search.
+        If no block that can be read is so, that is the height below the first one: genesis, or what a snapshot stands for. Terms never
+        fall along a log, so this is a binary search.
         """
-        high = min(height, self.last_height)
-        low = 0
+        low = self.first_height - 1
+        high = max(low, min(height, self.last_height))
         while low < high:
             middle = (low + high + 1) // 2
             if self.term_and_hash(middle)[0] <= term:
@@ -226,10 +227,10 @@ class RaftLog:
 
     def contains(self, height: int, block_hash: Digest) -> bool:
         """Return whether the log has this very block at this height."""
-        return height <= self.last_height and self.term_and_hash(height)[1] == block_hash
+        return self.first_height - 1 <= height <= self.last_height and self.term_and_hash(height)[1] == block_hash
 
     def reload(self) -> None:
-        """Forget everything that is not durable and go back to the log on disk."""
+        """Forget everything that is not durable and go back to the log on disk, which a snapshot may have replaced."""
         self._load()
 
     def _cut(self, height: int) -> None:

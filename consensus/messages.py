@@ -11,8 +11,12 @@ number  message             answers
 3       `RequestVote`
 4       `Vote`              `RequestVote`
 5       `Append`            (without entries: the heartbeat)
-6       `AppendReply`       `Append`
-7-12    reserved            snapshot and its reply, TimeoutNow, ReadIndex and its reply, status
+6       `AppendReply`       `Append`, `SnapshotOffer`
+7       `SnapshotOffer`
+9       `TimeoutNow`
+10      `ReadIndexRequest`
+11      `ReadIndexReply`    `ReadIndexRequest`
+8, 12   reserved
 ======  ==================  =====================================
 
 Source: docs/spec/consensus.md 2.
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 from consensus.errors import MalformedMessageError
 from consensus.limits import (
@@ -167,7 +171,62 @@ class AppendReply:
     """For blocks of the current term only, ascending heights, at most `ACKNOWLEDGEMENTS_MAX`."""
 
 
-Message: TypeAlias = PreVote | PreVoteReply | RequestVote | Vote | Append | AppendReply
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer:
+    """Tells a follower, in place of an append, that the leader no longer has its next block. It is a heartbeat too."""
+
+    term: int
+    leader: NodeId
+    first_height: int
+    """The lowest block that the leader has: a snapshot at `first_height` - 1 or above it is what the follower needs."""
+    commit_height: int
+    """The leader's commit height."""
+    round_id: int
+    """As in `Append`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """The leader asks a follower that has its whole log to stand for election at once (thesis 3.10)."""
+
+    term: int
+    leader: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexRequest:
+    """A follower asks its leader up to where everything is committed that anybody may know of by now (thesis 6.4)."""
+
+    term: int
+    follower: NodeId
+    number: int
+    """The follower's name for the request; not used again, also not after a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexReply:
+    """Answers a `ReadIndexRequest`, after a majority has confirmed the leader since."""
+
+    term: int
+    leader: NodeId
+    number: int
+    """That of the request."""
+    height: int
+    """A state at this height or above it holds everything that was committed when the request was made."""
+
+
+Message: TypeAlias = (
+    PreVote
+    | PreVoteReply
+    | RequestVote
+    | Vote
+    | Append
+    | AppendReply
+    | SnapshotOffer
+    | TimeoutNow
+    | ReadIndexRequest
+    | ReadIndexReply
+)
 
 TYPE_PRE_VOTE: Final = 1
 TYPE_PRE_VOTE_REPLY: Final = 2
@@ -175,8 +234,27 @@ TYPE_REQUEST_VOTE: Final = 3
 TYPE_VOTE: Final = 4
 TYPE_APPEND: Final = 5
 TYPE_APPEND_REPLY: Final = 6
-TYPES_RESERVED: Final = range(7, 13)
-"""For snapshots, leadership transfer and reads; refused today like any unknown type."""
+TYPE_SNAPSHOT_OFFER: Final = 7
+TYPE_TIMEOUT_NOW: Final = 9
+TYPE_READ_INDEX_REQUEST: Final = 10
+TYPE_READ_INDEX_REPLY: Final = 11
+TYPES_RESERVED: Final = (8, 12)
+"""Refused today like any unknown type."""
+
+
+def author_of(message: Message) -> NodeId:
+    """Return who says to have sent the message."""
+    match message:
+        case Append() | SnapshotOffer() | TimeoutNow() | ReadIndexReply():
+            return message.leader
+        case AppendReply() | ReadIndexRequest():
+            return message.follower
+        case PreVote() | RequestVote():
+            return message.candidate
+        case PreVoteReply() | Vote():
+            return message.voter
+        case _ as never:
+            assert_never(never)
 
 
 def encode_message(message: Message) -> bytes:
@@ -227,6 +305,14 @@ def encode_message(message: Message) -> bytes:
             return codec.encode((TYPE_REQUEST_VOTE, term, candidate, last_term, last_height, last_hash, transfer))
         case Vote(term, granted, voter, signature):
             return codec.encode((TYPE_VOTE, term, granted, voter, signature))
+        case SnapshotOffer(term, leader, first_height, commit_height, round_id):
+            return codec.encode((TYPE_SNAPSHOT_OFFER, term, leader, first_height, commit_height, round_id))
+        case TimeoutNow(term, leader):
+            return codec.encode((TYPE_TIMEOUT_NOW, term, leader))
+        case ReadIndexRequest(term, follower, number):
+            return codec.encode((TYPE_READ_INDEX_REQUEST, term, follower, number))
+        case ReadIndexReply(term, leader, number, height):
+            return codec.encode((TYPE_READ_INDEX_REPLY, term, leader, number, height))
 
 
 def decode_message_untrusted(data: bytes) -> Message:
@@ -247,7 +333,10 @@ def decode_message_untrusted(data: bytes) -> Message:
     reader = _READERS.get(number) if type(number) is int else None
     if reader is None:
         raise MalformedMessageError(
-            "consensus.message.type", "the message type is unknown", expected="1 to 6", actual=repr(number)[:40]
+            "consensus.message.type",
+            "the message type is unknown",
+            expected="1 to 7 or 9 to 11",
+            actual=repr(number)[:40],
         )
     return reader(value)
 
@@ -263,6 +352,10 @@ def _own_term(value: object) -> int:
 
 def _height(value: object, name: str) -> int:
     return as_int(value, name, minimum=0, maximum=HEIGHT_MAX)
+
+
+def _round(value: object, name: str) -> int:
+    return as_int(value, name, minimum=0, maximum=ROUND_MAX)
 
 
 def _node(value: object, name: str) -> NodeId:
@@ -357,7 +450,7 @@ def _read_append(value: tuple[object, ...]) -> Append:
         tuple(entries),
         _height(commit_height, "commit_height"),
         None if certificate is None else as_bytes(certificate, "commit_certificate", bytes_max=CERTIFICATE_BYTES_MAX),
-        as_int(round_id, "round_id", minimum=0, maximum=ROUND_MAX),
+        _round(round_id, "round_id"),
     )
 
 
@@ -396,7 +489,7 @@ def _read_append_reply(value: tuple[object, ...]) -> AppendReply:
         _term(hint_term, "hint_term"),
         _height(hint_value, "hint_height"),
         _height(commit_height, "commit_height"),
-        as_int(round_id, "round_id", minimum=0, maximum=ROUND_MAX),
+        _round(round_id, "round_id"),
         tuple(acknowledgements),
     )
     heights = [a.height for a in acknowledgements]
@@ -409,6 +502,32 @@ def _read_append_reply(value: tuple[object, ...]) -> AppendReply:
     return reply
 
 
+def _read_snapshot_offer(value: tuple[object, ...]) -> SnapshotOffer:
+    _, term, leader, first_height, commit_height, round_id = as_tuple(value, "snapshot_offer", length=6)
+    return SnapshotOffer(
+        _own_term(term),
+        _node(leader, "leader"),
+        as_int(first_height, "first_height", minimum=1, maximum=HEIGHT_MAX),
+        _height(commit_height, "commit_height"),
+        _round(round_id, "round_id"),
+    )
+
+
+def _read_timeout_now(value: tuple[object, ...]) -> TimeoutNow:
+    _, term, leader = as_tuple(value, "timeout_now", length=3)
+    return TimeoutNow(_own_term(term), _node(leader, "leader"))
+
+
+def _read_read_index_request(value: tuple[object, ...]) -> ReadIndexRequest:
+    _, term, follower, number = as_tuple(value, "read_index_request", length=4)
+    return ReadIndexRequest(_own_term(term), _node(follower, "follower"), _round(number, "number"))
+
+
+def _read_read_index_reply(value: tuple[object, ...]) -> ReadIndexReply:
+    _, term, leader, number, height = as_tuple(value, "read_index_reply", length=5)
+    return ReadIndexReply(_own_term(term), _node(leader, "leader"), _round(number, "number"), _height(height, "height"))
+
+
 _READERS: Final[dict[int, Callable[[tuple[object, ...]], Message]]] = {
     TYPE_PRE_VOTE: _read_pre_vote,
     TYPE_PRE_VOTE_REPLY: _read_pre_vote_reply,
@@ -416,4 +535,8 @@ _READERS: Final[dict[int, Callable[[tuple[object, ...]], Message]]] = {
     TYPE_VOTE: _read_vote,
     TYPE_APPEND: _read_append,
     TYPE_APPEND_REPLY: _read_append_reply,
+    TYPE_SNAPSHOT_OFFER: _read_snapshot_offer,
+    TYPE_TIMEOUT_NOW: _read_timeout_now,
+    TYPE_READ_INDEX_REQUEST: _read_read_index_request,
+    TYPE_READ_INDEX_REPLY: _read_read_index_reply,
 }

@@ -5,7 +5,7 @@ state       what the leader knows                  what it sends
 ==========  =====================================  ==========================================
 probe       nothing, or that something got lost    one append, then waits for the answer
 replicate   where the two logs agree               up to `inflight_max` appends ahead
-snapshot    reserved: the log does not reach back  (follow-up)
+snapshot    its next block is pruned here          with each heartbeat, that a snapshot is needed
 ==========  =====================================  ==========================================
 """
 
@@ -20,6 +20,7 @@ class ProgressState(StrEnum):
 
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Progress:
@@ -29,7 +30,10 @@ class Progress:
         "certificate_sent",
         "commit_height",
         "heard",
+        "heard_before",
         "inflight",
+        "leaves_at",
+        "leaves_since",
         "match_height",
         "next_height",
         "paused",
@@ -48,20 +52,30 @@ class Progress:
         """Probing: an append with blocks awaits its answer."""
         self.heard = False
         """Answered since the last quorum check."""
+        self.heard_before = False
+        """Answered in the period before that check."""
         self.commit_height = 0
         """The follower's commit height, as it last said."""
         self.certificate_sent = 0
         """Height of the last certificate sent."""
         self.round_id = 0
         """The latest heartbeat round it has answered."""
+        self.leaves_since: int | None = None
+        """The block since which the peer is no member; until that is committed, it gets nothing from there on. None: a member."""
+        self.leaves_at: int | None = None
+        """When that is committed: the tick at which this leader stops telling the peer so."""
         self.inflight: deque[int] = deque()
         """Last height of each unanswered append with blocks, ascending."""
 
     def can_send(self, inflight_max: int) -> bool:
         """Return whether an append with blocks may leave."""
-        if self.state is ProgressState.PROBE:
-            return not self.paused
-        return len(self.inflight) < inflight_max
+        match self.state:
+            case ProgressState.PROBE:
+                return not self.paused
+            case ProgressState.REPLICATE:
+                return len(self.inflight) < inflight_max
+            case ProgressState.SNAPSHOT:
+                return False
 
     def note_sent(self, last_height: int) -> None:
         """Take note that blocks up to `last_height` left."""
@@ -76,15 +90,28 @@ class Progress:
         self.match_height = max(self.match_height, match_height)
         while self.inflight and self.inflight[0] <= received_height:
             self.inflight.popleft()
-        if self.state is ProgressState.PROBE:
+        if self.state is ProgressState.SNAPSHOT:
+            # Where it stands was known; only a snapshot, or blocks that come back, can move it.
+            self.next_height = max(self.next_height, self.match_height + 1)
+        elif self.state is ProgressState.PROBE:
             self.state = ProgressState.REPLICATE
             self.next_height = max(self.match_height, received_height) + 1
         else:
             self.next_height = max(self.next_height, received_height + 1)
 
+    def await_snapshot(self) -> None:
+        """Send nothing but offers until the peer has a snapshot."""
+        self.state = ProgressState.SNAPSHOT
+        self.inflight.clear()
+
+    def resume_from(self, first_height: int) -> None:
+        """Leave the snapshot behind once the peer needs nothing below `first_height`, the lowest block that is here."""
+        if self.state is ProgressState.SNAPSHOT and self.next_height >= first_height:
+            self.state = ProgressState.REPLICATE
+
     def is_stale_refusal(self, reject_height: int) -> bool:
         """Return whether a refusal of the append after `reject_height` answers something that has long been overtaken."""
-        if reject_height <= self.match_height:
+        if reject_height <= self.match_height or self.state is ProgressState.SNAPSHOT:
             return True
         return self.state is ProgressState.PROBE and reject_height != self.next_height - 1
 

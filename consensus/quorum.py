@@ -43,3 +43,25 @@ def value_reached(members: Sequence[NodeId], values: Mapping[NodeId, int]) -> in
         return 0
     reached = sorted((values.get(member, 0) for member in members), reverse=True)
     return reached[majority(len(members)) - 1]
+
+
+# Joint consensus: several groups, of which each must agree (Raft 6).
+
+
+def is_joint_majority(groups: Sequence[Sequence[NodeId]], present: Collection[NodeId]) -> bool:
+    """Return whether `present` holds a majority of each group."""
+    return all(is_majority(group, present) for group in groups)
+
+
+def joint_vote_result(groups: Sequence[Sequence[NodeId]], answers: Mapping[NodeId, bool]) -> VoteResult:
+    """Return how an election stands that must be won in each group: lost as soon as it is lost in one."""
+    results = {vote_result(group, answers) for group in groups}
+    for result in (VoteResult.LOST, VoteResult.PENDING):
+        if result in results:
+            return result
+    return VoteResult.WON
+
+
+def joint_value_reached(groups: Sequence[Sequence[NodeId]], values: Mapping[NodeId, int]) -> int:
+    """Return the greatest value that a majority of each group has reached."""
+    return min(value_reached(group, values) for group in groups)

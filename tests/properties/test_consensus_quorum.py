@@ -79,9 +79,10 @@ def test_the_value_reached_is_the_greatest_that_a_majority_has(size: int, values
 def test_a_configuration_is_the_same_whatever_the_order_of_its_validators() -> None:
     keys = [key.public_key for key in sim_keys(5)]
     one, other = build_configuration(keys), build_configuration(keys[::-1])
-    assert one.members == other.members == tuple(sorted(one.members))
-    assert one.others(one.members[2]) == one.members[:2] + one.members[3:]
-    assert one.is_member(one.members[0])
-    assert not one.is_member(NODES[0])
-    assert one.is_quorum(one.members[:3])
-    assert not one.is_quorum(one.members[:2])
+    assert one == other
+    assert one.voter_ids == other.voter_ids == tuple(sorted(one.voter_ids))
+    assert one.other_voters(one.voter_ids[2]) == one.voter_ids[:2] + one.voter_ids[3:]
+    assert one.is_voter(one.voter_ids[0])
+    assert not one.is_voter(NODES[0])
+    assert one.is_quorum(one.voter_ids[:3])
+    assert not one.is_quorum(one.voter_ids[:2])

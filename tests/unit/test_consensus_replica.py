@@ -20,7 +20,8 @@ from consensus.effects import (
 )
 from consensus.errors import ProposalRefusedError
 from consensus.limits import REFUSED_BLOCKS_MAX, TERM_STEP_MAX
-from consensus.messages import Append, AppendReply, Entry, PreVoteReply, Vote
+from consensus.messages import Append, AppendReply, Entry, PreVoteReply, SnapshotOffer, Vote
+from consensus.progress import ProgressState
 from tests.testkit.raft_bench import Bench, Seen, fork
 from tests.testkit.raft_sim import GENESIS, make_chain, make_entry
 from wire.hashing import sha256
@@ -796,13 +797,13 @@ def test_a_laggard_gets_the_certificates_of_what_it_is_sent() -> None:
     assert follower.disk.log == log
 
 
-def test_a_follower_that_needs_pruned_blocks_raises_an_alarm() -> None:
-    bench = Bench(log=make_chain([1] * 5))
+def test_a_follower_that_needs_pruned_blocks_is_told_to_get_a_snapshot() -> None:
+    bench = Bench(log=make_chain([1] * 5), commit_height=5)
     bench.disk.first_height = 3
     bench.become_leader(first_block=False)
     seen = bench.receive(bench.refusal(1, 5, 0, 0))
-    assert seen.alarm_codes == ["consensus.log.pruned"]
-    assert seen.messages == []
+    assert seen.messages == [(1, SnapshotOffer(2, bench.ids[0], first_height=3, commit_height=5, round_id=1))]
+    assert bench.replica.status.progress[bench.ids[1]].state is ProgressState.SNAPSHOT
     (append,) = appends(bench.receive(bench.refusal(2, 5, 2, 1)), 2)
     assert append.entries[0].height == 3
 

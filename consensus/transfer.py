@@ -1,0 +1,52 @@
+"""Handing leadership over: to whom, and for how long it may take.
+
+The leader stops proposing, waits until the successor's disk has its whole log, and then asks it to stand at once. If nobody has taken over
+after a least election timeout, it goes on leading (thesis 3.10).
+
+Source: docs/spec/consensus.md 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from consensus.common import Common
+from consensus.errors import TransferRefusedError
+from consensus.messages import NodeId
+from consensus.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A hand-over under way."""
+
+    to: NodeId
+    """Who is to lead."""
+    until: int
+    """The leader's tick at which it is given up."""
+
+
+def choose_successor(common: Common, progress: Mapping[NodeId, Progress], to: NodeId | None) -> NodeId:
+    """Return who is to lead: `to`, or of those that answer and will still vote after a change under way, the one with the most blocks.
+
+    Raises:
+        TransferRefusedError: ``consensus.transfer.target`` when `to` cannot lead; ``consensus.transfer.nobody`` when nobody else can.
+    """
+    me = common.config.node_id
+    successors = [peer for peer in common.configuration.successors if peer != me]
+    if to is not None:
+        if to not in successors:
+            raise TransferRefusedError(
+                "consensus.transfer.target",
+                "leadership goes only to another voter that stays one",
+                hint="name another voter, or nobody",
+                actual=to,
+            )
+        return to
+    answering = [peer for peer in successors if progress[peer].heard or progress[peer].heard_before]
+    if not answering:
+        raise TransferRefusedError(
+            "consensus.transfer.nobody", "no other voter answers", hint="wait until another voter is up"
+        )
+    return max(answering, key=lambda peer: progress[peer].match_height)
