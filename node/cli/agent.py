@@ -219,25 +219,26 @@ def history(session: Session, name: str, limit: int) -> None:
 
 
 def outcome_lines(document: dict[str, Any]) -> list[str]:
-    """Return how an application ended, step by step, for a person."""
-    lines = [
-        f"{'ok  ' if step['passed'] else 'FAIL'}  {step['step']}: {step['message']}"
-        + (f" [{step['code']}]" if step["code"] else "")
-        for step in document["steps"]
-    ]
+    """Return how an application ended, step by step, for a person; what the decision says is said once."""
     decision = document["decision"]
+    is_denied = decision is not None and decision["verdict"] != "allow"
+    lines = []
+    for step in document["steps"]:
+        # The policy step's own sentence is the whole decision, which stands below.
+        message = "denied" if is_denied and step["step"] == "policy" else step["message"]
+        code = f" [{step['code']}]" if step["code"] else ""
+        lines.append(f"{'ok  ' if step['passed'] else 'FAIL'}  {step['step']}: {message}{code}")
     if decision is not None:
-        lines.append(
-            f"decision: {decision['verdict']}, height {decision['height']}, policy {short(decision['policy_hash'])}"
-        )
+        policy = f"policy {decision['policy_version']} ({short(decision['policy_hash'])})"
+        lines.append(f"decision: {decision['verdict']} at height {decision['height']} under {policy}")
         lines += [f"  allowed by {rule}" for rule in decision["allowed_by"]]
         lines += [f"  forbidden by {rule}: {reason}" for rule, reason in decision["forbidden_by"]]
         lines += [f"  missing: {sentence}" for sentence in decision["missing"]]
         lines += [f"  does not count: {sentence}" for sentence in decision["set_aside"]]
     lines += fields(
         (
-            ("result", f"{document['code']}: {document['message']}"),
-            ("next", document["hint"] or None),
+            ("result", document["code"] if is_denied else f"{document['code']}: {document['message']}"),
+            ("next", document["hint"] if not is_denied and document["hint"] else None),
             ("tree before", document["tree_before"]),
             ("tree after", document["tree_after"]),
             ("intent", document["intent_tx"]),

@@ -124,38 +124,40 @@ def summary_of(body: Body) -> str:
     """Return what a transaction says, in a few words."""
     from ledger import bodies
 
+    text = body.KIND
     match body:
         case bodies.IdentityRegister():
-            return f"{body.identity_id} registered as {', '.join(body.roles)}"
+            text = f"{body.identity_id} registered as {', '.join(body.roles)}"
         case bodies.IdentityUpdateRoles():
-            return f"{body.identity_id} now holds {', '.join(body.roles)}"
+            text = f"{body.identity_id} now holds {', '.join(body.roles)}"
         case bodies.IdentityRotateKey():
-            return f"{body.identity_id} rotated key {body.old_key_id.hex()[:12]}"
+            text = f"{body.identity_id} rotated key {body.old_key_id.hex()[:12]}"
         case bodies.IdentitySuspend():
-            return f"{body.identity_id} suspended: {body.reason}"
+            text = f"{body.identity_id} suspended: {body.reason}"
         case bodies.IdentityResume():
-            return f"{body.identity_id} resumed"
+            text = f"{body.identity_id} resumed"
         case bodies.IdentityRevoke():
             what = "all keys" if body.key_id is None else f"key {body.key_id.hex()[:12]}"
-            return f"{body.identity_id}: {what} revoked after height {body.last_valid_height}: {body.reason}"
+            text = f"{body.identity_id}: {what} revoked after height {body.last_valid_height}: {body.reason}"
         case bodies.ProposalCreate():
-            return f"proposed {body.action.NAME}"
+            text = f"proposed {body.action.NAME}"
         case bodies.ProposalVote():
-            return f"voted {'for' if body.approve else 'against'} proposal {body.proposal_id.hex()[:12]}"
+            text = f"voted {'for' if body.approve else 'against'} proposal {body.proposal_id.hex()[:12]}"
         case bodies.ProposalWithdraw():
-            return f"withdrew proposal {body.proposal_id.hex()[:12]}"
+            text = f"withdrew proposal {body.proposal_id.hex()[:12]}"
         case bodies.PatchPublish():
-            return f"patch {body.patch_id.hex()[:12]} published"
+            text = f"patch {body.patch_id.hex()[:12]} published"
         case bodies.PatchAttest():
-            return _attestation_summary(body)
+            text = _attestation_summary(body)
         case bodies.PatchWithdraw():
-            return f"patch {body.patch_id.hex()[:12]} withdrawn: {body.reason}"
+            text = f"patch {body.patch_id.hex()[:12]} withdrawn: {body.reason}"
         case bodies.DeploymentIntent():
-            return f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
+            text = f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
         case bodies.DeploymentOutcome():
-            return f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
+            text = f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
         case bodies.HostReport():
-            return f"report {body.report_kind} about {body.target}"
+            text = f"report {body.report_kind} about {body.target}"
+    return text
 
 
 def _attestation_summary(body: Any) -> str:

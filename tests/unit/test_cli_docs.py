@@ -74,10 +74,10 @@ def test_manual_names_every_group(repository_root: Path) -> None:
 
 
 def test_manual_names_every_command(repository_root: Path) -> None:
-    text = (repository_root / "docs/operations/cli.md").read_text()
+    text = (repository_root / "docs/operations/cli.md").read_text().partition("## Groups")[2]
     for path, command in COMMANDS.items():
         if len(path) == 2 and not isinstance(command, click.Group):
-            row = next(line for line in text.splitlines() if re.match(rf"\| `{path[0]} [a-z]", line))
+            row = next(line for line in text.splitlines() if re.match(rf"\|.*`{path[0]} [a-z]", line))
             assert re.search(rf"[ |]{path[1]}\b", row.replace("\\|", "|")) or "…" in row, path
 
 
