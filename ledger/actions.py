@@ -1,7 +1,8 @@
 """What a proposal of governance does when enough organisations have voted for it.
 
 An action's wire form is a tuple that begins with its name. Names that the protocol reserves but this version cannot execute are refused
-with their own code, so that nobody takes "not yet" for "wrong".
+with their own code, so that nobody takes "not yet" for "wrong". The actions about validators stand in `ledger.validator_actions` and are
+re-exported here.
 
 Source: docs/spec/ledger.md 6.
 """
@@ -22,21 +23,44 @@ from ledger.limits import (
     POLICY_SET_BYTES_MAX,
     REASON_BYTES_MAX,
 )
+from ledger.validator_actions import (
+    VALIDATOR_ACTIONS,
+    AddLearner,
+    PromoteLearner,
+    RemoveValidator,
+    ReplaceValidator,
+    ValidatorAction,
+)
 from wire.codec import Value
 from wire.fields import as_bytes, as_digest, as_identifier, as_identity_id, as_int, as_text, as_tuple
 from wire.limits import NAME_BYTES_MAX, SPKI_BYTES_MAX, X509_CERTIFICATE_BYTES_MAX
 
 THRESHOLDS: Final = ("majority", "two-thirds", "unanimous")
-RESERVED: Final = frozenset(
-    {
-        "add-validator",
-        "promote-validator",
-        "remove-organisation",
-        "remove-validator",
-        "replace-validator",
-        "set-limits",
-    }
-)
+__all__ = [
+    "RESERVED",
+    "THRESHOLDS",
+    "Action",
+    "AddAdministrator",
+    "AddCaCertificate",
+    "AddLearner",
+    "AddOrganisation",
+    "Administrator",
+    "PromoteLearner",
+    "RemoveCaCertificate",
+    "RemoveValidator",
+    "ReplaceValidator",
+    "RevokeKey",
+    "SetPolicy",
+    "SetThreshold",
+    "ValidatorAction",
+    "WithdrawPatch",
+    "action_from_value_untrusted",
+    "as_policies",
+    "as_policy_schema",
+    "as_threshold",
+]
+
+RESERVED: Final = frozenset({"remove-organisation", "set-limits"})
 """Actions of the protocol that this version refuses with ``ledger.proposal.unsupported_action``."""
 
 
@@ -255,6 +279,7 @@ Action: TypeAlias = (
     | SetThreshold
     | RevokeKey
     | WithdrawPatch
+    | ValidatorAction
 )
 """Everything that a proposal can do in this version."""
 
@@ -267,6 +292,7 @@ _READERS: Final[dict[str, Callable[[tuple[object, ...]], Action]]] = {
     SetThreshold.NAME: SetThreshold.from_value_untrusted,
     RevokeKey.NAME: RevokeKey.from_value_untrusted,
     WithdrawPatch.NAME: WithdrawPatch.from_value_untrusted,
+    **{action.NAME: action.from_value_untrusted for action in VALIDATOR_ACTIONS},
 }
 
 

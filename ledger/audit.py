@@ -25,8 +25,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from ledger.audit_membership import ConfigurationFollower
 from ledger.block import Block, Header, decode_block_untrusted
 from ledger.certificate import check_certificate_subject, verify_block_certificate
+from ledger.configuration import Configuration
 from ledger.errors import BlockRefusedError
 from ledger.execution import Execution
 from ledger.genesis import Genesis, genesis_block
@@ -134,7 +136,9 @@ class Auditor:
         self._level = level
         self._verifier = verifier
         self._pending_blocks_max = pending_blocks_max
-        self._validators = genesis.validators
+        # The validators after the block before; below ``full`` the follower says who they are, there the state does.
+        self._configuration = Configuration(genesis.validators)
+        self._follower = ConfigurationFollower(self._configuration)
         self._store = MemoryStore()
         self._store.apply({key: value for key, value in writes.items() if key[0] in _KEPT})
         # Two views of the block before: as the chain says it, for its links, and as the audit derived it, for its contents.
@@ -225,7 +229,7 @@ class Auditor:
             for refusal in link_refusals(claimed, block, now_ms=None):
                 self._find(refusal)
             if self._level is not AuditLevel.HEADERS:
-                for refusal in validator_refusals(claimed, self._validators, block):
+                for refusal in validator_refusals(claimed, self._configuration, block):
                     self._find(refusal)
 
     def _check_contents(self, block: Block) -> None:
@@ -238,11 +242,14 @@ class Auditor:
             transactions_root=merkle_root(leaves),
             log_size=frontier.size,
             log_root=frontier.root(),
-            validators_hash=self._validators.hash,
         )
         if self._level is AuditLevel.FULL:
             # The log holds every transaction, also one that is refused here; state and policy follow from those that are not.
             derived = self._execute(block, derived)
+            self._configuration = StateView(self._store).configuration()
+        else:
+            self._configuration = self._follower.follow(block)
+            derived = replace(derived, validators_hash=self._configuration.hash)
         for refusal in derived_refusals(header, derived):
             if refusal.code in _LATCHED:
                 if refusal.code in self._latched:
@@ -259,7 +266,7 @@ class Auditor:
         jobs: list[SignatureJob] = []
         indexes: list[int] = []
         for index, transaction in self._decoded(block):
-            key = execution.find_key(transaction.signer_key_id)
+            key = execution.find_key(transaction)
             if key is not None:
                 jobs.append(signature_job(transaction, key))
                 indexes.append(index)
@@ -272,7 +279,12 @@ class Auditor:
             self._pending.append((self._height, indexes, self._verifier(jobs)))
         sealed = execution.seal()
         self._store.apply({key: value for key, value in sealed.writes.items() if key[0] in _KEPT})
-        return replace(derived, state_root=sealed.header.state_root, policy_hash=sealed.header.policy_hash)
+        return replace(
+            derived,
+            state_root=sealed.header.state_root,
+            policy_hash=sealed.header.policy_hash,
+            validators_hash=sealed.header.validators_hash,
+        )
 
     def _decoded(self, block: Block) -> Iterator[tuple[int, Transaction]]:
         for index, raw in enumerate(block.transactions):
@@ -289,7 +301,7 @@ class Auditor:
             if self._level is AuditLevel.HEADERS:
                 check_certificate_subject(certificate, block.header)
             else:
-                verify_block_certificate(certificate, block.header, self._validators)
+                verify_block_certificate(certificate, block.header, self._configuration)
         except RejectedError as error:
             self._find(error)
         else:

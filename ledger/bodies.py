@@ -13,6 +13,7 @@ kind                    who may (details in docs/spec/ledger.md 5)
 ``patch.withdraw``      the author, or an administrator of the author's organisation
 ``deployment.*``        a host, about itself
 ``host.report``         a host, about itself
+``validator.settle``    a validator's node key, while a change of the validators is under way
 ======================  ==========================================================================================
 
 Source: docs/spec/ledger.md 5.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, TypeAlias
 
 from ledger.actions import Action, action_from_value_untrusted
+from ledger.block import HEADER_BYTES_MAX, Header
 from ledger.limits import (
     ATTESTATION_DIGESTS_MAX,
     DECISION_BYTES_MAX,
@@ -37,7 +39,8 @@ from ledger.limits import (
     RESULT_BYTES_MAX,
 )
 from ledger.roles import as_roles, normalise_roles
-from wire.codec import Value
+from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
+from wire.codec import Value, decode_untrusted
 from wire.errors import MalformedError
 from wire.fields import (
     as_bool,
@@ -51,6 +54,7 @@ from wire.fields import (
     as_tuple,
 )
 from wire.limits import (
+    CERTIFICATE_BYTES_MAX,
     NAME_BYTES_MAX,
     PATCH_FILE_BYTES_MAX,
     SPKI_BYTES_MAX,
@@ -486,7 +490,35 @@ class HostReport:
         )
 
 
-Body: TypeAlias = (
+@dataclass(frozen=True, slots=True)
+class ValidatorSettle:
+    """End the change of the validators that is under way, by proof that the network has committed to it.
+
+    It is signed by the node key of a voter or incoming validator, which is on no identity's record.
+    """
+
+    KIND: ClassVar[str] = "validator.settle"
+    header: Header
+    """A header under the joint configuration: of the block that began the change, or of a later one."""
+    certificate: CommitCertificate
+    """Its commit certificate, by a majority of the voters and a majority of the incoming."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.header.encode(), encode_commit_certificate(self.certificate))
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> ValidatorSettle:
+        """Return the body; raises `MalformedError`."""
+        header, certificate = as_tuple(value, "body", length=2)
+        raw = as_bytes(header, "header", bytes_max=HEADER_BYTES_MAX)
+        return cls(
+            Header.from_value_untrusted(decode_untrusted(raw, bytes_max=HEADER_BYTES_MAX)),
+            decode_commit_certificate_untrusted(as_bytes(certificate, "certificate", bytes_max=CERTIFICATE_BYTES_MAX)),
+        )
+
+
+MemberBody: TypeAlias = (
     IdentityRegister
     | IdentityUpdateRoles
     | IdentityRotateKey
@@ -503,6 +535,9 @@ Body: TypeAlias = (
     | DeploymentOutcome
     | HostReport
 )
+"""Everything that an identity can say."""
+
+Body: TypeAlias = MemberBody | ValidatorSettle
 """Everything that a transaction can say."""
 
 BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
@@ -521,6 +556,7 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     DeploymentIntent.KIND: DeploymentIntent.from_value_untrusted,
     DeploymentOutcome.KIND: DeploymentOutcome.from_value_untrusted,
     HostReport.KIND: HostReport.from_value_untrusted,
+    ValidatorSettle.KIND: ValidatorSettle.from_value_untrusted,
 }
 """Kind to the reader of its body."""
 

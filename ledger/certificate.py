@@ -8,32 +8,33 @@ Source: docs/spec/ledger.md 7.5.
 from __future__ import annotations
 
 from ledger.block import Header
+from ledger.configuration import Configuration
 from ledger.errors import ProofRefusedError
-from ledger.records import ValidatorSet
-from wire.certificate import CommitCertificate, verify_commit_certificate
+from wire.certificate import CommitCertificate, verify_commit_quorums
 
 
-def verify_block_certificate(certificate: CommitCertificate, header: Header, validators: ValidatorSet) -> None:
+def verify_block_certificate(certificate: CommitCertificate, header: Header, configuration: Configuration) -> None:
     """Return only when the certificate proves that the block of `header`, and all its ancestors, are committed.
 
     Args:
         certificate: From anybody.
         header: The block's.
-        validators: The set that rules at this height; its hash must be the header's.
+        configuration: The one after the block, under which the block itself is certified; its hash must be the header's.
 
     Raises:
-        ProofRefusedError: ``ledger.proof.validators`` (another set than the header's), ``ledger.proof.certificate`` (about another block).
+        ProofRefusedError: ``ledger.proof.validators`` (another configuration than the header's), ``ledger.proof.certificate`` (about
+            another block).
         InvalidCertificateError: ``wire.certificate.*``: a stranger, too few, a bad signature.
     """
-    if header.validators_hash != validators.hash:
+    if header.validators_hash != configuration.hash:
         raise ProofRefusedError(
             "ledger.proof.validators",
-            f"block {header.height} names another validator set",
-            expected=validators.hash,
+            f"block {header.height} names another configuration of the validators",
+            expected=configuration.hash,
             actual=header.validators_hash,
         )
     check_certificate_subject(certificate, header)
-    verify_commit_certificate(certificate, header.chain_id, validators.public_keys)
+    verify_commit_quorums(certificate, header.chain_id, configuration.quorums)
 
 
 def check_certificate_subject(certificate: CommitCertificate, header: Header) -> None:

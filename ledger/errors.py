@@ -4,7 +4,7 @@
 class                         codes                                                                  who must act
 ============================  =====================================================================  ==================
 ``TransactionRefusedError``   ``ledger.tx.*``, ``ledger.identity.*``, ``ledger.patch.*``,            the submitter
-                              ``ledger.proposal.*``, ``ledger.host.*``
+                              ``ledger.proposal.*``, ``ledger.host.*``, ``ledger.validator.*``
 ``BlockRefusedError``         ``ledger.block.*``                                                     the proposer
 ``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
 ``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``                               who sent the proof

@@ -15,16 +15,21 @@ from typing import TypeVar, cast
 
 from ledger import keyspace
 from ledger.block import Block, Header
+from ledger.bodies import ValidatorSettle
+from ledger.configuration_history import ConfigurationChange, ConfigurationRow, newest_configuration_height
 from ledger.errors import TransactionRefusedError
+from ledger.executed import FIRST, ExecutedLink
 from ledger.keyspace import Reader, Table, WriteSet
 from ledger.limits import NOT_AFTER_WINDOW_MAX
-from ledger.records import REVOKED, SUSPENDED, KeyRecord, Record
-from ledger.rules import Context, Effects, apply_rule
+from ledger.records import REVOKED, SUSPENDED, Configuration, KeyRecord, Record, TransactionChain
+from ledger.rules import Context, Effects, apply_rule, settle_validators
+from ledger.signers import find_signing_key
 from ledger.state import PolicyVersion, StateView, Tip
 from ledger.state_tree import update
 from ledger.transaction import Transaction
 from wire.errors import InvalidSignatureError
 from wire.hashing import Digest
+from wire.keys import PublicKey
 from wire.merkle import root as merkle_root
 
 R = TypeVar("R", bound=Record)
@@ -70,6 +75,8 @@ class Sealed:
     """Everything that they change, but the rows that need the block itself (`block_writes`)."""
     tip: Tip
     """The tip after them."""
+    configuration: Configuration | None
+    """The configuration of the validators after them, if they changed it."""
 
 
 class Execution:
@@ -99,9 +106,9 @@ class Execution:
         """What was executed, in order."""
         return tuple(self._transactions)
 
-    def find_key(self, key_id: bytes) -> KeyRecord | None:
-        """Return the key's record as the transactions so far have left it, or None."""
-        return self._draft.key(key_id)
+    def find_key(self, transaction: Transaction) -> KeyRecord | PublicKey | None:
+        """Return the key that the transaction names, as the transactions so far have left it, or None."""
+        return find_signing_key(self._draft, transaction)
 
     def check(self, transaction: Transaction, *, verified: bool) -> Effects:
         """Return what the transaction would do here; nothing is changed.
@@ -135,6 +142,9 @@ class Execution:
             )  # fmt: skip
         if transaction.tx_id in self._duplicates or self._reader.get(Table.TX_INDEX, transaction.tx_id) is not None:
             raise _refuse("duplicate", "the transaction was executed already", actual=transaction.tx_id)
+        body = transaction.body
+        if isinstance(body, ValidatorSettle):
+            return self._check_settlement(transaction, body, verified=verified)
         key = self._draft.key(transaction.signer_key_id)
         signer = None if key is None else self._draft.identity(key.identity_id)
         if key is None or signer is None:
@@ -153,14 +163,19 @@ class Execution:
         if signer.status == REVOKED:
             raise _refuse("signer_revoked", f"{signer.identity_id} is revoked")
         if not verified:
-            try:
-                key.public_key.verify(transaction.tx_id, transaction.signature)
-            except InvalidSignatureError as error:
-                raise _refuse(
-                    "bad_signature", f"the signature of {signer.identity_id} does not hold", actual=transaction.tx_id
-                ) from error
+            _check_signature(transaction, key.public_key, signer.identity_id)
         context = Context(transaction.tx_id, signer, key, height, self._template.time_ms)
-        return apply_rule(self._draft, context, transaction.body)
+        return apply_rule(self._draft, context, body)
+
+    def _check_settlement(self, transaction: Transaction, body: ValidatorSettle, *, verified: bool) -> Effects:
+        key = self._draft.configuration().members.get(transaction.signer_key_id)
+        if key is None:
+            raise _refuse(
+                "unknown_signer", "the signing key is not that of a validator", actual=transaction.signer_key_id
+            )
+        if not verified:
+            _check_signature(transaction, key, "the validator")
+        return settle_validators(self._draft, self._template.height, body)
 
     def execute(self, transaction: Transaction, *, verified: bool) -> None:
         """Execute the transaction, or refuse it and change nothing.
@@ -180,7 +195,10 @@ class Execution:
         height_key = keyspace.height_key(template.height)
         leaves = [each.leaf_hash for each in self._transactions]
         frontier, nodes = tip.frontier.extend(leaves)
-        changed = self._draft.changed
+        changed = dict(self._draft.changed)
+        executed = self._link()
+        if executed is not None:
+            changed[keyspace.TRANSACTION_CHAIN_KEY] = executed.chain
         state = {key: record.encode() for key, record in changed.items()}
         writes: WriteSet = {}
         state_root = tip.header.state_root
@@ -193,23 +211,44 @@ class Execution:
                 writes[Table.IDENTITY_VERSION, b"%b\x00%b" % (key[1:], height_key)] = value
         for level, index, digest in nodes:
             writes[Table.LOG_NODE, keyspace.log_node_key(level, index)] = digest
-        first = tip.frontier.size
+        if executed is not None:
+            writes[Table.EXECUTED, height_key] = executed.encode()
+            writes.update(executed.index_rows())
         for index, transaction in enumerate(self._transactions):
-            writes[Table.TX_INDEX, transaction.tx_id] = keyspace.pack_location(template.height, index, first + index)
             for subject in self._history[index]:
                 writes[Table.HISTORY, keyspace.history_key(subject, template.height, index)] = transaction.tx_id
-        policy = changed.get(keyspace.POLICY_VERSION_KEY)
+        policy = cast("PolicyVersion | None", changed.get(keyspace.POLICY_VERSION_KEY))
+        configuration = cast("Configuration | None", changed.get(keyspace.VALIDATORS_KEY))
+        if configuration is not None:
+            before = newest_configuration_height(self._reader)
+            writes.update(ConfigurationRow(before, configuration, self._ended_change()).writes(template.height))
         header = replace(
             template,
             transactions_root=merkle_root(leaves),
             log_size=frontier.size,
             log_root=frontier.root(),
             state_root=state_root,
-            # Validator changes are not executable yet, so the set and its hash stay those of the block before.
-            validators_hash=tip.header.validators_hash,
-            policy_hash=Digest(cast(PolicyVersion, policy).policy_hash) if policy else tip.header.policy_hash,
+            validators_hash=tip.header.validators_hash if configuration is None else configuration.hash,
+            policy_hash=tip.header.policy_hash if policy is None else Digest(policy.policy_hash),
         )
-        return Sealed(header, writes, Tip(header, header.hash(), frontier))
+        return Sealed(header, writes, Tip(header, header.hash(), frontier), configuration)
+
+    def _link(self) -> ExecutedLink | None:
+        """Return what the chain of executed transactions grows by, or None without transactions."""
+        if not self._transactions:
+            return None
+        raw = self._reader.get(Table.STATE, keyspace.TRANSACTION_CHAIN_KEY)
+        before = FIRST if raw is None else TransactionChain.decode(raw)
+        tx_ids = tuple(each.tx_id for each in self._transactions)
+        return ExecutedLink(self._template.height, before, self._tip.frontier.size, tx_ids)
+
+    def _ended_change(self) -> ConfigurationChange | None:
+        """Return the change of the validators that this block ends. It began in an earlier block, because that one had to be certified."""
+        for transaction in self._transactions:
+            if isinstance(transaction.body, ValidatorSettle):
+                body = transaction.body
+                return ConfigurationChange(StateView(self._reader).configuration(), body.header, body.certificate)
+        return None
 
 
 def block_writes(block: Block, tip: Tip) -> WriteSet:
@@ -221,6 +260,13 @@ def block_writes(block: Block, tip: Tip) -> WriteSet:
         (Table.BLOCK, key): block.raw,
         (Table.BLOCK_HASH, block.block_hash): key,
     }
+
+
+def _check_signature(transaction: Transaction, key: PublicKey, signer: str) -> None:
+    try:
+        key.verify(transaction.tx_id, transaction.signature)
+    except InvalidSignatureError as error:
+        raise _refuse("bad_signature", f"the signature of {signer} does not hold", actual=transaction.tx_id) from error
 
 
 def _refuse(

@@ -10,10 +10,12 @@ from __future__ import annotations
 from ledger import keyspace
 from ledger.actions import Administrator
 from ledger.block import ZERO_DIGEST, Block, Header, build_raw_block
+from ledger.configuration_history import ConfigurationRow
 from ledger.genesis_document import Genesis, GenesisOrganisation, build_genesis, decode_genesis_untrusted
 from ledger.keyspace import MemoryStore, Table, WriteSet
 from ledger.records import (
     ACTIVE,
+    Configuration,
     Governance,
     IdentityRecord,
     KeyRecord,
@@ -44,7 +46,8 @@ __all__ = [
 def genesis_block(genesis: Genesis) -> tuple[Block, WriteSet]:
     """Return the block of height 0 and everything that a new node writes before it executes the first block."""
     state = {key: record.encode() for key, record in genesis_records(genesis).items()}
-    state[keyspace.VALIDATORS_KEY] = genesis.validators.encode()
+    configuration = Configuration(genesis.validators)
+    state[keyspace.VALIDATORS_KEY] = configuration.encode()
     state_root, nodes = update(MemoryStore(), state)
     header = Header(
         chain_id=genesis.chain_id,
@@ -57,12 +60,13 @@ def genesis_block(genesis: Genesis) -> tuple[Block, WriteSet]:
         log_size=0,
         log_root=EMPTY_ROOT,
         state_root=state_root,
-        validators_hash=genesis.validators.hash,
+        validators_hash=configuration.hash,
         policy_hash=hash_policy(genesis.policy_schema, genesis.policies),
         election_hash=ZERO_DIGEST,
     )
     block = build_raw_block(header, (), b"", None)
     writes: WriteSet = dict(nodes)
+    writes.update(ConfigurationRow(None, configuration, None).writes(0))
     for key, value in state.items():
         writes[Table.STATE, key] = value
         if key[:1] == keyspace.IDENTITY:

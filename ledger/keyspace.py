@@ -19,6 +19,8 @@ CERTIFICATE        height                           encoded commit certificate (
 HISTORY            subject, 0, height, index        tx_id                                           no
 IDENTITY_VERSION   identity id, 0, height           encoded identity record from that height on     no
 BLOCK_HASH         block hash                       height                                          no
+CONFIGURATION      height                           configuration from that height on, its proof    no
+EXECUTED           height                           ids of the block's transactions, chained        through a record
 =================  ===============================  ==============================================  =============
 
 Integers in keys are big endian, so that byte order is number order. Source: docs/spec/ledger.md 3.
@@ -46,6 +48,8 @@ class Table(IntEnum):
     HISTORY = 9
     IDENTITY_VERSION = 10
     BLOCK_HASH = 11
+    CONFIGURATION = 12
+    EXECUTED = 13
 
 
 class Reader(Protocol):
@@ -119,6 +123,10 @@ TIP_KEY: Final = b"tip"
 """META: the header of the last executed block and the frontier of the log after it."""
 GENESIS_KEY: Final = b"genesis"
 """META: the founding document in canonical JSON."""
+CONFIGURATION_KEY: Final = b"configuration"
+"""META: height of the last block that changed the configuration (8 bytes)."""
+HISTORY_KEY: Final = b"history"
+"""META: the lowest height whose block and history are kept (8 bytes); missing while everything is."""
 
 _U64: Final = Struct(">Q")
 _LEVEL_INDEX: Final = Struct(">BQ")
@@ -166,11 +174,13 @@ COMPONENT: Final = b"c"
 POLICY: Final = b"y"
 PROPOSAL: Final = b"r"
 DEPLOYMENT: Final = b"d"
+RETIRED: Final = b"q"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
 GOVERNANCE_KEY: Final = b"g"
 POLICY_VERSION_KEY: Final = b"Y"
+TRANSACTION_CHAIN_KEY: Final = b"x"
 
 
 def organisation_key(name: str) -> bytes:
@@ -231,6 +241,11 @@ def proposal_key(proposal_id: bytes) -> bytes:
 def deployment_key(deployment_id: bytes) -> bytes:
     """Return the STATE key of a deployment."""
     return DEPLOYMENT + deployment_id
+
+
+def retired_key(key_id: bytes) -> bytes:
+    """Return the STATE key of a node key that was a validator's or a learner's once."""
+    return RETIRED + key_id
 
 
 # Subjects of HISTORY: a kind byte of the list above, then the id.

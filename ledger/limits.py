@@ -67,3 +67,7 @@ GENESIS_BYTES_MAX: Final = 1024 * KIBIBYTE
 """The founding document."""
 ADDRESS_BYTES_MAX: Final = 256
 """A validator's network address."""
+LEARNERS_MAX: Final = 16
+"""Nodes that receive blocks without a vote; each costs the leader as much as a follower."""
+CONFIGURATION_CHANGES_MAX: Final = 4096
+"""Finished changes of the validators that one proof can show."""

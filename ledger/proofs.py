@@ -1,7 +1,7 @@
 """Receipts: proof, for a stranger without the chain, that a transaction is part of it for ever.
 
-A receipt joins the transaction to the log root of a header by an audit path, and the header to the network's validators by a commit
-certificate. With the founding document alone anybody can check it offline.
+A receipt joins the transaction to the log root of a header by an audit path, the header to the network's validators by a commit
+certificate, and those to the founding ones by the changes since. With the founding document alone anybody can check it offline.
 
 What a receipt does not show is whether the signer's key counted: that the validators' majority decided when they executed the block.
 
@@ -17,12 +17,19 @@ from typing import Final
 
 from ledger.block import Header, decode_header_untrusted
 from ledger.certificate import verify_block_certificate
+from ledger.configuration import Configuration
+from ledger.configuration_history import (
+    ConfigurationProof,
+    build_configuration_proof,
+    verify_configuration_proof,
+)
 from ledger.errors import LedgerCorruptionError, NotYetAvailableError, ProofRefusedError
 from ledger.genesis import Genesis
 from ledger.keyspace import Reader, Table, log_node_key
 from ledger.state import StateView
 from ledger.transaction import Transaction, decode_transaction_untrusted
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
+from wire.codec import decode_untrusted, encode
 from wire.errors import RejectedError
 from wire.hashing import DIGEST_BYTES, Digest
 from wire.limits import TX_BYTES_MAX
@@ -30,6 +37,8 @@ from wire.merkle import PROOF_HASHES_MAX, ReadNode, consistency_proof, inclusion
 
 RECEIPT_VERSION: Final = 1
 _MEMBERS: Final = frozenset({"version", "chain_id", "transaction", "log_index", "audit_path", "header", "certificate"})
+_CONFIGURATION: Final = "configuration"
+"""A member that is there when the header's configuration is not the founding one."""
 _TEXT_MAX: Final = 2 * TX_BYTES_MAX
 """The longest base64 text in a receipt."""
 
@@ -48,10 +57,15 @@ class Receipt:
     """A certified header at or above the transaction's block."""
     certificate: CommitCertificate
     """The header's commit certificate."""
+    configuration: ConfigurationProof | None = None
+    """What leads from the founding validators to those of the header, or None when they are the same."""
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form: digests in hexadecimal, longer bytes in base64."""
-        return {
+        changed: dict[str, object] = {}
+        if self.configuration is not None:
+            changed[_CONFIGURATION] = _to_base64(encode(self.configuration.to_value()))
+        return changed | {
             "version": RECEIPT_VERSION,
             "chain_id": self.header.chain_id,
             "transaction": _to_base64(self.transaction),
@@ -68,8 +82,10 @@ class Receipt:
         Raises:
             ProofRefusedError: ``ledger.receipt.malformed``.
         """
-        if not isinstance(value, dict) or value.keys() != _MEMBERS:
-            raise _malformed("a receipt has exactly the members " + ", ".join(sorted(_MEMBERS)))
+        if not isinstance(value, dict) or value.keys() - {_CONFIGURATION} != _MEMBERS:
+            raise _malformed(
+                f"a receipt has exactly the members {', '.join(sorted(_MEMBERS))}, and maybe {_CONFIGURATION}"
+            )
         if value["version"] != RECEIPT_VERSION:
             raise _malformed("the version is not known")
         log_index, path = value["log_index"], value["audit_path"]
@@ -80,6 +96,10 @@ class Receipt:
         try:
             header = decode_header_untrusted(_from_base64(value, "header"))
             certificate = decode_commit_certificate_untrusted(_from_base64(value, "certificate"))
+            configuration = None
+            if _CONFIGURATION in value:
+                raw = _from_base64(value, _CONFIGURATION)
+                configuration = ConfigurationProof.from_value_untrusted(decode_untrusted(raw, bytes_max=_TEXT_MAX))
         except RejectedError as error:
             if isinstance(error, ProofRefusedError):
                 raise
@@ -87,7 +107,7 @@ class Receipt:
         if value["chain_id"] != header.chain_id:
             raise _malformed("chain_id is not the header's")
         audit_path = tuple(_digest(item) for item in path)
-        return cls(_from_base64(value, "transaction"), log_index, audit_path, header, certificate)
+        return cls(_from_base64(value, "transaction"), log_index, audit_path, header, certificate, configuration)
 
 
 def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
@@ -111,7 +131,9 @@ def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
         raise LedgerCorruptionError("ledger.corruption.missing", f"block {location.height} is missing")
     header, certificate = _first_certified(view, location.height)
     path = inclusion_proof(_node_reader(reader), location.log_index, header.log_size)
-    return Receipt(block.transactions[location.index], location.log_index, path, header, certificate)
+    proof = build_configuration_proof(reader, header.height)
+    configuration = None if proof.is_founding else proof
+    return Receipt(block.transactions[location.index], location.log_index, path, header, certificate, configuration)
 
 
 def verify_receipt(receipt: Receipt, genesis: Genesis) -> Transaction:
@@ -122,8 +144,8 @@ def verify_receipt(receipt: Receipt, genesis: Genesis) -> Transaction:
         genesis: The founding document that the caller trusts.
 
     Raises:
-        RejectedError: ``ledger.receipt.wrong_chain``, ``ledger.proof.*``, ``wire.certificate.*``, ``wire.merkle.*``, ``ledger.tx.*`` for
-            a transaction without its form.
+        RejectedError: ``ledger.receipt.wrong_chain``, ``ledger.proof.*``, also for the validators' changes, ``wire.certificate.*``,
+            ``wire.merkle.*``, ``ledger.tx.*`` for a transaction without its form.
     """
     if receipt.header.chain_id != genesis.chain_id:
         raise ProofRefusedError(
@@ -132,8 +154,10 @@ def verify_receipt(receipt: Receipt, genesis: Genesis) -> Transaction:
             expected=genesis.chain_id,
             actual=receipt.header.chain_id,
         )
-    # Validator changes are not executable yet, so the founding validators rule at every height.
-    verify_block_certificate(receipt.certificate, receipt.header, genesis.validators)
+    configuration = Configuration(genesis.validators)
+    if receipt.configuration is not None:
+        configuration = verify_configuration_proof(receipt.configuration, genesis.chain_id, genesis.validators)
+    verify_block_certificate(receipt.certificate, receipt.header, configuration)
     transaction = decode_transaction_untrusted(receipt.transaction)
     if transaction.chain_id != genesis.chain_id:
         raise ProofRefusedError(

@@ -1,31 +1,54 @@
 """The records under the state root: what the ledger knows after a block, one frozen record for each thing.
 
-A record's encoding is the canonical tuple of a format version and its fields in the order in which they stand here; the order never
-changes. Records are decoded from this node's own tables, whose rows carry a checksum and stand under the state root, so decoding checks
-the shape and not every field: a row that fails is corruption, not somebody's input.
+What a record is stands in `ledger.record`, and the configuration of the validators in `ledger.configuration`; both are re-exported here.
 
 Source: docs/spec/ledger.md 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
-from operator import attrgetter
-from types import MappingProxyType
-from typing import Any, Final, Self, cast
+from dataclasses import dataclass
+from typing import Final
 
-from ledger.errors import LedgerCorruptionError
-from wire.codec import Value, decode_untrusted, encode
-from wire.errors import MalformedError
-from wire.hashing import DOMAIN_POLICY, DOMAIN_VALIDATORS, Digest, hash_domain
+from ledger.configuration import Configuration, RetiredValidator, Validator, ValidatorSet
+from ledger.record import RECORD_BYTES_MAX, RECORD_VERSION, Record
+from wire.codec import Value, encode
+from wire.hashing import DOMAIN_POLICY, Digest, hash_domain
 from wire.keys import KeyId, PublicKey, public_key_from_spki_untrusted
-from wire.limits import TX_BYTES_MAX
 
-RECORD_VERSION: Final = 1
-RECORD_BYTES_MAX: Final = 2 * TX_BYTES_MAX
-"""The longest record: everything one transaction can carry, and what the record adds."""
+__all__ = [
+    "ACTIVE",
+    "DEFEATED",
+    "EXECUTED",
+    "OPEN",
+    "RECORD_BYTES_MAX",
+    "RECORD_VERSION",
+    "REVOKED",
+    "SUSPENDED",
+    "WITHDRAWN",
+    "AttestationList",
+    "AttestationRecord",
+    "ComponentRecord",
+    "Configuration",
+    "DeploymentRecord",
+    "Governance",
+    "HostRecord",
+    "IdentityRecord",
+    "KeyRecord",
+    "Network",
+    "Organisation",
+    "PatchRecord",
+    "PolicySet",
+    "PolicyVersion",
+    "ProposalRecord",
+    "Record",
+    "RetiredValidator",
+    "TargetRecord",
+    "TransactionChain",
+    "Validator",
+    "ValidatorSet",
+    "hash_policy",
+]
 
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
@@ -35,54 +58,6 @@ OPEN: Final = "open"
 EXECUTED: Final = "executed"
 DEFEATED: Final = "rejected"
 WITHDRAWN: Final = "withdrawn"
-
-
-class Record:
-    """A record of the state: a frozen dataclass whose fields all have a canonical encoding."""
-
-    __slots__ = ()
-
-    def encode(self) -> bytes:
-        """Return the canonical encoding: format version, then the fields in order."""
-        return encode((RECORD_VERSION, *_values(self)))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Return the record that `encode` made `data` from.
-
-        Raises:
-            LedgerCorruptionError: ``ledger.corruption.record``: the stored bytes are not such a record.
-        """
-        try:
-            value = decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
-        except MalformedError as error:
-            raise _corrupt(cls, error.message) from error
-        if type(value) is not tuple or len(value) != len(_names(cls)) + 1 or value[0] != RECORD_VERSION:
-            raise _corrupt(cls, "wrong shape or version")
-        return cls(*cast("tuple[Any, ...]", value[1:]))
-
-
-_NAMES: Final[dict[type[Record], tuple[str, ...]]] = {}
-_GETTERS: Final[dict[type[Record], attrgetter[tuple[Value, ...]]]] = {}
-
-
-def _names(cls: type[Record]) -> tuple[str, ...]:
-    names = _NAMES.get(cls)
-    if names is None:
-        names = _NAMES[cls] = tuple(field.name for field in fields(cast(Any, cls)))
-    return names
-
-
-def _values(record: Record) -> tuple[Value, ...]:
-    cls = type(record)
-    getter = _GETTERS.get(cls)
-    if getter is None:
-        getter = _GETTERS[cls] = attrgetter(*_names(cls))
-    return getter(record)
-
-
-def _corrupt(cls: type[Record], why: str) -> LedgerCorruptionError:
-    return LedgerCorruptionError("ledger.corruption.record", f"a stored {cls.__name__} cannot be read ({why})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,81 +375,13 @@ class ProposalRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Validator:
-    """A node that votes on blocks."""
+class TransactionChain(Record):
+    """Commits to the ids of all executed transactions, so that a snapshot can prove which ones must not be executed again."""
 
-    name: str
-    """The node's name, unique in the set."""
-    organisation: str
-    """The organisation that runs it."""
-    spki: bytes
-    """Its Ed25519 node key as DER SubjectPublicKeyInfo."""
-    address: str
-    """Where its peers reach it: a multiaddr."""
-
-    @property
-    def public_key(self) -> PublicKey:
-        """Its node key."""
-        return public_key_from_spki_untrusted(self.spki)
-
-    @property
-    def key_id(self) -> KeyId:
-        """SHA-256 of `spki`, 32 bytes: its name in headers and certificates."""
-        return self.public_key.key_id
-
-
-@dataclass(frozen=True)
-class ValidatorSet:
-    """The nodes that vote on blocks, in order of key id.
-
-    Not slotted: the maps derived from it are computed once and kept.
-    """
-
-    validators: tuple[Validator, ...]
-    """In order of key id."""
-
-    @cached_property
-    def public_keys(self) -> Mapping[KeyId, PublicKey]:
-        """Key id to key, for checking certificates."""
-        return MappingProxyType({validator.key_id: validator.public_key for validator in self.validators})
-
-    @cached_property
-    def hash(self) -> Digest:
-        """Domain-separated SHA-256 of the set, 32 bytes; stands in every header."""
-        return hash_domain(DOMAIN_VALIDATORS, self.encode())
-
-    def find(self, key_id: bytes) -> Validator | None:
-        """Return the validator with this key, or None."""
-        return next((validator for validator in self.validators if validator.key_id == key_id), None)
-
-    def encode(self) -> bytes:
-        """Return the canonical encoding."""
-        rows = tuple((each.name, each.organisation, each.spki, each.address) for each in self.validators)
-        return encode((RECORD_VERSION, rows))
-
-    @classmethod
-    def decode(cls, data: bytes) -> ValidatorSet:
-        """Return the set that `encode` made `data` from; the same bytes give the same object.
-
-        Raises:
-            LedgerCorruptionError: ``ledger.corruption.record``.
-        """
-        return _decode_validators(data)
-
-
-@lru_cache(maxsize=8)
-def _decode_validators(data: bytes) -> ValidatorSet:
-    try:
-        version, rows = cast(
-            "tuple[int, tuple[tuple[Any, ...], ...]]", decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
-        )
-        if version != RECORD_VERSION:
-            raise ValueError("wrong version")
-        return ValidatorSet(tuple(Validator(*row) for row in rows))
-    except (MalformedError, TypeError, ValueError) as error:
-        raise LedgerCorruptionError(
-            "ledger.corruption.record", f"the stored validator set cannot be read ({error})"
-        ) from error
+    digest: bytes
+    """Of the last block with transactions (`ledger.executed`), 32 bytes; it covers all before."""
+    height: int
+    """Height of that block."""
 
 
 def hash_policy(schema: str, policies: tuple[tuple[str, str], ...]) -> Digest:

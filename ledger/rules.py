@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from ledger import bodies
-from ledger.bodies import Body
+from ledger.bodies import MemberBody
 from ledger.keyspace import identity_key, organisation_key
 from ledger.rules_common import Context, Effects
 from ledger.rules_governance import create_proposal, vote_on_proposal, withdraw_proposal
@@ -25,13 +25,14 @@ from ledger.rules_identity import (
     update_roles,
 )
 from ledger.rules_patch import attest_patch, publish_patch, withdraw_patch
+from ledger.rules_validator import settle_validators
 from ledger.state import StateView
 
-__all__ = ["Context", "Effects", "apply_rule"]
+__all__ = ["Context", "Effects", "apply_rule", "settle_validators"]
 
 
-def apply_rule(view: StateView, context: Context, body: Body) -> Effects:
-    """Return what `body` changes when the context's signer says it now.
+def apply_rule(view: StateView, context: Context, body: MemberBody) -> Effects:
+    """Return what `body` changes when the context's signer says it now. What a node says under its own key has no such signer.
 
     The subjects of the result begin with the signer and the signer's organisation, and name each thing once.
 
@@ -46,7 +47,7 @@ def apply_rule(view: StateView, context: Context, body: Body) -> Effects:
     return Effects(effects.records, tuple(subjects))
 
 
-def _apply(view: StateView, context: Context, body: Body) -> Effects:  # noqa: PLR0912 - one line a kind
+def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # noqa: PLR0912 - one line a kind
     match body:
         case bodies.HostReport():
             return record_report(view, context, body)

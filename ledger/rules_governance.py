@@ -44,6 +44,7 @@ from ledger.roles import ADMINISTRATOR
 from ledger.rules_common import Context, Effects, check_administrator_of, check_role, refuse
 from ledger.rules_identity import check_new_key, revoked_keys
 from ledger.rules_patch import withdrawn
+from ledger.rules_validator import change_validators
 from ledger.state import StateView
 from wire.certificate import majority
 from wire.hashing import sha256
@@ -137,7 +138,8 @@ def execute_action(view: StateView, context: Context, action: Action) -> Effects
     Raises:
         RejectedError: ``ledger.proposal.organisation_exists``, ``.too_many_organisations``, ``.foreign_administrator``,
             ``.repeated_administrator``, ``.organisation_not_found``, ``.certificate_exists``, ``.certificate_not_found``,
-            ``.too_many_certificates``, ``.no_change``, ``ledger.identity.*``, ``ledger.patch.*``, ``wire.key.*``, ``wire.x509.*``.
+            ``.too_many_certificates``, ``.no_change``, ``ledger.identity.*``, ``ledger.patch.*``, ``wire.key.*``, ``wire.x509.*``, and the
+            codes of `change_validators`.
     """
     match action:
         case actions.SetPolicy():
@@ -160,6 +162,8 @@ def execute_action(view: StateView, context: Context, action: Action) -> Effects
             return _revoke_key(view, context, action)
         case actions.WithdrawPatch():
             return withdrawn(view, context, action.patch_id, action.reason)
+        case actions.AddLearner() | actions.PromoteLearner() | actions.RemoveValidator() | actions.ReplaceValidator():
+            return change_validators(view, context, action)
         case _:
             assert_never(action)
 

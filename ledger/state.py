@@ -19,6 +19,7 @@ from ledger.records import (
     AttestationList,
     AttestationRecord,
     ComponentRecord,
+    Configuration,
     DeploymentRecord,
     Governance,
     HostRecord,
@@ -31,6 +32,7 @@ from ledger.records import (
     PolicyVersion,
     ProposalRecord,
     Record,
+    RetiredValidator,
     TargetRecord,
     Validator,
     ValidatorSet,
@@ -45,6 +47,7 @@ __all__ = [
     "AttestationList",
     "AttestationRecord",
     "ComponentRecord",
+    "Configuration",
     "DeploymentRecord",
     "Governance",
     "HistoryEntry",
@@ -59,6 +62,7 @@ __all__ = [
     "PolicyVersion",
     "ProposalRecord",
     "Record",
+    "RetiredValidator",
     "StateView",
     "TargetRecord",
     "Tip",
@@ -229,12 +233,17 @@ class StateView:
         key = self.key(key_id)
         return None if key is None else self.identity(key.identity_id)
 
+    def configuration(self) -> Configuration:
+        """Return who decides after this block: under it the block itself is certified, and the next one proposed."""
+        return self._need(keyspace.VALIDATORS_KEY, Configuration)
+
     def validators(self) -> ValidatorSet:
-        """Return the nodes that vote on blocks."""
-        raw = self._reader.get(Table.STATE, keyspace.VALIDATORS_KEY)
-        if raw is None:
-            raise LedgerCorruptionError("ledger.corruption.missing", "the tables hold no validator set")
-        return ValidatorSet.decode(raw)
+        """Return the nodes that vote on blocks; while a change of them is under way, those before it."""
+        return self.configuration().voters
+
+    def retired_validator(self, key_id: bytes) -> RetiredValidator | None:
+        """Return the node that had this key and was removed, or None."""
+        return self._find(keyspace.retired_key(key_id), RetiredValidator)
 
     def governance(self) -> Governance:
         """Return who votes and how many votes decide."""
@@ -326,6 +335,10 @@ class StateView:
         """Yield the targets of one host or of all, in order of host and name."""
         prefix = keyspace.TARGET if host is None else keyspace.target_key(host, "")
         return self._list(prefix, TargetRecord)
+
+    def retired_validators(self) -> Iterator[RetiredValidator]:
+        """Yield all nodes that were removed, in order of key id."""
+        return self._list(keyspace.RETIRED, RetiredValidator)
 
     def deployments(self) -> Iterator[DeploymentRecord]:
         """Yield all deployments in order of id; `history` of a host or a patch gives them in order of time."""

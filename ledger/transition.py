@@ -30,22 +30,24 @@ from ledger.block import (
     hash_election,
     too_many_transactions,
 )
+from ledger.bodies import ValidatorSettle
 from ledger.errors import BlockRefusedError
 from ledger.execution import Execution, Sealed, block_writes
 from ledger.keyspace import Reader, WriteSet
 from ledger.limits import TIME_AHEAD_MS_MAX
-from ledger.records import KeyRecord, ValidatorSet
+from ledger.records import Configuration, KeyRecord
+from ledger.signers import find_signing_key
 from ledger.state import StateView, Tip
 from ledger.transaction import SignatureJob, Transaction, TxId, decode_transaction_untrusted, signature_job
 from wire.certificate import (
     ElectionCertificate,
     decode_election_certificate_untrusted,
     proposal_message,
-    verify_election_certificate,
+    verify_election_quorums,
 )
 from wire.errors import RejectedError, show_value
 from wire.hashing import Digest
-from wire.keys import PrivateKey
+from wire.keys import PrivateKey, PublicKey
 
 _BLOCK_FRAME_BYTES: Final = 640
 """More than a block takes besides its transactions and its election certificate: header, signature, lengths."""
@@ -67,6 +69,8 @@ class Executed:
     """Its transactions, in order."""
     transactions: tuple[Transaction, ...]
     """The same, decoded."""
+    configuration: Configuration | None
+    """The configuration of the validators from this block on, its own certificate included, if the block changes it; otherwise None."""
 
     @property
     def height(self) -> int:
@@ -131,13 +135,14 @@ def signature_jobs(reader: Reader, transactions: Iterable[Transaction]) -> tuple
     Those that are signed with a key that an earlier transaction of the same block registers are missing; execution checks them itself.
     """
     view = StateView(reader)
-    keys: dict[bytes, KeyRecord | None] = {}
+    keys: dict[tuple[bytes, bool], KeyRecord | PublicKey | None] = {}
     jobs = []
     for transaction in transactions:
-        key_id = transaction.signer_key_id
-        if key_id not in keys:
-            keys[key_id] = view.key(key_id)
-        key = keys[key_id]
+        # One key can be a node's and an identity's, and means another signer then.
+        signer = (transaction.signer_key_id, isinstance(transaction.body, ValidatorSettle))
+        if signer not in keys:
+            keys[signer] = find_signing_key(view, transaction)
+        key = keys[signer]
         if key is not None:
             jobs.append(signature_job(transaction, key))
     return tuple(jobs)
@@ -165,8 +170,8 @@ def execute_block(
             its tx_id and the cause's code).
     """
     tip = StateView(reader).tip
-    validators = StateView(reader).validators()
-    for refusal in header_refusals(tip, validators, block, now_ms=now_ms):
+    configuration = StateView(reader).configuration()
+    for refusal in header_refusals(tip, configuration, block, now_ms=now_ms):
         raise refusal
     execution = Execution(reader, block.header, tip)
     for refusal in size_refusals(execution, block):
@@ -251,18 +256,18 @@ def build_block(
 
 
 def header_refusals(
-    tip: Tip, validators: ValidatorSet, block: Block, *, now_ms: int | None
+    tip: Tip, configuration: Configuration, block: Block, *, now_ms: int | None
 ) -> Iterator[BlockRefusedError]:
     """Yield every way in which the block does not follow `tip`, its transactions and derived fields aside.
 
     Args:
         tip: The block before.
-        validators: Who may propose after it.
+        configuration: The one after the block before: it says who may propose, and who may be elected by whom.
         block: From anybody.
         now_ms: The caller's clock, or None.
     """
     yield from link_refusals(tip, block, now_ms=now_ms)
-    yield from validator_refusals(tip, validators, block)
+    yield from validator_refusals(tip, configuration, block)
 
 
 def link_refusals(tip: Tip, block: Block, *, now_ms: int | None) -> Iterator[BlockRefusedError]:
@@ -282,10 +287,10 @@ def link_refusals(tip: Tip, block: Block, *, now_ms: int | None) -> Iterator[Blo
         )
 
 
-def validator_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iterator[BlockRefusedError]:
+def validator_refusals(tip: Tip, configuration: Configuration, block: Block) -> Iterator[BlockRefusedError]:
     """Yield every way in which the validators' signatures do not stand behind the block's proposer."""
     header = block.header
-    proposer = validators.public_keys.get(header.proposer)
+    proposer = configuration.proposers.get(header.proposer)
     if proposer is None:
         yield _refuse("unknown_proposer", header, "was not proposed by a validator", None, header.proposer)
     else:
@@ -293,7 +298,7 @@ def validator_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iter
             check_proposer_signature(block, proposer)
         except BlockRefusedError as error:
             yield error
-    yield from _election_refusals(tip, validators, block)
+    yield from _election_refusals(tip, configuration, block)
 
 
 def size_refusals(execution: Execution, block: Block) -> Iterator[BlockRefusedError]:
@@ -324,7 +329,7 @@ def refused_transaction(index: int, tx_id: bytes, error: RejectedError) -> Block
     )
 
 
-def _election_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iterator[BlockRefusedError]:
+def _election_refusals(tip: Tip, configuration: Configuration, block: Block) -> Iterator[BlockRefusedError]:
     header, parent = block.header, tip.header
     if header.election_hash != hash_election(block.election):
         yield _refuse("election_hash", header, "carries another election certificate than its header says",
@@ -346,7 +351,7 @@ def _election_refusals(tip: Tip, validators: ValidatorSet, block: Block) -> Iter
     else:
         try:
             certificate = decode_election_certificate_untrusted(block.election)
-            verify_election_certificate(certificate, parent.chain_id, validators.public_keys)
+            verify_election_quorums(certificate, parent.chain_id, configuration.quorums)
         except RejectedError as error:
             yield _refuse(
                 "bad_election", header, f"carries an invalid election certificate: {error.message}", cause=error.code
@@ -385,7 +390,8 @@ def _decode(block: Block) -> list[Transaction]:
 def _executed(block: Block, sealed: Sealed, transactions: tuple[Transaction, ...]) -> Executed:
     writes = sealed.writes
     writes.update(block_writes(block, sealed.tip))
-    return Executed(block, block.block_hash, writes, tuple(each.tx_id for each in transactions), transactions)
+    tx_ids = tuple(each.tx_id for each in transactions)
+    return Executed(block, block.block_hash, writes, tx_ids, transactions, sealed.configuration)
 
 
 def _refuse(

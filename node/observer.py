@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from ledger.certificate import verify_block_certificate
+from ledger.state import StateView
 from ledger.transition import Executed
 from node.clock import jittered
 from node.replica import LedgerReplica
@@ -92,7 +93,8 @@ class Observer:
                 executed = await self._replica.execute_untrusted(item.block, block_hash=None, now_ms=None)
                 if item.certificate is not None:
                     candidate = decode_commit_certificate_untrusted(item.certificate)
-                    verify_block_certificate(candidate, executed.block.header, self._replica.latest_view().validators())
+                    # The configuration after the block: a change of the validators is decided under itself.
+                    verify_block_certificate(candidate, executed.block.header, StateView(chain.tip()).configuration())
                     certificate = candidate
                     await self._commit(
                         list(chain.executed_between(chain.committed_height, candidate.height)), candidate

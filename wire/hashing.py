@@ -29,6 +29,7 @@ DOMAIN_GENESIS: Final = b"patchwarden/genesis/1"
 DOMAIN_CHECKPOINT: Final = b"patchwarden/checkpoint/1"
 DOMAIN_SNAPSHOT: Final = b"patchwarden/snapshot/1"
 DOMAIN_PEER: Final = b"patchwarden/peer/1"
+DOMAIN_EXECUTED: Final = b"patchwarden/executed/1"
 
 DOMAIN_BYTES_MAX: Final = 255
 """A domain's length is hashed as one byte."""
@@ -80,5 +81,6 @@ _PREFIXES: Final = {
         DOMAIN_CHECKPOINT,
         DOMAIN_SNAPSHOT,
         DOMAIN_PEER,
+        DOMAIN_EXECUTED,
     )
 }

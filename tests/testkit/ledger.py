@@ -16,13 +16,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from ledger import bodies
-from ledger.actions import Administrator
+from ledger.actions import Action, AddLearner, Administrator
 from ledger.block import Block, build_raw_block
 from ledger.bodies import Body
+from ledger.configuration import Configuration, Validator
+from ledger.configuration_history import build_configuration_proof
 from ledger.errors import BlockRefusedError
 from ledger.genesis import Genesis, GenesisOrganisation, build_genesis, genesis_block
 from ledger.keyspace import MemoryStore, Table, height_key
-from ledger.records import Validator
+from ledger.settlement import find_settlement
 from ledger.state import StateView
 from ledger.transaction import Transaction, build_transaction
 from ledger.transition import Built, Executed, build_block, check_transaction, execute_block
@@ -115,6 +117,11 @@ def make_genesis(
     )
 
 
+def validator(index: int, organisation: str = "acme") -> Validator:
+    """Return the validator ``v<index>`` as the founding documents here describe it."""
+    return Validator(f"v{index}", organisation, node_key(index).public_key.spki, f"/ip4/127.0.0.1/tcp/{4000 + index}")
+
+
 def administrator_of(organisation: str) -> str:
     """Return the id of an organisation's founding administrator."""
     return ADMINISTRATORS.get(organisation, f"admin@{organisation}")
@@ -179,9 +186,21 @@ class Chain:
 
     @property
     def voters(self) -> list[PrivateKey]:
-        """Just enough validators for a certificate, the leader among them."""
-        rotated = self.node_keys[self.leader :] + self.node_keys[: self.leader]
-        return rotated[: majority(len(self.node_keys))]
+        """Just enough validators to decide after the tip, the leader among them if it has a vote."""
+        return self.signers(self.view.configuration())
+
+    def signers(self, configuration: Configuration) -> list[PrivateKey]:
+        """Return just enough validators to decide under the configuration, the leader among them if it has a vote."""
+        chosen: list[PrivateKey] = []
+        for key in self.node_keys[self.leader :] + self.node_keys[: self.leader]:
+            lacking = [
+                group
+                for group in configuration.quorums
+                if sum(each.public_key.key_id in group for each in chosen) < majority(len(group))
+            ]
+            if any(key.public_key.key_id in group for group in lacking):
+                chosen.append(key)
+        return chosen
 
     def key(self, identity_id: str) -> PrivateKey:
         """Return the key that the identity signs with now."""
@@ -245,13 +264,41 @@ class Chain:
         return transaction
 
     def certificate(self, block: Block) -> CommitCertificate:
-        """Return a certificate of the block by just enough validators."""
-        return make_certificate(self.genesis.chain_id, self.voters, block)
+        """Return a certificate of the block, of this chain or the next one of it, by just enough validators."""
+        height = min(block.header.height, self.view.height)
+        configuration = build_configuration_proof(self.store, height).configuration
+        return make_certificate(self.genesis.chain_id, self.signers(configuration), block)
 
     def elect(self, leader: int) -> None:
         """Let another validator lead from the next block on, in a new term."""
         self.term += 1
         self.leader = leader
+
+    # Governance and validators
+
+    def adopt(self, action: Action) -> Executed:
+        """Propose the action and let two organisations vote for it; return the deciding block."""
+        proposal = self.submit(bodies.ProposalCreate(action, ""), "ada@acme").tx_id
+        for voter in ("ada@acme", "ben@beta"):
+            last = self.commit(self.sign(bodies.ProposalVote(proposal, True), voter))
+        return last
+
+    def add_learner(self, index: int, organisation: str = "acme") -> Validator:
+        """Make ``v<index>`` a learner; its key signs for it from now on."""
+        learner = validator(index, organisation)
+        self.adopt(AddLearner(learner))
+        self.node_keys.append(node_key(index))
+        return learner
+
+    def sign_settlement(self, by: PrivateKey | None = None, **changes: object) -> Transaction:
+        """Return the transaction by which a validator, else the leader, ends the change under way."""
+        body = find_settlement(self.store)
+        assert body is not None, "a change is under way and its block certified"
+        return self.sign(body, "", key=by or self.node_keys[self.leader], **changes)
+
+    def settle(self) -> Executed:
+        """End the change of the validators that is under way."""
+        return self.commit(self.sign_settlement())
 
     # Refusals
 

@@ -14,7 +14,7 @@ from ledger.errors import GenesisRefusedError
 from ledger.genesis import build_genesis, decode_genesis_untrusted, genesis_block
 from ledger.keyspace import MemoryStore
 from ledger.limits import GENESIS_BYTES_MAX
-from ledger.records import Validator, ValidatorSet
+from ledger.records import Configuration, Validator
 from ledger.state import StateView
 from ledger.state_tree import prove, read_root, verify_state_proof
 from tests.testkit.certificates import make_chain
@@ -103,7 +103,8 @@ def test_validators_stand_in_order_of_their_key() -> None:
     assert list(genesis.validators.public_keys) == ids
     assert genesis.validators.find(ids[3]) == genesis.validators.validators[3]
     assert genesis.validators.find(bytes(32)) is None
-    assert ValidatorSet.decode(genesis.validators.encode()) == genesis.validators
+    configuration = Configuration(genesis.validators)
+    assert Configuration.decode(configuration.encode()) == configuration
 
 
 def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ledger import bodies
-from ledger.keyspace import Table, identity_key, key_key, organisation_key
+from ledger.keyspace import TRANSACTION_CHAIN_KEY, Table, identity_key, key_key, organisation_key
 from ledger.limits import ADMINISTRATORS_MAX, KEYS_PER_IDENTITY_MAX, NOT_AFTER_WINDOW_MAX
 from ledger.records import IdentityRecord
 from tests.testkit.certificates import make_chain
@@ -358,7 +358,7 @@ def test_only_changed_records_are_written(chain: Chain) -> None:
     executed = chain.commit(chain.sign(register("alice@acme", "developer"), "ada@acme"))
     changed = {key for table, key in executed.writes if table is Table.STATE}
     key_id = key_of("alice@acme").public_key.key_id
-    assert changed == {identity_key("alice@acme"), key_key(key_id)}
+    assert changed == {identity_key("alice@acme"), key_key(key_id), TRANSACTION_CHAIN_KEY}
     raw = executed.writes[Table.STATE, identity_key("alice@acme")]
     assert raw is not None
     assert IdentityRecord.decode(raw).identity_id == "alice@acme"

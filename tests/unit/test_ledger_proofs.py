@@ -10,6 +10,7 @@ import pytest
 
 from ledger import bodies
 from ledger.certificate import verify_block_certificate
+from ledger.configuration import Configuration
 from ledger.errors import LedgerCorruptionError, NotYetAvailableError, ProofRefusedError
 from ledger.keyspace import Table, height_key, log_node_key
 from ledger.proofs import Receipt, build_consistency_proof, build_receipt, verify_receipt
@@ -179,14 +180,14 @@ def test_logs_are_consistent_across_heights(chain: Chain) -> None:
 
 def test_block_certificates_are_about_their_block_and_its_validators(chain: Chain) -> None:
     block, other = chain.blocks[2], chain.blocks[3]
-    validators = chain.view.validators()
+    validators = chain.view.configuration()
     certificate = chain.certificate(block)
     verify_block_certificate(certificate, block.header, validators)
     with pytest.raises(ProofRefusedError) as refused:
         verify_block_certificate(certificate, other.header, validators)
     assert refused.value.code == "ledger.proof.certificate"
     with pytest.raises(ProofRefusedError) as refused:
-        verify_block_certificate(certificate, block.header, make_genesis(validators=3).validators)
+        verify_block_certificate(certificate, block.header, Configuration(make_genesis(validators=3).validators))
     assert refused.value.code == "ledger.proof.validators"
     foreign = make_certificate("other-net", chain.voters, block)
     with pytest.raises(InvalidCertificateError):

@@ -11,9 +11,10 @@ from ledger import actions, bodies
 from ledger.actions import Administrator
 from ledger.bodies import BODY_READERS, Body
 from ledger.errors import TransactionRefusedError
+from ledger.genesis import genesis_block
 from ledger.limits import POLICY_BYTES_MAX, ROLES_MAX
 from ledger.transaction import build_transaction, check_signatures, decode_transaction_untrusted, signature_job
-from tests.testkit.ledger import key_of
+from tests.testkit.ledger import key_of, make_certificate, make_genesis, validator
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import MalformedError, RejectedError
 from wire.hashing import DOMAIN_TRANSACTION, hash_domain
@@ -23,6 +24,8 @@ from wire.merkle import leaf_hash
 
 D1, D2, D3 = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 SPKI = key_of("somebody").public_key.spki
+KEY = key_of("signer")
+GENESIS = genesis_block(make_genesis())[0]
 
 EVERY_BODY: tuple[Body, ...] = (
     bodies.IdentityRegister("a@b", "Name", ("attestor:x", "developer"), SPKI, (b"der",)),
@@ -49,8 +52,12 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.DeploymentOutcome(2, D1, "site", D2, D3, "SUCCESS", D1, D2, b"{}"),
     bodies.DeploymentOutcome(2, D1, "site", D2, None, "ERROR_POLICY_DENIED", D1, D1, b"{}"),
     bodies.HostReport("drift", "site", b"x" * 4096),
+    bodies.ProposalCreate(actions.AddLearner(validator(5)), ""),
+    bodies.ProposalCreate(actions.PromoteLearner("v5"), ""),
+    bodies.ProposalCreate(actions.RemoveValidator("v5"), ""),
+    bodies.ProposalCreate(actions.ReplaceValidator("v1", "v5"), ""),
+    bodies.ValidatorSettle(GENESIS.header, make_certificate("net", [KEY], GENESIS)),
 )
-KEY = key_of("signer")
 
 
 def sign(body: Body, **changes: object) -> bytes:
@@ -187,8 +194,13 @@ def test_roles_have_one_order() -> None:
 @pytest.mark.parametrize(
     ("action", "code"),
     [
-        (("add-validator", "v5"), "ledger.proposal.unsupported_action"),
-        (("replace-validator",), "ledger.proposal.unsupported_action"),
+        (("remove-organisation", "acme"), "ledger.proposal.unsupported_action"),
+        (("set-limits",), "ledger.proposal.unsupported_action"),
+        (("add-validator", "v5"), "ledger.proposal.unknown_action"),
+        (("replace-validator",), "wire.field.length"),
+        (("promote-learner", "Not a name"), "wire.field.identifier"),
+        (("add-learner", "v5", "acme", b"k" * 92, "/ip4/127.0.0.1/tcp/1"), "wire.field.length"),
+        (("add-learner", "v5", "acme", b"k", ""), "wire.field.length"),
         (("make-coffee",), "ledger.proposal.unknown_action"),
         ((), "wire.field.text"),
         (5, "wire.field.tuple"),
