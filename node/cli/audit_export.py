@@ -97,7 +97,7 @@ def write_archive(source: ChainSource, out: Path, progress: Progress | None = No
             write(encoder.block(block.block, block.certificate))
             count += 1
             if progress is not None:
-                progress.update(count, max(count, source.height))
+                progress.update(count)
         write(encoder.end())
     return count
 
@@ -113,7 +113,7 @@ def _write_lines(  # noqa: PLR0917 - what is written where
         for block in source.blocks:
             if stop is not None and block.height > stop:
                 break
-            progress.update(block.height, max(block.height, source.height))
+            progress.update(block.height)
             if block.height < start:
                 continue
             blocks += 1

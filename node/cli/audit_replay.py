@@ -94,7 +94,7 @@ def run_replay(
         for block in source.blocks:
             for finding in auditor.feed(block.block, block.certificate):
                 output.note(f"block {finding.height}: {finding.message} [{finding.what}]")
-            progress.update(auditor.height, max(source.height, auditor.height))
+            progress.update(auditor.height)
         summary = auditor.finish()
     return _document(source, founding, level, summary, time.monotonic() - begin, is_trusted=genesis is not None)
 

@@ -145,7 +145,7 @@ def _escape(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    return normalize("NFC", _UNPRINTABLE.sub(" ", text)).strip()[:256] or "unknown"
+    return " ".join(normalize("NFC", _UNPRINTABLE.sub(" ", text)).split())[:256] or "unknown"
 
 
 def read_test_suite(path: Path) -> ValidationTests:

@@ -57,13 +57,18 @@ def short(digest: str | None, length: int = 12) -> str:
 
 
 class Progress:
-    """How far long work has come: a bar on a terminal, a line now and then elsewhere, nothing for programs."""
+    """How far long work has come: a bar on a terminal, a line now and then elsewhere, nothing for programs.
+
+    Args:
+        label: What is counted.
+        total: How many there are; 0 when nobody knows.
+        shown: False for programs.
+    """
 
     def __init__(self, label: str, total: int, *, shown: bool) -> None:
         self._label = label
         self._total = total
         self._shown = shown
-        self._done = 0
         self._noted_at = time.monotonic()
         self._bar: Any = None
 
@@ -77,7 +82,7 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._bar.add_task(self._label, total=self._total)
+            self._bar.add_task(self._label, total=self._total or None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,16 +90,13 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, done: int, total: int | None = None) -> None:
-        """Show that `done` of `total` is done."""
-        self._done = done
-        if total is not None:
-            self._total = total
+    def update(self, done: int) -> None:
+        """Show that so much of the whole is done."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=self._total)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=self._total or None)
         elif self._shown and time.monotonic() - self._noted_at >= NOTE_INTERVAL_S:
             self._noted_at = time.monotonic()
-            click.echo(f"{self._label}: {done} of {self._total}", err=True)
+            click.echo(f"{self._label}: {done}" + (f" of {self._total}" if self._total else ""), err=True)
 
 
 class Output:

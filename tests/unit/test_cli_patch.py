@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from node.keystore import save_key
 from provenance.schema import schema_document
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
+from tests.testkit.certificates import make_chain
 from tests.testkit.cli import refused, run, run_json
 from wire.canonical_json import encode
 from wire.keys import PrivateKey
@@ -490,3 +492,24 @@ def test_git_applies_what_was_created(desk: Desk) -> None:
 
 def test_receipts_need_a_founding_document(released: Path) -> None:
     assert refused("patch", "verify", released, "--receipt", released, code=2) == "cli.usage"
+
+
+# -- certificates ------------------------------------------------------------------------------------------------------
+
+
+def test_creator_with_a_certificate(desk: Desk) -> None:
+    chain = make_chain(patches.ALICE)
+    path = desk.root / "chain.pem"
+    path.write_text("".join(ssl.DER_cert_to_PEM_cert(der) for der in chain))
+    document = desk.create(certificate=path)
+    metadata = verify_patch_untrusted(desk.patch.read_bytes()).metadata
+    assert metadata.creator_identity.kind == "x509"
+    assert metadata.creator_identity.certificate_chain == chain
+    assert document["key_id"] == patches.ALICE.public_key.key_id_hex
+    assert run_json("key", "show", path)["key_id"] == document["key_id"]
+    # Somebody else's certificate over one's own key is refused before anything is written.
+    path.write_text("".join(ssl.DER_cert_to_PEM_cert(der) for der in make_chain(patches.CAROL)))
+    assert (
+        refused(*desk.create_arguments(certificate=path, out=desk.root / "other.patch")) == "provenance.signature.keyid"
+    )
+    assert not (desk.root / "other.patch").exists()
