@@ -58,6 +58,8 @@ DRAIN_TIMEOUT_S: Final = 2.0
 """How long a stop waits for what was admitted to be committed."""
 READY_AGE_MAX_MS: Final = 60_000
 """A node whose last block is older than this is not ready, leader or not."""
+LINEARIZABLE_TIMEOUT_S: Final = 3.0
+"""How long a linearizable read waits for a leader's confirmation."""
 TOKEN_BYTES: Final = 32
 CONNECTING_ROLES: Final = frozenset({"host", "auditor"})
 """Identities with one of these roles may connect with their key, besides the validators."""
@@ -127,7 +129,7 @@ class Node:
         self.submitter = Submitter(
             self.replica,
             self.mempool,
-            is_leader=lambda: self.validator is not None and self.validator.is_leader,
+            is_leader=self._leads,
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
         )
@@ -164,9 +166,17 @@ class Node:
     async def _drain(self) -> None:
         """Take no more, and give what was admitted a moment to be committed."""
         self.submitter.open = False
+        if self.validator is None or not self._leads():
+            return
         with trio.move_on_after(DRAIN_TIMEOUT_S):
-            while self.validator is not None and self.validator.is_leader and len(self.mempool):
+            while len(self.mempool) and self._leads():
                 await self.replica.wait_above(self.replica.height)
+        # A successor that is asked takes over within a round trip; one that has to miss us first needs an election time-out.
+        handed_over = await self.validator.transfer_leadership()
+        _log.info("leadership handed over" if handed_over else "nobody took the leadership", name=self.config.name)
+
+    def _leads(self) -> bool:
+        return self.validator is not None and self.validator.is_leader
 
     def close(self) -> None:
         """Remove what says that this node runs, and close agent and store."""
@@ -274,6 +284,47 @@ class Node:
                 await trio.to_thread.run_sync(self.patch_store.put, data, digest)
                 return data
         return None
+
+    async def transfer_leadership(self, to: str | None) -> dict[str, Any]:
+        """Hand leadership to the validator named `to`, or to whoever is furthest.
+
+        Raises:
+            RejectedError: This node does not lead (`node.transfer.not_leader`), or knows no such validator (`node.transfer.unknown`).
+            UnavailableError: Nobody took it in time (`node.transfer.failed`); this node leads on.
+        """
+        if self.validator is None or not self.validator.is_leader:
+            raise RejectedError("node.transfer.not_leader", "this node does not lead", hint="ask the leader")
+        key_id = None
+        if to is not None:
+            validators = self.replica.latest_view().validators().validators
+            key_id = next((each.key_id for each in validators if each.name == to), None)
+            if key_id is None or key_id == self._key.public_key.key_id:
+                raise RejectedError("node.transfer.unknown", "there is no such other validator", actual=to)
+        begin_ms = clock.monotonic_ms()
+        if not await self.validator.transfer_leadership(key_id):
+            raise UnavailableError(
+                "node.transfer.failed", "nobody took the leadership in time", hint="retry in a moment"
+            )
+        return {"transferred": True, "took_ms": clock.monotonic_ms() - begin_ms}
+
+    async def wait_linearizable(self) -> None:
+        """Return when this replica holds everything that was committed anywhere before the call.
+
+        Raises:
+            UnavailableError: No leader confirmed it in time (`node.read.unconfirmed`, `node.read.timeout`).
+            RejectedError: This node is no validator (`node.read.not_a_validator`).
+        """
+        if self.validator is None:
+            raise RejectedError(
+                "node.read.not_a_validator",
+                "only validators answer linearizable reads",
+                hint="ask a validator, or ask this node for consistency=local",
+            )
+        with trio.move_on_after(LINEARIZABLE_TIMEOUT_S):
+            height = await self.validator.read_index()
+            await self.replica.wait_above(height - 1)
+            return
+        raise UnavailableError("node.read.timeout", "no leader confirmed that this replica is current in time")
 
     # -- documents -------------------------------------------------------------------------------------------------
 

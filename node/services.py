@@ -106,6 +106,7 @@ class Services:
             "health.live": self.health_live,
             "health.ready": self.health_ready,
             "node.stop": self.node_stop,
+            "node.transfer-leadership": self.transfer_leadership,
             **self._node.agent_methods(),
         }
 
@@ -283,8 +284,9 @@ class Services:
         """Return one identity, now or as it was at a past height."""
         name = as_name(params, "identity")
         height = as_optional_integer(params, "height")
+        consistency = await self._reach_consistency(params)
         with self._node.replica.view() as view:
-            return _identity_document(view, name, height)
+            return {**_identity_document(view, name, height), "as_of": self._as_of(view, consistency)}
 
     async def identities_history(self, params: Params) -> list[Document]:
         """Return the transactions that touched an identity, oldest first."""
@@ -400,16 +402,44 @@ class Services:
                 raise _not_found("target", f"{target} of {host}", view.height)
             return documents.target_document(record)
 
+    async def _reach_consistency(self, params: Params) -> str:
+        """Return how current an answer must be, when this replica is: `linearizable` or `local`."""
+        wanted = as_optional_name(params, "consistency")
+        consistency = wanted or ("local" if self._node.validator is None else "linearizable")
+        if consistency == "linearizable":
+            await self._node.wait_linearizable()
+        elif consistency != "local":
+            raise RejectedError(
+                "node.param.consistency",
+                "consistency is not known",
+                expected="linearizable or local",
+                actual=consistency,
+            )
+        return consistency
+
+    def _as_of(self, view: StateView, consistency: str) -> Document:
+        return {
+            "consistency": consistency,
+            "height": view.height,
+            "replica_age_ms": self._node.replica.replica_age_ms(),
+        }
+
+    async def transfer_leadership(self, params: Params) -> Document:
+        """Hand leadership to another validator, by name, or to whoever is furthest."""
+        return await self._node.transfer_leadership(as_optional_name(params, "to"))
+
     # -- governance and proofs -------------------------------------------------------------------------------------
 
     async def policy_get(self, params: Params) -> Document:
         """Return the policy set in force, or a former version of it."""
         version = as_optional_integer(params, "version")
+        consistency = await self._reach_consistency(params)
         with self._node.replica.view() as view:
             current = view.policy()
             if version is not None and version > current.version:
                 raise _not_found("policy", str(version), view.height)
-            return documents.policy_document(current if version is None else view.policy(version))
+            policy = current if version is None else view.policy(version)
+            return {**documents.policy_document(policy), "as_of": self._as_of(view, consistency)}
 
     async def governance_list(self, params: Params) -> list[Document]:
         """Return proposals, the newest first."""

@@ -34,8 +34,10 @@ from consensus.effects import (
     Persist,
     Persisted,
     Propose,
+    ReadIndex,
     Received,
     Tick,
+    TransferLeadership,
 )
 from consensus.errors import ProposalRefusedError
 from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
@@ -45,7 +47,7 @@ from node.config import NodeConfig
 from node.replica import LedgerReplica
 from node.telemetry import Metrics, timed
 from wire.certificate import CommitCertificate, ElectionCertificate, encode_election_certificate
-from wire.errors import CorruptionError, RejectedError
+from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId, PrivateKey
 
 INBOX_EVENTS_MAX: Final = 4096
@@ -54,6 +56,8 @@ WORK_OPERATIONS_MAX: Final = 1024
 """Persists and commits waiting for the work task; the core's windows keep it far below."""
 BATCH_OPERATIONS_MAX: Final = 64
 """Persists and commits for one visit to the writing thread."""
+READS_MAX: Final = 1024
+"""Linearizable reads that wait for a leader's confirmation."""
 NOTICE_HOLD_S: Final = 0.003
 """How long a message that only tells of a commit waits for one with blocks to ride on. It halves the messages of a busy chain; on a
 quiet one followers learn of the last commit this much later."""
@@ -85,6 +89,14 @@ class _PersistWork:
 class _CommitWork:
     entries: tuple[Entry, ...]
     certificate: CommitCertificate | None
+
+
+@dataclass(slots=True)
+class _Read:
+    """A read that waits for its height."""
+
+    answered: trio.Event
+    height: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +160,9 @@ class Validator:
         self._disk_height = replica.store.last_height
         self._disk_hash = replica.store.term_and_hash(self._disk_height)[1]
         self._refusals_pending = 0
+        self._reads: dict[int, _Read] = {}
+        self._next_read = 1
+        self._stepped_down = trio.Event()
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
         self._expired_height = replica.height
@@ -185,6 +200,52 @@ class Validator:
     def link_changed(self, peer: KeyId, *, is_up: bool) -> None:
         """Tell the core that the link to a peer came up or went down. Never blocks."""
         self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer))
+
+    async def read_index(self) -> int:
+        """Return a height at or above everything that was committed anywhere when this was called; the caller sets the deadline.
+
+        Raises:
+            UnavailableError: No leader confirmed it (`node.read.unconfirmed`), or too many wait already (`node.read.too_many`).
+        """
+        if len(self._reads) >= READS_MAX:
+            raise UnavailableError(
+                "node.read.too_many", "too many reads wait for confirmation", hint="retry in a moment"
+            )
+        request_id = self._next_read
+        self._next_read += 1
+        read = self._reads[request_id] = _Read(trio.Event())
+        try:
+            self._post(ReadIndex(request_id))
+            await read.answered.wait()
+        finally:
+            del self._reads[request_id]
+        if read.height is None:
+            raise UnavailableError(
+                "node.read.unconfirmed",
+                "no leader confirmed that this replica is current",
+                hint="retry, or ask for consistency=local",
+            )
+        return read.height
+
+    def _answer_read(self, request_id: int, height: int | None) -> None:
+        read = self._reads.get(request_id)
+        if read is not None:
+            read.height = height
+            read.answered.set()
+
+    async def transfer_leadership(self, to: KeyId | None = None) -> bool:
+        """Hand leadership to another voter; return whether this node no longer leads. The caller sets the deadline.
+
+        Args:
+            to: Who shall lead; None for whoever is furthest.
+        """
+        if not self.is_leader:
+            return True
+        self._post(TransferLeadership(to))
+        # The core gives up by itself after an election time-out and then takes proposals again.
+        with trio.move_on_after(2 * self._config.election_ticks * self._config.tick_ms / 1000):
+            await self._stepped_down.wait()
+        return not self.is_leader
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in consensus until cancelled.
@@ -246,6 +307,10 @@ class Validator:
     def _perform(self, effects: Effects) -> None:
         for outgoing in effects.send:
             self._send_message(outgoing)
+        for request_id, height in effects.reads_ready:
+            self._answer_read(request_id, height)
+        for request_id in effects.reads_refused:
+            self._answer_read(request_id, None)
         for alarm in effects.alarms:
             _log.error("consensus alarm", alarm=alarm)
             self._metrics.consensus_alarms.inc()
@@ -255,6 +320,8 @@ class Validator:
             _log.info("elected leader", term=effects.elected.term)
         if effects.stepped_down:
             self._election = None
+            stepped_down, self._stepped_down = self._stepped_down, trio.Event()
+            stepped_down.set()
             _log.info("no longer leader", term=self._core.status.term)
         if effects.persist is not None:
             self._add_work(_PersistWork(effects.persist, effects.send_after_persist))
@@ -403,7 +470,11 @@ class Validator:
                 self._disk_hard_state = persist.hard_state
             if persist.entries:
                 self._disk_height, self._disk_hash = persist.entries[-1].height, persist.entries[-1].block_hash
-            self._post(Persisted(self._disk_height, self._disk_hash, self._disk_hard_state))
+            self._post(
+                Persisted(
+                    self._disk_height, self._disk_hash, self._disk_hard_state, truncate_from=persist.truncate_from
+                )
+            )
         if prepared.refused is not None:
             self._refusals_pending += 1
             self._post(prepared.refused)

@@ -21,6 +21,12 @@ router = APIRouter(tags=["ledger"])
 Limit = Annotated[int | None, Query(ge=1, le=500)]
 HeightQuery = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 HeightPath = Annotated[int, Path(ge=0, le=2**53 - 1)]
+Consistency = Annotated[
+    Literal["linearizable", "local"] | None,
+    Query(
+        description="How current the answer must be. A validator's default is linearizable, a host can only answer local."
+    ),
+]
 HexPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 NamePath = Annotated[str, Path(min_length=1, max_length=256)]
 NameQuery = Annotated[str | None, Query(min_length=1, max_length=256)]
@@ -78,10 +84,12 @@ async def identities(
     )
 
 
-@router.get("/v1/identities/{identity}", response_model=schemas.Identity, responses=errors(400, 404))
-async def identity(core: Core, identity: NamePath, height: HeightQuery = None) -> JSONResponse:
+@router.get("/v1/identities/{identity}", response_model=schemas.IdentityAsOf, responses=errors(400, 404))
+async def identity(
+    core: Core, identity: NamePath, height: HeightQuery = None, consistency: Consistency = None
+) -> JSONResponse:
     """One identity, now or as it was after a past height."""
-    return JSONResponse(await core.call("identities.get", identity=identity, height=height))
+    return JSONResponse(await core.call("identities.get", identity=identity, height=height, consistency=consistency))
 
 
 @router.get(
@@ -152,10 +160,10 @@ async def target(core: Core, host: NamePath, target: NamePath) -> JSONResponse:
     return JSONResponse(await core.call("targets.get", host=host, target=target))
 
 
-@router.get("/v1/policy", response_model=schemas.PolicySet, responses=errors(400, 404))
-async def policy(core: Core, version: HeightQuery = None) -> JSONResponse:
+@router.get("/v1/policy", response_model=schemas.PolicySetAsOf, responses=errors(400, 404))
+async def policy(core: Core, version: HeightQuery = None, consistency: Consistency = None) -> JSONResponse:
     """The policy set in force, or a former version."""
-    return JSONResponse(await core.call("policy.get", version=version))
+    return JSONResponse(await core.call("policy.get", version=version, consistency=consistency))
 
 
 @router.get("/v1/governance/proposals", response_model=list[schemas.Proposal], responses=errors(400))

@@ -229,6 +229,14 @@ class Key(Answer):
     certificate_chain: list[Base64]
 
 
+class AsOf(Answer):
+    """How current an answer is."""
+
+    consistency: Literal["linearizable", "local"]
+    height: Height
+    replica_age_ms: int
+
+
 class Identity(Answer):
     """A person, service or host."""
 
@@ -240,6 +248,12 @@ class Identity(Answer):
     registered_height: Height
     changed_height: Height
     keys: list[Key]
+
+
+class IdentityAsOf(Identity):
+    """An identity, and how current the answer is."""
+
+    as_of: AsOf
 
 
 class Organisation(Answer):
@@ -354,6 +368,12 @@ class PolicySet(Answer):
     adopted_height: Height
     schema_: Annotated[str, Field(alias="schema")]
     policies: list[Policy]
+
+
+class PolicySetAsOf(PolicySet):
+    """One version of the network's policies, and how current the answer is."""
+
+    as_of: AsOf
 
 
 class Vote(Answer):

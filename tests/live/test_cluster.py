@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from ledger import bodies
+from node.local.client import LocalClient
 from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
 
 pytestmark = pytest.mark.live
@@ -60,6 +62,7 @@ class Submissions(threading.Thread):
         self.nodes = nodes
         self.acknowledged: list[tuple[str, float]] = []
         self.ended = threading.Event()
+        self.given_up: list[str] = []
 
     def run(self) -> None:
         with httpx.Client(timeout=30) as client:
@@ -84,6 +87,8 @@ class Submissions(threading.Thread):
                     if result["status"] == "committed":
                         self.acknowledged.append((result["tx_id"], time.monotonic()))
                         break
+            else:
+                self.given_up.append(transaction.tx_id.hex())
 
 
 def _base64(data: bytes) -> str:
@@ -196,4 +201,61 @@ def test_wiped_validator_does_not_come_back_as_itself(cluster: Cluster) -> None:
     shutil.rmtree(node.home / "data", ignore_errors=True)
     kept.rename(node.home / "data")
     cluster.start([node])
+    cluster.wait_equal()
+
+
+def test_linearizable_read_on_any_validator_sees_what_was_acknowledged(cluster: Cluster) -> None:
+    for number in range(5):
+        name = f"reader{number}@acme"
+        cluster.register(name, "auditor")
+        for node in cluster.validators:
+            document = cluster.client.get(f"{node.rpc}/v1/identities/{name}").json()
+            assert document["identity"] == name
+            assert document["as_of"]["consistency"] == "linearizable"
+    local = cluster.client.get(f"{cluster.validators[0].rpc}/v1/policy?consistency=local").json()
+    assert local["as_of"]["consistency"] == "local"
+    assert local["as_of"]["height"] >= 1
+
+
+def test_isolated_validator_answers_no_linearizable_read(cluster: Cluster) -> None:
+    lonely, *others = cluster.validators
+    for node in others:
+        node.signal(signal.SIGSTOP)
+    try:
+        response = cluster.client.get(f"{lonely.rpc}/v1/policy")
+        assert response.status_code == 503
+        assert response.json()["code"] in ("node.read.unconfirmed", "node.read.timeout")
+        assert cluster.client.get(f"{lonely.rpc}/v1/policy?consistency=local").status_code == 200
+    finally:
+        for node in others:
+            node.signal(signal.SIGCONT)
+    cluster.leader()
+    cluster.wait_equal()
+
+
+def test_leadership_goes_where_it_is_asked_to(cluster: Cluster) -> None:
+    for _ in range(3):
+        leader = cluster.leader()
+        target = next(node for node in cluster.validators if node is not leader)
+        with LocalClient(leader.socket) as client:
+            answer = client.call("node.transfer-leadership", to=target.name)
+        assert answer["transferred"]
+        assert cluster.leader() is target
+
+
+def test_rolling_restart_under_load_fails_no_submission(cluster: Cluster) -> None:
+    clients = [Submissions(cluster, cluster.validators) for _ in range(2)]
+    for client in clients:
+        client.start()
+    cluster.wait_for(lambda: min(len(client.acknowledged) for client in clients) >= 3, "load runs")
+    for node in cluster.validators:
+        assert node.stop() == 0
+        cluster.start([node])
+    for client in clients:
+        client.ended.set()
+    for client in clients:
+        client.join(60)
+        assert not client.given_up
+        gaps = [later - earlier for (_, earlier), (_, later) in itertools.pairwise(client.acknowledged)]
+        print(f"{len(client.acknowledged)} acknowledged, longest gap {max(gaps):.2f} s")
     cluster.wait_equal()
