@@ -110,14 +110,14 @@ class Replica:
             last_hash=last_hash,
             durable_height=common.log.durable_height,
             commit_height=common.commit_height,
-            match=leadership.match if leadership else MappingProxyType({}),
-            heard=leadership.heard if leadership else MappingProxyType({}),
-            round_confirmed=leadership.round_confirmed if leadership else 0,
+            match=leadership.peers.match if leadership else MappingProxyType({}),
+            heard=leadership.peers.heard if leadership else MappingProxyType({}),
+            round_confirmed=leadership.peers.round_confirmed if leadership else 0,
             configuration=common.configuration,
             configuration_height=common.configurations.latest_height,
             can_change_configuration=leadership.can_change_configuration if leadership else False,
             transfer_to=leadership.transfer_to if leadership else None,
-            progress=leadership.progress if leadership else MappingProxyType({}),
+            progress=leadership.peers.progress if leadership else MappingProxyType({}),
         )
 
     def needs_snapshot(self, height: int, term: int, block_hash: Digest) -> bool:
@@ -183,10 +183,10 @@ class Replica:
                 leadership.transfer(to)
             case PeerUnreachable(peer):
                 if leadership is not None:
-                    leadership.note_unreachable(peer)
+                    leadership.peers.note_unreachable(peer)
             case PeerReachable(peer):
                 if leadership is not None:
-                    leadership.note_reachable(peer)
+                    leadership.peers.note_reachable(peer)
             case _ as never:
                 assert_never(never)
 

@@ -8,13 +8,12 @@ Source: docs/spec/consensus.md 10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consensus.common import Common
 from consensus.errors import TransferRefusedError
 from consensus.messages import NodeId
-from consensus.progress import Progress
+from consensus.replication import Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,13 @@ class Transfer:
     """The leader's tick at which it is given up."""
 
 
-def choose_successor(common: Common, progress: Mapping[NodeId, Progress], to: NodeId | None) -> NodeId:
+def choose_successor(common: Common, peers: Replication, to: NodeId | None) -> NodeId:
     """Return who is to lead: `to`, or of those that answer and will still vote after a change under way, the one with the most blocks.
 
     Raises:
         TransferRefusedError: ``consensus.transfer.target`` when `to` cannot lead; ``consensus.transfer.nobody`` when nobody else can.
     """
-    me = common.config.node_id
-    successors = [peer for peer in common.configuration.successors if peer != me]
+    successors = [peer for peer in common.configuration.successors if peer != common.config.node_id]
     if to is not None:
         if to not in successors:
             raise TransferRefusedError(
@@ -44,9 +42,9 @@ def choose_successor(common: Common, progress: Mapping[NodeId, Progress], to: No
                 actual=to,
             )
         return to
-    answering = [peer for peer in successors if progress[peer].heard or progress[peer].heard_before]
+    answering = peers.answering(successors)
     if not answering:
         raise TransferRefusedError(
             "consensus.transfer.nobody", "no other voter answers", hint="wait until another voter is up"
         )
-    return max(answering, key=lambda peer: progress[peer].match_height)
+    return answering[0]
