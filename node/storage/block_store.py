@@ -28,7 +28,16 @@ from consensus.effects import HardState, Persist
 from consensus.messages import Entry
 from ledger.keyspace import Table, WriteSet, height_key, read_height
 from node.errors import StorageError, StorageRefusedError
-from node.storage.leveldb import Snapshot, Store
+from node.storage.checks import row_error
+from node.storage.database import Snapshot
+from node.storage.leveldb import Store
+from node.storage.tables import (
+    ONLY_KEY,
+    TABLE_HARD_STATE,
+    TABLE_LOG_ENTRY,
+    TABLE_LOG_TERM,
+    TABLE_LOG_TIP,
+)
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import MalformedError, RejectedError
@@ -39,12 +48,6 @@ from wire.keys import KeyId
 if TYPE_CHECKING:
     from ledger.transition import Executed
 
-TABLE_LOG_ENTRY: Final = 65
-TABLE_HARD_STATE: Final = 66
-TABLE_LOG_TERM: Final = 67
-TABLE_LOG_TIP: Final = 68
-
-_ONLY_KEY: Final = b""
 _TERM_BYTES: Final = 8
 _ROW_BYTES_MAX: Final = 1024
 
@@ -69,7 +72,7 @@ class BlockStore:
         self._entries_bytes = 0
         self._entries_lock = Lock()
         self._truncations = 0
-        tip = _values(self._row(TABLE_LOG_TIP, _ONLY_KEY), "LOG_TIP", 4)
+        tip = _values(self._row(TABLE_LOG_TIP, ONLY_KEY), "LOG_TIP", 4)
         with _Damaged("LOG_TIP"):
             self._last_height, self._last_hash = as_int(tip[0], "last_height"), as_digest(tip[1], "last_hash")
             self._committed_height = as_int(tip[2], "committed_height", maximum=self._last_height)
@@ -92,11 +95,11 @@ class BlockStore:
         """
         genesis_row = store.get(TABLE_LOG_TERM, height_key(0))
         if genesis_row is None:
-            if store.get(TABLE_LOG_TIP, _ONLY_KEY) is not None:
+            if store.get(TABLE_LOG_TIP, ONLY_KEY) is not None:
                 raise _missing(TABLE_LOG_TERM, height_key(0))
             rows = dict(_as_rows(genesis_writes))
             rows[TABLE_LOG_TERM, height_key(0)] = _term_row(0, genesis_hash)
-            rows[TABLE_LOG_TIP, _ONLY_KEY] = encode((0, genesis_hash, 0, genesis_hash))
+            rows[TABLE_LOG_TIP, ONLY_KEY] = encode((0, genesis_hash, 0, genesis_hash))
             store.write(rows)
         elif genesis_row[_TERM_BYTES:] != genesis_hash:
             raise StorageRefusedError(
@@ -150,7 +153,7 @@ class BlockStore:
         Raises:
             StorageError: ``node.storage.damaged``, ``node.storage.checksum``.
         """
-        row = self.store.get(TABLE_HARD_STATE, _ONLY_KEY)
+        row = self.store.get(TABLE_HARD_STATE, ONLY_KEY)
         hard_state = HardState()
         if row is not None:
             term, voted_for = _values(row, "HARD_STATE", 2)
@@ -230,7 +233,7 @@ class BlockStore:
         """
         rows: dict[tuple[int, bytes], bytes | None] = {}
         if persist.hard_state is not None:
-            rows[TABLE_HARD_STATE, _ONLY_KEY] = encode((persist.hard_state.term, persist.hard_state.voted_for))
+            rows[TABLE_HARD_STATE, ONLY_KEY] = encode((persist.hard_state.term, persist.hard_state.voted_for))
         last_height, last_hash = self._last_height, self._last_hash
         if persist.truncate_from is not None:
             assert persist.truncate_from > self._committed_height, "a committed block cannot be truncated"
@@ -246,7 +249,7 @@ class BlockStore:
             rows[TABLE_LOG_TERM, height_key(entry.height)] = _term_row(entry.term, entry.block_hash)
             last_height, last_hash = entry.height, entry.block_hash
         if persist.truncate_from is not None or persist.entries:
-            rows[TABLE_LOG_TIP, _ONLY_KEY] = encode(
+            rows[TABLE_LOG_TIP, ONLY_KEY] = encode(
                 (last_height, last_hash, self._committed_height, self._committed_hash)
             )
         if not rows:
@@ -284,7 +287,7 @@ class BlockStore:
         if height > last_height:
             last_height, last_hash = height, block_hash
         if executed:
-            rows[TABLE_LOG_TIP, _ONLY_KEY] = encode((last_height, last_hash, height, block_hash))
+            rows[TABLE_LOG_TIP, ONLY_KEY] = encode((last_height, last_hash, height, block_hash))
         if certificate is not None:
             assert certificate.height <= height, "a certificate came before its block"
             rows[Table.CERTIFICATE, height_key(certificate.height)] = encode_commit_certificate(certificate)
@@ -378,9 +381,4 @@ def _damaged(row: str, reason: str) -> StorageError:
 
 
 def _missing(table: int, key: bytes) -> StorageError:
-    return StorageError(
-        "node.storage.missing_row",
-        f"row {key.hex() or '(empty key)'} of table {table} is missing; the log has a hole there",
-        hint="restore the data directory from a backup, or remove it and let the node join again",
-        details={"table": table, "key": key.hex()},
-    )
+    return row_error("node.storage.missing_row", table, key, "is missing; the log has a hole there")

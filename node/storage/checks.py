@@ -12,8 +12,10 @@ from typing import Final
 from zlib import crc32
 
 from node.errors import StorageError
+from node.storage.tables import show_row
 
 CHECKSUM_BYTES: Final = 4
+HINT: Final = "start the node again: it repairs its store from its own blocks and its peers before it takes part"
 
 
 def row_key(table: int, key: bytes) -> bytes:
@@ -26,21 +28,27 @@ def seal_row(database_key: bytes, value: bytes) -> bytes:
     return value + crc32(value, crc32(database_key)).to_bytes(CHECKSUM_BYTES, "big")
 
 
+def holds(database_key: bytes, stored: bytes) -> bool:
+    """Return whether the checksum of a stored row holds."""
+    value = stored[:-CHECKSUM_BYTES]
+    return len(stored) >= CHECKSUM_BYTES and crc32(value, crc32(database_key)) == int.from_bytes(
+        stored[-CHECKSUM_BYTES:], "big"
+    )
+
+
 def open_row(database_key: bytes, stored: bytes) -> bytes:
     """Return the value of a stored row after verifying its checksum.
 
     Raises:
         StorageError: ``node.storage.checksum``, with the table and the key in its details.
     """
-    value = stored[:-CHECKSUM_BYTES]
-    if len(stored) < CHECKSUM_BYTES or crc32(value, crc32(database_key)) != int.from_bytes(
-        stored[-CHECKSUM_BYTES:], "big"
-    ):
-        table, key = database_key[0], database_key[1:]
-        raise StorageError(
-            "node.storage.checksum",
-            f"row {key.hex() or '(empty key)'} of table {table} is damaged: its checksum does not hold",
-            hint="restore the data directory from a backup, or remove it and let the node join again",
-            details={"table": table, "key": key.hex()},
+    if not holds(database_key, stored):
+        raise row_error(
+            "node.storage.checksum", database_key[0], database_key[1:], "is damaged: its checksum does not hold"
         )
-    return value
+    return stored[:-CHECKSUM_BYTES]
+
+
+def row_error(code: str, table: int, key: bytes, what: str) -> StorageError:
+    """Return the error about one row; its details name table and key for whoever repairs it."""
+    return StorageError(code, f"{show_row(table, key)} {what}", hint=HINT, details={"table": table, "key": key.hex()})

@@ -1,32 +1,38 @@
-"""The store: checked rows in one LevelDB, owned by one process, one node identity and one incarnation.
+"""The store: one LevelDB of checked rows, owned by one process, one node identity and one incarnation.
 
 * A write is one synced batch: all of it is durable when the call returns, or the store has failed and the node must stop. Nothing is ever
   written without sync: LevelDB may keep a later synced row and lose an earlier unsynced one.
 * After one failed write every further one fails: LevelDB itself keeps failing then, and what reached the disk is known only after a
   restart.
-* Every read verifies the row's checksum.
+* Every read verifies the row's checksum, and what a read found damaged is remembered until somebody asks (`take_damage`).
 * Every batch carries its number, and the file ``HIGH_WATER`` beside the database says which number was acknowledged last: LevelDB takes
   damage at the very end of its log for a write that was never finished, and would come back without the last acknowledged batch.
+* The whole database can be replaced by another one in one step (`new_database`, `switch`): that is how a snapshot is installed, and how a
+  damaged store is made anew.
 
 All calls block. `write` belongs into a thread; `get` of a single row takes microseconds and may run on the event loop.
-This is the only module that imports plyvel. Source: docs/spec/storage.md.
+Source: docs/spec/storage.md.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
-
-import plyvel
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 from node.clock import random_bytes
 from node.errors import StorageError, StorageFailedError, StorageRefusedError
 from node.storage.checks import CHECKSUM_BYTES, open_row, row_key, seal_row
+from node.storage.database import Database, DatabaseCorruptionError, DatabaseError, ScannedRow, Snapshot
+from node.storage.tables import TABLE_STORE
 from wire.codec import decode_untrusted, encode
 from wire.errors import MalformedError
 from wire.fields import as_bytes, as_int, as_text, as_tuple
@@ -37,70 +43,27 @@ if TYPE_CHECKING:
 STORE_VERSION: Final = 1
 """The layout of docs/spec/storage.md; another version is refused."""
 
-TABLE_STORE: Final = 64
-"""Rows about the data directory itself. Tables below 64 belong to the ledger, those from 64 on to node/storage."""
-TABLE_MAX: Final = 255
 _OWNER_KEY: Final = b"owner"
 _SEQUENCE_KEY: Final = b"sequence"
 _OWNER_BYTES_MAX: Final = 1024
 
 INCARNATION_BYTES: Final = 16
 HIGH_WATER_FILE: Final = "HIGH_WATER"
+DATABASE_FILE: Final = "DATABASE"
+"""Names the directory of the database in use; without it that is `FIRST_DATABASE`."""
+FIRST_DATABASE: Final = "db"
+REPAIR_FILE: Final = "REPAIR"
+"""Present when damage was found that only the next start can repair; says what, for people."""
+DAMAGE_MAX: Final = 1000
+"""Damaged rows remembered at once; the scrubbing finds the others again."""
+_DATABASE_NAME: Final = re.compile(r"db(?:-([1-9][0-9]{0,9}))?")
 _SEQUENCE_BYTES: Final = 8
 _HIGH_WATER_BYTES: Final = _SEQUENCE_BYTES + CHECKSUM_BYTES
-
-WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
-"""Measured with 2,250 rows a batch: 4 MiB stalls for up to 950 ms, 16 MiB for 57 ms; reopening takes 24, 68, 140, 165 ms with 4, 16, 32,
-64 MiB."""
-TABLE_FILE_BYTES: Final = 32 * 1024 * 1024
-CACHE_BYTES: Final = 32 * 1024 * 1024
-OPEN_FILES_MAX: Final = 256
-BLOOM_FILTER_BITS: Final = 10
-"""Most reads of admission ask for rows that do not exist (a new transaction id, a free identity)."""
 
 SPACE_RESERVE_BYTES: Final = 256 * 1024 * 1024
 """Below this much free space the node admits no transactions, so that what is already ordered can still be written."""
 
 _SEQUENCE_ROW: Final = row_key(TABLE_STORE, _SEQUENCE_KEY)
-
-
-class Snapshot:
-    """The rows as they were at one moment, whatever is written later. Close it: LevelDB keeps old rows for it."""
-
-    def __init__(self, snapshot: plyvel.Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def get(self, table: int, key: bytes) -> bytes | None:
-        """Return the row's value, or None when there is no such row.
-
-        Raises:
-            StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
-        """
-        return _get(self._snapshot, table, key)
-
-    def iterate(
-        self, table: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) of the rows with start <= key < stop in the order of the keys, backwards if `reverse`.
-
-        Raises:
-            StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
-        """
-        return _iterate(self._snapshot, table, start, stop, reverse=reverse)
-
-    def close(self) -> None:
-        """Release the old rows; the snapshot cannot be read any more."""
-        self._snapshot.close()
-
-    def __enter__(self) -> Self:
-        """Return the snapshot itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the snapshot."""
-        self.close()
 
 
 class Store:
@@ -112,8 +75,9 @@ class Store:
         *,
         lock_descriptor: int,
         high_water_descriptor: int,
-        database: plyvel.DB,
+        database: Database,
         incarnation: bytes,
+        owner_row: bytes,
         sequence: int,
     ) -> None:
         self.path = path
@@ -122,8 +86,11 @@ class Store:
         self._lock_descriptor = lock_descriptor
         self._high_water_descriptor = high_water_descriptor
         self._database = database
+        self._owner_row = owner_row
         self._sequence = sequence
+        self._writing = Lock()
         self._failed: str | None = None
+        self._damage: dict[tuple[int, bytes], StorageError] = {}
 
     @classmethod
     def open(cls, path: Path, *, chain_id: str, node_key_id: KeyId, incarnation_file: Path | None = None) -> Store:
@@ -145,23 +112,33 @@ class Store:
         with ExitStack() as undo:
             undo.callback(os.close, lock_descriptor)
             remembered = _read_incarnation(incarnation_file)
-            database = _open_database(path / "db")
+            name = _database_name(path)
+            _remove_databases(path, keep=name)
+            database = Database(path / name)
             undo.callback(database.close)
             high_water_descriptor = os.open(path / HIGH_WATER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             undo.callback(os.close, high_water_descriptor)
-            sequence = _check_sequence(database, path, high_water_descriptor)
-            incarnation = _own(database, path, chain_id, node_key_id, remembered)
+            damaged: list[str] = []
+            sequence = _check_sequence(database, path, high_water_descriptor, damaged)
+            owner_row = _own(database, path, chain_id, node_key_id, remembered=remembered, damaged=damaged)
+            incarnation = _decode_owner(owner_row)[-1]
             if incarnation_file is not None and remembered is None:
                 _remember_incarnation(incarnation_file, incarnation)
             undo.pop_all()
-        return cls(
+        store = cls(
             path,
             lock_descriptor=lock_descriptor,
             high_water_descriptor=high_water_descriptor,
             database=database,
             incarnation=incarnation,
+            owner_row=owner_row,
             sequence=sequence,
         )
+        if damaged:
+            store.ask_for_repair(damaged)
+        return store
+
+    # Reading
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """Return the row's value, or None when there is no such row.
@@ -169,7 +146,11 @@ class Store:
         Raises:
             StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
         """
-        return _get(self._database, table, key)
+        try:
+            return self._database.get(table, key)
+        except StorageError as error:
+            self.note_damage(table, key, error)
+            raise
 
     def iterate(
         self, table: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
@@ -181,7 +162,31 @@ class Store:
         Raises:
             StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
         """
-        return _iterate(self._database, table, start, stop, reverse=reverse)
+        return self._database.iterate(table, start, stop, reverse=reverse)
+
+    def snapshot(self) -> Snapshot:
+        """Return a reader of the rows as they are now; close it after use."""
+        return self._database.snapshot()
+
+    def scan(self, start: bytes = b"") -> Iterator[ScannedRow]:
+        """Yield every row of every table from the database key `start` on with what is wrong with it; goes on behind damage."""
+        return self._database.scan(start)
+
+    def salvage(self, table: int, key: bytes) -> bytes | None:
+        """Return the row's value if its own checksum holds, even out of a damaged part of a file; None when there is nothing to save."""
+        return self._database.salvage(table, key)
+
+    def note_damage(self, table: int, key: bytes, error: StorageError) -> None:
+        """Remember that a row was found damaged, for `take_damage`."""
+        if len(self._damage) < DAMAGE_MAX:
+            self._damage[table, key] = error
+
+    def take_damage(self) -> dict[tuple[int, bytes], StorageError]:
+        """Return the rows that reads have found damaged since the last call."""
+        taken, self._damage = self._damage, {}
+        return taken
+
+    # Writing
 
     def write(self, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
         """Make all of `rows` durable in one batch; None deletes a row. Blocks until the disk has it (0.2 to 100 ms).
@@ -189,49 +194,95 @@ class Store:
         Raises:
             StorageFailedError: ``node.storage.write_failed``; the store takes no further writes, the node must stop.
         """
-        if self._failed is not None:
-            raise _write_failed(self.path, self._failed)
-        try:
-            batch = self._database.write_batch(sync=True)
-            for (table, key), value in rows.items():
-                database_key = row_key(table, key)
-                if value is None:
-                    batch.delete(database_key)
-                else:
-                    batch.put(database_key, seal_row(database_key, value))
-            sequence = (self._sequence + 1).to_bytes(_SEQUENCE_BYTES, "big")
-            batch.put(_SEQUENCE_ROW, seal_row(_SEQUENCE_ROW, sequence))
-            batch.write()
-            # Not synced: what it says may be old after a power failure, never wrong.
-            os.pwrite(self._high_water_descriptor, seal_row(_SEQUENCE_ROW, sequence), 0)
-            self._sequence += 1
-        except (plyvel.Error, OSError) as error:
-            self._failed = str(error)
-            raise _write_failed(self.path, self._failed) from error
+        with self._writing:
+            if self._failed is not None:
+                raise _write_failed(self.path, self._failed)
+            try:
+                sequence = (self._sequence + 1).to_bytes(_SEQUENCE_BYTES, "big")
+                self._database.write({**rows, (TABLE_STORE, _SEQUENCE_KEY): sequence})
+                # Not synced: what it says may be old after a power failure, never wrong.
+                os.pwrite(self._high_water_descriptor, seal_row(_SEQUENCE_ROW, sequence), 0)
+                self._sequence += 1
+            except (DatabaseError, OSError) as error:
+                self._failed = str(error)
+                if isinstance(error, DatabaseCorruptionError):
+                    # LevelDB came across a damaged file while it tidied up. It will again, so the next start makes the database anew.
+                    self.ask_for_repair([f"LevelDB: {error}"])
+                raise _write_failed(self.path, self._failed) from error
 
-    def snapshot(self) -> Snapshot:
-        """Return a reader of the rows as they are now; close it after use."""
-        return Snapshot(self._database.snapshot())
+    def own_rows(self) -> dict[tuple[int, bytes], bytes]:
+        """Return the rows about the directory itself as this process knows them, however they look on disk."""
+        return {(TABLE_STORE, _OWNER_KEY): self._owner_row}
 
-    def scan(self) -> Iterator[tuple[int, bytes, StorageError | None]]:
-        """Yield table, key and what is wrong, or None, for every row of every table; goes on after a damaged row.
+    # Another database in its place
+
+    def new_database(self) -> Database:
+        """Return an empty database beside the one in use; what is written there counts nothing before `switch`.
+
+        Without a `switch` the next opening of the directory removes it.
 
         Raises:
-            StorageError: ``node.storage.damaged`` when LevelDB itself cannot go on.
+            StorageError: ``node.storage.damaged``.
+            StorageFailedError: ``node.storage.write_failed``.
         """
-        iterator = self._database.iterator(verify_checksums=True, fill_cache=False)
+        number = _DATABASE_NAME.fullmatch(self._database.path.name)
+        assert number is not None
+        name = f"{FIRST_DATABASE}-{int(number[1] or 0) + 1}"
         try:
-            for database_key, stored in iterator:
-                found = None
-                try:
-                    open_row(database_key, stored)
-                except StorageError as error:
-                    found = error
-                yield database_key[0], database_key[1:], found
-        except plyvel.Error as error:
-            raise StorageError(
-                "node.storage.damaged", f"LevelDB cannot read on: {error}", hint="restore the directory from a backup"
-            ) from error
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
+        except OSError as error:
+            raise _write_failed(self.path / name, str(error)) from error
+        return Database(self.path / name)
+
+    def switch(self, database: Database) -> None:
+        """Use `database`, which `new_database` made, from now on, in one durable step; the old one goes with its last reader.
+
+        Whatever is interrupted here, the next opening finds either the old database or the new one, whole.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the store takes no further writes, the node must stop.
+        """
+        with self._writing:
+            if self._failed is not None:
+                raise _write_failed(self.path, self._failed)
+            sequence = (self._sequence + 1).to_bytes(_SEQUENCE_BYTES, "big")
+            try:
+                database.write(self.own_rows() | {(TABLE_STORE, _SEQUENCE_KEY): sequence})
+                sync_directory(database.path)
+                write_durably(self.path / DATABASE_FILE, database.path.name + "\n")
+                os.pwrite(self._high_water_descriptor, seal_row(_SEQUENCE_ROW, sequence), 0)
+            except (DatabaseError, OSError) as error:
+                self._failed = str(error)
+                raise _write_failed(self.path, self._failed) from error
+            old, self._database = self._database, database
+            self._sequence += 1
+            self._damage = {}
+            weakref.finalize(old, shutil.rmtree, old.path, ignore_errors=True)
+
+    # Repair
+
+    @property
+    def needs_repair(self) -> bool:
+        """Whether damage was found that only a start can repair."""
+        return needs_repair(self.path)
+
+    def ask_for_repair(self, findings: Iterable[str]) -> None:
+        """Let the next start read the whole store and repair it before it uses it. A full or broken disk keeps this from being noted."""
+        with suppress(OSError):
+            write_durably(self.path / REPAIR_FILE, json.dumps({"findings": list(findings)}, indent=1) + "\n")
+
+    def repair_done(self) -> None:
+        """Take back `ask_for_repair`.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``.
+        """
+        try:
+            (self.path / REPAIR_FILE).unlink(missing_ok=True)
+            sync_directory(self.path)
+        except OSError as error:
+            raise _write_failed(self.path, str(error)) from error
 
     def has_space(self) -> bool:
         """Return whether the file system has more than `SPACE_RESERVE_BYTES` left for us."""
@@ -265,32 +316,66 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _open_database(path: Path) -> plyvel.DB:
+def needs_repair(path: Path) -> bool:
+    """Return whether a start of the node with the data directory `path` begins with a repair."""
+    return (path / REPAIR_FILE).exists()
+
+
+def _database_name(path: Path) -> str:
+    """Return the name of the database in use."""
     try:
-        return plyvel.DB(
-            str(path),
-            create_if_missing=True,
-            # Without this LevelDB drops what it cannot read of its log in silence and opens.
-            paranoid_checks=True,
-            write_buffer_size=WRITE_BUFFER_BYTES,
-            max_file_size=TABLE_FILE_BYTES,
-            lru_cache_size=CACHE_BYTES,
-            max_open_files=OPEN_FILES_MAX,
-            bloom_filter_bits=BLOOM_FILTER_BITS,
-            # Signatures and digests do not compress.
-            compression=None,
-        )
-    except plyvel.Error as error:
-        raise StorageError(
-            "node.storage.damaged",
-            f"the database {path} cannot be opened: {error}",
-            hint="restore the data directory from a backup, or remove it and let the node join again",
-        ) from error
+        name = (path / DATABASE_FILE).read_text("ascii").removesuffix("\n")
+    except FileNotFoundError:
+        return FIRST_DATABASE
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_ours(path / DATABASE_FILE) from error
+    if _DATABASE_NAME.fullmatch(name) is None or not (path / name).is_dir():
+        raise _not_ours(path / DATABASE_FILE)
+    return name
 
 
-def _own(database: plyvel.DB, path: Path, chain_id: str, node_key_id: KeyId, remembered: bytes | None) -> bytes:
-    """Return the incarnation of a directory that is ours, claiming it when it is new."""
-    row = _get(database, TABLE_STORE, _OWNER_KEY)
+def _not_ours(file: Path) -> StorageError:
+    return StorageError(
+        "node.storage.damaged",
+        f"the file {file} is not what this node wrote",
+        hint="restore the data directory from a backup, or remove it and let the node join again",
+    )
+
+
+def _remove_databases(path: Path, *, keep: str) -> None:
+    """Remove what an interrupted `switch` or its preparation has left."""
+    for entry in path.iterdir():
+        if entry.name != keep and _DATABASE_NAME.fullmatch(entry.name) is not None:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _get_own(database: Database, key: bytes, damaged: list[str]) -> bytes | None:
+    """Return a row about the directory; one that lies in a damaged part of a file and holds itself is taken, and `damaged` says so.
+
+    Raises:
+        StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
+    """
+    try:
+        return database.get(TABLE_STORE, key)
+    except StorageError as error:
+        value = database.salvage(TABLE_STORE, key)
+        if value is None:
+            raise
+        damaged.append(error.message)
+        return value
+
+
+def _own(
+    database: Database,
+    path: Path,
+    chain_id: str,
+    node_key_id: KeyId,
+    *,
+    remembered: bytes | None,
+    damaged: list[str],
+) -> bytes:
+    """Return the owner row of a directory that is ours, claiming it when it is new."""
+    row = _get_own(database, _OWNER_KEY, damaged)
     if row is not None:
         version, stored_chain_id, stored_key_id, incarnation = _decode_owner(row)
         owner = (
@@ -308,8 +393,8 @@ def _own(database: plyvel.DB, path: Path, chain_id: str, node_key_id: KeyId, rem
                     expected=expected,
                     actual=actual,
                 )
-        return incarnation
-    if next(iter(database.iterator(include_value=False)), None) is not None:
+        return row
+    if not database.is_empty:
         raise StorageError(
             "node.storage.damaged",
             f"the database in {path} holds rows but does not say whose they are",
@@ -322,18 +407,17 @@ def _own(database: plyvel.DB, path: Path, chain_id: str, node_key_id: KeyId, rem
             hint="restore the directory, or let the network admit this node anew",
         )
     incarnation = random_bytes(INCARNATION_BYTES)
-    database_key = row_key(TABLE_STORE, _OWNER_KEY)
     owner_row = encode((STORE_VERSION, chain_id, bytes(node_key_id), incarnation))
     try:
-        database.put(database_key, seal_row(database_key, owner_row), sync=True)
-    except plyvel.Error as error:
+        database.write({(TABLE_STORE, _OWNER_KEY): owner_row})
+    except DatabaseError as error:
         raise _write_failed(path, str(error)) from error
-    return incarnation
+    return owner_row
 
 
-def _check_sequence(database: plyvel.DB, path: Path, high_water_descriptor: int) -> int:
+def _check_sequence(database: Database, path: Path, high_water_descriptor: int, damaged: list[str]) -> int:
     """Return the number of the last batch in the database, which must be at least the last one that was acknowledged."""
-    row = _get(database, TABLE_STORE, _SEQUENCE_KEY)
+    row = _get_own(database, _SEQUENCE_KEY, damaged)
     sequence = 0 if row is None else int.from_bytes(row, "big")
     stored = os.pread(high_water_descriptor, _HIGH_WATER_BYTES + 1, 0)
     try:
@@ -385,64 +469,35 @@ def _read_incarnation(file: Path | None) -> bytes | None:
 
 
 def _remember_incarnation(file: Path, incarnation: bytes) -> None:
-    temporary = file.with_name(file.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="ascii") as stream:
-            stream.write(incarnation.hex() + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_durably(file, incarnation.hex() + "\n")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise _write_failed(file, str(error)) from error
 
 
-def _get(database: plyvel.DB | plyvel.Snapshot, table: int, key: bytes) -> bytes | None:
-    database_key = row_key(table, key)
+def write_durably(file: Path, text: str) -> None:
+    """Put `text` into a small file, all or nothing, so that it is there after a power failure. Raises `OSError`."""
+    temporary = file.with_name(file.name + ".tmp")
     try:
-        stored = database.get(database_key, verify_checksums=True)
-    except plyvel.Error as error:
-        raise _damaged(table, error) from error
-    return None if stored is None else open_row(database_key, stored)
+        with open(temporary, "w", encoding="ascii") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+        sync_directory(file.parent)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def _iterate(
-    database: plyvel.DB | plyvel.Snapshot, table: int, start: bytes, stop: bytes | None, *, reverse: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    iterator = database.iterator(
-        start=row_key(table, start),
-        stop=_table_stop(table) if stop is None else row_key(table, stop),
-        include_start=True,
-        include_stop=False,
-        reverse=reverse,
-        verify_checksums=True,
-        fill_cache=False,
-    )
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for database_key, stored in iterator:
-            yield database_key[1:], open_row(database_key, stored)
-    except plyvel.Error as error:
-        raise _damaged(table, error) from error
-
-
-def _table_stop(table: int) -> bytes | None:
-    """Return the first key after the table's; None, the end of the database, for the last table."""
-    return bytes((table + 1,)) if table < TABLE_MAX else None
-
-
-def _damaged(table: int, error: Exception) -> StorageError:
-    return StorageError(
-        "node.storage.damaged",
-        f"LevelDB cannot read table {table}: {error}",
-        hint="restore the data directory from a backup, or remove it and let the node join again",
-        details={"table": table},
-    )
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_failed(path: Path, reason: str) -> StorageFailedError:

@@ -59,9 +59,9 @@ def test_every_missing_row_is_named(tmp_path: Path) -> None:
     findings = [found for found in verify_store(store) if isinstance(found, StoreFinding)]
     assert {found.code for found in findings} == {"node.storage.missing_row"}
     assert [found.message for found in findings] == [
-        "the row of block 0 in table 67 is missing",
-        "the row of block 0 in table 7 is missing",
-        "the row of block 1 in table 6 is missing",
+        f"row {height_key(0).hex()} of table 67 (LOG_TERM) is missing",
+        f"row {height_key(0).hex()} of table 7 (BLOCK) is missing",
+        f"row {height_key(1).hex()} of table 6 (HEADER) is missing",
     ]
     store.close()
 
