@@ -120,7 +120,7 @@ def _event(session: Session, founding: Genesis, document: dict[str, Any]) -> dic
     return {**event, "summary": summary_of(transaction.body), "receipt": "valid"}
 
 
-def summary_of(body: Body) -> str:
+def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of transaction
     """Return what a transaction says, in a few words."""
     from ledger import bodies
 
@@ -155,6 +155,8 @@ def summary_of(body: Body) -> str:
             text = f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
         case bodies.DeploymentOutcome():
             text = f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
+        case bodies.ValidatorSettle():
+            text = f"change of validators settled: committed at height {body.header.height}"
         case bodies.HostReport():
             text = f"report {body.report_kind} about {body.target}"
     return text

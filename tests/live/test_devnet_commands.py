@@ -401,7 +401,11 @@ def test_founding_document_over_both_ways_is_the_same(net: Devnet) -> None:
     client = RpcClient(net.rpc())
     with LocalClient(Path(net.home("v1")) / "core.sock") as local:
         for method in ("genesis.get", "validators", "policy.get"):
-            assert client.call(method) == local.call(method)
+            over_http, over_socket = client.call(method), local.call(method)
+            for document in (over_http, over_socket):
+                if isinstance(document, dict):
+                    document.pop("as_of", None)  # When it was read, which differs.
+            assert over_http == over_socket
     data = decode_blob_untrusted(client.call("genesis.get")["genesis"], "genesis", bytes_max=1 << 20)
     assert data == Path(net.document["genesis"]).read_bytes()
     client.close()
