@@ -6,11 +6,14 @@ A change here is a change of the protocol: every node and every archive out ther
 from __future__ import annotations
 
 from ledger import bodies
-from ledger.actions import SetPolicy
+from ledger.actions import ReplaceValidator, SetPolicy
+from ledger.configuration_history import build_configuration_proof
 from ledger.state_tree import hash_key, hash_value
 from ledger.transaction import Transaction
 from tests.testkit import patches
 from tests.testkit.ledger import Chain, make_genesis
+from wire.codec import encode
+from wire.hashing import sha256
 
 GENESIS_HASH = "1a0b8ac7a17dc1618566a4641fd6f1f1270c6b568b87992fc44202d4b196ba96"
 GENESIS_BLOCK = "b04c57b3b765760ecb38ceeb719783e3dc14de9b5bec6808c32adaec1303883f"
@@ -19,6 +22,11 @@ VALIDATORS = "099898d70e97f1ba74b4843b200a2b98c0167d725443b409e409c8425d1dbe1d"
 REPORT_TX = "cadbd2d404a3bfa3dd9bdb57734b8e9cf407891580126a0bbcd59e9d94f894c8"
 LAST_BLOCK = "1aea5d1e0a730f80736e4841b5d06ffe43bc368f309104c232bdbd233e323f93"
 LAST_STATE = "80ae2a65197fc063c4fa09edfd28b4c6f356f70b7b4ff374dd29695293ba9baa"
+WITH_LEARNER = "0618481d55862ff69edbfeb531695b4c82d827a3e59c537be48465ee6676232e"
+JOINT = "01666cec75b9aa49a2e8ebe073b2d4632c1db1c809d22d8c687aa7e5a239535f"
+SETTLED = "f5faac7b25842fdbeeb34476f8ac35796817b449a55e62ef2d84a0f4c50ea0a5"
+PROOF = "fe5ab3b85105cbe3a4498925f5800d5eda43914cb1fdc1db052c8b2707600eae"
+SETTLED_BLOCK = "86910f2c89466c19bb51f2a66d8ea9d320581f13c2eb53490b9e74628b7e5278"
 LAST_LOG = "45955202b4c3f80a3d3822219719da663c10ed591650da588075081da0694864"
 
 
@@ -61,3 +69,16 @@ def test_a_small_chain_has_these_hashes() -> None:
 def test_a_place_in_the_state_tree_is_this() -> None:
     assert hash_key(b"iada@acme").hex() == "088ca94557b3093e4afde97470683c5a940d844fae4834ef0296b860a3845b05"
     assert hash_value(b"").hex() == "8baf208fefef0169b316f58ca7a47c994759818e48493900dc024c23bc14123f"
+
+
+def test_a_change_of_the_validators_has_these_hashes() -> None:
+    chain = Chain(make_genesis(validators=3))
+    chain.add_learner(4)
+    assert chain.view.configuration().hash.hex() == WITH_LEARNER
+    chain.adopt(ReplaceValidator("v1", "v4"))
+    assert chain.view.configuration().hash.hex() == JOINT
+    chain.settle()
+    assert chain.view.configuration().hash.hex() == SETTLED
+    proof = build_configuration_proof(chain.store, chain.height)
+    assert sha256(encode(proof.to_value())).hex() == PROOF
+    assert chain.blocks[-1].header.hash().hex() == SETTLED_BLOCK
