@@ -10,6 +10,7 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -85,7 +86,7 @@ class RpcClient:
     """A connection to one node's HTTP interface.
 
     Args:
-        url: Base URL, such as ``http://127.0.0.1:7080``; plain HTTP is accepted for loopback only.
+        url: Base URL, such as ``http://127.0.0.1:7080``.
         token: The bearer token for operations that only the node's own operator may ask for.
         timeout_s: How long one answer may take.
         transport: Another way to the server, for tests.
@@ -103,6 +104,13 @@ class RpcClient:
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
             raise CommandError(
                 "cli.rpc.url", "--rpc is not a base URL", expected="http://HOST:PORT or https://HOST:PORT", actual=url
+            )
+        if token and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            raise CommandError(
+                "cli.rpc.token_in_clear",
+                "a node's token is not sent over plain HTTP to another machine",
+                hint="run the command on that machine with --home alone, or use an https URL",
+                actual=url,
             )
         self._url = url.rstrip("/")
         headers = {"accept": "application/json", "user-agent": "patchwarden-cli"}
@@ -194,6 +202,15 @@ class RpcClient:
             f"no node answers at {self._url}: {str(error).lower() or 'the connection broke'}",
             hint="start it with `patchwarden node start`, or give another --rpc",
         )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _route(method: str) -> Route:

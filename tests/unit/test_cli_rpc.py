@@ -101,6 +101,18 @@ def test_token_travels_as_bearer() -> None:
     assert seen == ["Bearer secret", ""]
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "node.example", "[2001:db8::1]"])
+def test_token_is_not_sent_in_clear_to_another_machine(host: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        RpcClient(f"http://{host}:7080", token="secret")
+    assert caught.value.code == "cli.rpc.token_in_clear"
+    assert "secret" not in caught.value.message
+    RpcClient(f"http://{host}:7080").close()
+    RpcClient(f"https://{host}:7080", token="secret").close()
+    for loopback in ("127.0.0.1", "localhost", "[::1]"):
+        RpcClient(f"http://{loopback}:7080", token="secret").close()
+
+
 @pytest.mark.parametrize(
     ("status", "members", "family", "code"),
     [
