@@ -1,0 +1,294 @@
+"""The long run: rounds of faults on a loaded cluster, then everything heals, and what was recorded is judged."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ledger import bodies
+from tests.faults import checks, disk, kinds
+from tests.faults.clients import Workload
+from tests.faults.cluster import HOST_IDENTITY, Cluster, running_cluster
+from tests.faults.history import Recorder, longest_gap_s, read_history
+from tests.faults.kinds import KINDS, NothingToHurt, Stage
+from tests.faults.machine import HarnessError, cpu_seconds, find_clock_obstacle, find_strace_obstacle
+from tests.faults.schedule import Round, draw_rounds
+from tests.faults.stores import committed_heights, compare_stores, open_blocks, open_store
+from tests.faults.watch import BlockLedger, Sampler
+
+RECOVERY_S_MAX: Final = 30.0
+"""After a round has healed, a transaction must be committed through every node within this."""
+POLL_S: Final = 0.1
+SETTLE_ATTEMPTS: Final = 5
+LOG_ALARMS: Final = (
+    "consensus.fork",
+    "consensus.two_leaders",
+    "consensus.equivocation",
+    "node.divergence",
+    "Traceback",
+)
+"""What no log may ever hold, whatever the faults."""
+
+
+@dataclass
+class Result:
+    """What a run found out."""
+
+    violations: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    rounds: int = 0
+
+    def add(self, line: str) -> None:
+        """Print a line and keep it."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    kinds: tuple[str, ...]
+    begin_ns: int
+    end_ns: int
+    recovery_s: float
+
+
+def available_kinds(only: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Return the kinds of faults that this machine lets happen, and why not the others."""
+    reasons: dict[str, str] = {}
+    strace_obstacle = find_strace_obstacle()
+    for name in only or sorted(KINDS):
+        need = KINDS[name].need
+        if need == "strace" and strace_obstacle is not None:
+            reasons[name] = strace_obstacle
+        elif need == "clock library" and (clock_obstacle := find_clock_obstacle()) is not None:
+            reasons[name] = clock_obstacle
+    return [name for name in only or sorted(KINDS) if name not in reasons], reasons
+
+
+class MixedRun:
+    """One run of rounds of faults."""
+
+    def __init__(self, directory: Path, *, seed: int, minutes: float, only: Sequence[str] | None = None) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.minutes = minutes
+        self.kinds, self.refused_kinds = available_kinds(only)
+        if not self.kinds:
+            raise HarnessError(f"none of these faults can be made here: {self.refused_kinds}")
+        self.result = Result()
+        self._spans: list[_Span] = []
+        chance = random.Random(f"cast {seed}")
+        small, spared = chance.sample(range(4), 2)
+        self.cluster = Cluster(
+            directory / "nodes",
+            host=True,
+            movable_clocks="clock" in self.kinds,
+            small_disk=small if {"disk-low", "disk-full"} & set(self.kinds) else None,
+        )
+        self._spared = spared
+
+    def run(self) -> Result:
+        """Do everything; the files stay in the directory."""
+        result = self.result
+        result.add(f"seed {self.seed}, {self.minutes:g} minutes, faults: {' '.join(self.kinds)}")
+        for name, reason in self.refused_kinds.items():
+            result.add(f"not made here: {name}: {reason}")
+        recorder = Recorder(self.directory / "history.jsonl")
+        with running_cluster(self.cluster):
+            stage = Stage(self.cluster, spared=self.cluster.validators[self._spared])
+            assert stage.spared is not None
+            small = next((node.name for node in self.cluster.nodes if node.has_small_disk), "none")
+            result.add(f"never killed: {stage.spared.name}; small disk: {small}")
+            with self._observing(recorder) as (blocks, workload):
+                try:
+                    self._rounds(stage, recorder, blocks)
+                finally:
+                    kinds.end_everything(stage)
+                self._settle_clients(stage, workload)
+            recorder.close()
+            result.violations += stage.violations
+            result.violations += blocks.violations
+            self._settle_nodes()
+            self._judge(recorder)
+        self._read_logs()
+        return result
+
+    @contextmanager
+    def _observing(self, recorder: Recorder) -> Iterator[tuple[BlockLedger, Workload]]:
+        """Let clients and watches run during the body; then print what they counted."""
+        workload = Workload(self.cluster, recorder, seed=self.seed)
+        blocks = BlockLedger(self.cluster.nodes)
+        sampler = Sampler(self.cluster)
+        begin = time.monotonic()
+        blocks.start()
+        sampler.start()
+        workload.start()
+        try:
+            yield blocks, workload
+        finally:
+            workload.ended.set()
+            sampler.stop()
+            blocks.stop()
+        switch_share = cpu_seconds(self.cluster.network.switch_pid) / (time.monotonic() - begin)
+        self.result.add(
+            f"{sampler.load_text()} on {os.cpu_count()} processors; the switch used {switch_share:.0%} of one"
+        )
+        for slope in sampler.slopes():
+            if slope.kib_per_minute is not None:
+                self.result.add(f"memory  {slope}")
+        answers = ", ".join(f"{count} {code}" for code, count in workload.answers.most_common(12))
+        self.result.add(f"answers that were tried again: {answers or 'none'}")
+
+    # Rounds
+
+    def _rounds(self, stage: Stage, recorder: Recorder, blocks: BlockLedger) -> None:
+        self._sleep(2, stage)
+        end = time.monotonic() + self.minutes * 60
+        for each in draw_rounds(self.seed, self.kinds):
+            if time.monotonic() > end or stage.violations or blocks.violations:
+                break
+            self.result.rounds += 1
+            self._round(each, stage, recorder)
+        self.result.add(f"{self.result.rounds} rounds, {len(blocks.terms)} terms with a block")
+        self._add_gaps(recorder)
+
+    def _round(self, each: Round, stage: Stage, recorder: Recorder) -> None:
+        begin_ns = time.monotonic_ns()
+        texts = []
+        with ExitStack() as stack:
+            for index, name in enumerate(each.kinds):
+                try:
+                    text = stack.enter_context(KINDS[name].happening(stage, each.chance(index)))
+                except NothingToHurt:
+                    continue
+                recorder.fault(name, "begin", text)
+                texts.append(text)
+            self._sleep(each.hold_s, stage)
+        recorder.fault("+".join(each.kinds), "end", "; ".join(texts))
+        recovery_s = self._wait_recovered(stage)
+        self._spans.append(_Span(each.kinds, begin_ns, time.monotonic_ns(), recovery_s))
+        self.result.add(
+            f"round {each.number:<3} {'; '.join(texts) or 'nothing to hurt'}: {each.hold_s:.1f} s, well after {recovery_s:.1f} s"
+        )
+        self._sleep(each.rest_s, stage)
+
+    def _sleep(self, seconds: float, stage: Stage) -> None:
+        """Let time pass, and look for nodes that end by themselves."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for node in self.cluster.nodes:
+                if not node.is_running and not node.expected_down:
+                    assert node.process is not None
+                    node.expected_down = True
+                    stage.violate(
+                        f"{node.name} ended by itself with {node.process.returncode}: "
+                        f"{node.log_since(max(0, node.log_size() - 2500))}"
+                    )
+            time.sleep(POLL_S)
+
+    def _wait_recovered(self, stage: Stage) -> float:
+        """Return the seconds until a new transaction was committed and seen by every node."""
+        begin = time.monotonic()
+        marker = self.cluster.sign(bodies.HostReport("inventory", "recovery", b""), HOST_IDENTITY)
+        try:
+            height = self.cluster.submit(marker, timeout_s=RECOVERY_S_MAX)
+            for node in self.cluster.nodes:
+                self.cluster.wait_for(
+                    lambda node=node: (node.status() or {"height": 0})["height"] >= height,  # type: ignore[misc]
+                    f"{node.name} has block {height}",
+                    max(1.0, RECOVERY_S_MAX - (time.monotonic() - begin)),
+                )
+        except HarnessError as error:
+            states = {node.name: (node.status() or {}) for node in self.cluster.nodes}
+            shown = {
+                name: {key: status.get(key) for key in ("role", "term", "leader", "height", "last_height")}
+                for name, status in states.items()
+            }
+            stage.violate(f"the network does not recover when all faults have ended: {error}; {shown}")
+        return time.monotonic() - begin
+
+    def _add_gaps(self, recorder: Recorder) -> None:
+        by_kind: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for span in self._spans:
+            gap_s = longest_gap_s(recorder.returns_ns, span.begin_ns, span.end_ns)
+            if len(span.kinds) == 1:
+                by_kind[span.kinds[0]].append((gap_s, span.recovery_s))
+            else:
+                by_kind["two at once"].append((gap_s, span.recovery_s))
+        for name, pairs in sorted(by_kind.items()):
+            self.result.add(
+                f"{name:<12} {len(pairs):>3} times; longest time without an acknowledgement "
+                f"{max(gap for gap, _ in pairs):5.2f} s; whole again at most {max(healed for _, healed in pairs):5.2f} s after"
+            )
+
+    # The end
+
+    def _settle_clients(self, stage: Stage, workload: Workload) -> None:
+        """Give the calls that are under way time to be answered, then end the clients."""
+        if not stage.violations:
+            time.sleep(3)
+        workload.stop()
+
+    def _settle_nodes(self) -> None:
+        """End all nodes at one height: as a power cut ends them."""
+        for node in self.cluster.nodes:
+            if node.has_small_disk:
+                disk.release(node)
+        for _ in range(SETTLE_ATTEMPTS):
+            for node in self.cluster.nodes:
+                if not node.is_running:
+                    node.start()
+                    node.wait_up()
+            self.cluster.wait_equal()
+            for node in self.cluster.nodes:
+                node.kill()
+            if len(set(committed_heights(self.cluster))) == 1:
+                return
+        raise HarnessError("the nodes never stood at one height when they were ended")
+
+    def _judge(self, recorder: Recorder) -> None:
+        result = self.result
+        comparison = compare_stores(self.cluster)
+        result.violations += comparison.violations
+        result.add(
+            f"stores of {len(self.cluster.nodes)} nodes at height {comparison.height}: {comparison.rows} rows each, "
+            f"{'all equal' if not comparison.violations else 'NOT EQUAL'}; {comparison.certificates} certificates verified"
+        )
+        store = open_store(self.cluster.nodes[0])
+        try:
+            ledger = checks.read_ledger(open_blocks(store, self.cluster), comparison.height)
+        finally:
+            store.close()
+        operations = read_history(recorder.path)
+        found = checks.check_history(operations, ledger)
+        result.violations += found
+        registers = len({each.key for each in operations if each.key})
+        result.add(f"{len(operations)} calls: {checks.count_actions(operations)}")
+        result.add(
+            f"{len(ledger.positions)} transactions on the ledger; nothing acknowledged lost or doubled, "
+            f"{registers} registers linearizable"
+            if not found
+            else f"{len(found)} violations in the history"
+        )
+
+    def _read_logs(self) -> None:
+        for node in self.cluster.nodes:
+            lines = node.log_since(0).splitlines()
+            for word in LOG_ALARMS:
+                bad = [line for line in lines if word in line]
+                if bad:
+                    self.result.violations.append(
+                        f"the log of {node.name} has {len(bad)} lines with {word}: {bad[0][:600]}"
+                    )
+            alarms = sum("consensus alarm" in line for line in lines)
+            refused = sum('"block refused"' in line for line in lines)
+            self.result.add(
+                f"log of {node.name}: {node.starts} starts, {alarms} consensus alarms, {refused} blocks refused"
+            )
