@@ -27,13 +27,16 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
+from consensus.config import Role
+from ledger.configuration import Validator as LedgerValidator
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
 from ledger.state import StateView
-from node import clock
+from node import clock, documents
 from node.config import Home, NodeConfig
 from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
+from node.membership import known_nodes
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import Network
 from node.observer import Observer
@@ -123,6 +126,7 @@ class Node:
                 send=self.network.send,
                 entropy=clock.entropy,
                 metrics=self.metrics,
+                on_configuration=self._link_validators,
             )
         else:
             self.observer = Observer(self.replica, self._peer_ledgers(), self.metrics)
@@ -208,9 +212,9 @@ class Node:
             key_id = key_id_of(raw_key)
         except RejectedError:
             return False
-        view = self.replica.latest_view()
-        if key_id in view.validators().public_keys:
+        if key_id in self._nodes():
             return True
+        view = self.replica.latest_view()
         key = view.key(key_id)
         if key is None or not key.is_valid_at(view.height):
             return False
@@ -225,14 +229,20 @@ class Node:
         if self.validator is not None:
             self.validator.link_changed(peer, is_up=up)
 
+    def _nodes(self) -> dict[KeyId, LedgerValidator]:
+        """Return every validator and learner that the committed ledger, or a block above it, names."""
+        return known_nodes(
+            self.replica.latest_view().configuration(), StateView(self.replica.chain.tip()).configuration()
+        )
+
     def _link_validators(self) -> None:
+        """Keep consensus links to exactly the nodes that take part now."""
         own = self._key.public_key.key_id
+        nodes = self._nodes()
+        if own not in nodes:
+            nodes = {}
         self.network.set_links(
-            {
-                validator.key_id: (validator.public_key.raw, validator.address)
-                for validator in self.replica.latest_view().validators().validators
-                if validator.key_id != own
-            }
+            {node.key_id: (node.public_key.raw, node.address) for node in nodes.values() if node.key_id != own}
         )
 
     def peer_addresses(self) -> dict[KeyId, str]:
@@ -337,12 +347,13 @@ class Node:
         last_height = header.height
         if self.validator is not None:
             status = self.validator.status
-            role, term, last_height = str(status.role), status.term, status.last_height
+            role, term, last_height = self._role(), status.term, status.last_height
             leader = status.leader or KeyId(Digest(b""))
         return {
             "name": self.config.name,
             "chain_id": self.replica.chain_id,
-            "role": "candidate" if role == "precandidate" else role,
+            "role": role,
+            "removed": self.validator is not None and self.validator.removed.is_set(),
             "term": term,
             "leader": self._validator_name(view, leader),
             "height": header.height,
@@ -363,6 +374,39 @@ class Node:
             "pid": os.getpid(),
             "version": VERSION,
         }
+
+    def _role(self) -> str:
+        """Return what a validator's node is now, in the words of the interface."""
+        assert self.validator is not None
+        status = self.validator.status
+        own = self._key.public_key.key_id
+        if self.validator.removed.is_set():
+            return "observer"
+        if own in status.configuration.learner_ids:
+            return "learner"
+        return "candidate" if status.role is Role.PRECANDIDATE else str(status.role)
+
+    def member_documents(self) -> list[dict[str, Any]]:
+        """Return everybody whom the configuration names, and as its leader how far each is."""
+        configuration = self.replica.latest_view().configuration()
+        progress = {} if self.validator is None else self.validator.status.progress
+        answer = []
+        for key_id, node in sorted(known_nodes(configuration).items(), key=lambda item: item[1].name):
+            if configuration.incoming is not None and configuration.incoming.find(key_id) is not None:
+                membership = "voter" if configuration.voters.find(key_id) is not None else "incoming"
+            elif configuration.voters.find(key_id) is not None:
+                membership = "voter" if configuration.incoming is None else "outgoing"
+            else:
+                membership = "learner" if configuration.learners.find(key_id) is not None else "leaving"
+            peer = progress.get(key_id)
+            answer.append(
+                {
+                    **documents.validator_document(node),
+                    "membership": membership,
+                    "match_height": None if peer is None else peer.match_height,
+                }
+            )
+        return answer
 
     @staticmethod
     def _validator_name(view: StateView, key_id: KeyId) -> str | None:

@@ -81,6 +81,10 @@ class Chain:
         assert height > self.committed_height, "a committed block cannot be truncated"
         return [self._layers.pop(number).executed for number in range(height, self.tip_height + 1)]
 
+    def executed(self, height: int) -> Executed:
+        """Return the uncommitted block at `height`, which was executed."""
+        return self._layers[height].executed
+
     def executed_between(self, above: int, height: int) -> Iterator[Executed]:
         """Yield the uncommitted blocks above `above` up to `height`, the lowest first."""
         for number in range(above + 1, height + 1):

@@ -25,7 +25,7 @@ from node.chain import Chain
 from node.machine import REAL_MACHINE, Machine
 from node.storage.block_store import BlockStore
 from wire.certificate import CommitCertificate
-from wire.errors import RejectedError, UnavailableError
+from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.hashing import Digest
 from wire.keys import public_key_from_spki_untrusted
 
@@ -133,6 +133,27 @@ class LedgerReplica:
         executed = execute_block(reader, block, now_ms=now_ms, verified=self.verified, decoded=transactions)
         self.chain.push(executed)
         return executed
+
+    def execute_stored_tail(self) -> list[Executed]:
+        """Put the blocks that a former run persisted and did not see committed back on top of the chain; return them. At the start only.
+
+        Raises:
+            CorruptionError: One of them no longer executes (`node.store.tail_not_valid`).
+        """
+        tail = []
+        for height in range(self.chain.tip_height + 1, self.store.last_height + 1):
+            entry = self.store.entry(height)
+            try:
+                executed = execute_block(self.chain.tip(), decode_block_untrusted(entry.data), now_ms=None)
+            except RejectedError as error:
+                raise CorruptionError(
+                    "node.store.tail_not_valid",
+                    f"the stored block at height {height} no longer executes: {error.message}",
+                    hint="verify the store with `patchwarden node verify-store`",
+                ) from error
+            self.chain.push(executed)
+            tail.append(executed)
+        return tail
 
     async def verify_transactions(self, reader: Reader, transactions: Sequence[Transaction]) -> None:
         """Verify the signatures that this node has not verified yet and remember those that hold."""

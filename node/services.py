@@ -118,10 +118,9 @@ class Services:
         return self._node.status_document()
 
     async def validators(self, params: Params) -> list[Document]:
-        """Return the validator set."""
+        """Return the validators and learners, and on the leader how far each is."""
         del params
-        with self._node.replica.view() as view:
-            return [documents.validator_document(validator) for validator in view.validators().validators]
+        return self._node.member_documents()
 
     async def peers(self, params: Params) -> list[Document]:
         """Return the peers this node knows, connected or not."""

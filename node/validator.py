@@ -40,14 +40,20 @@ from consensus.effects import (
     TransferLeadership,
 )
 from consensus.errors import ProposalRefusedError
+from consensus.membership import ConfigurationAt
 from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
+from ledger.limits import NONCE_BYTES
 from ledger.mempool import Mempool
+from ledger.settlement import find_settlement
+from ledger.transaction import build_transaction
 from ledger.transition import Executed, build_block
 from node.config import NodeConfig
+from node.membership import changed_configuration, committed_configuration, may_change_configuration
 from node.replica import LedgerReplica
 from node.telemetry import Metrics, timed
 from wire.certificate import CommitCertificate, ElectionCertificate, encode_election_certificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
+from wire.hashing import sha256
 from wire.keys import KeyId, PrivateKey
 
 INBOX_EVENTS_MAX: Final = 4096
@@ -56,6 +62,9 @@ WORK_OPERATIONS_MAX: Final = 1024
 """Persists and commits waiting for the work task; the core's windows keep it far below."""
 BATCH_OPERATIONS_MAX: Final = 64
 """Persists and commits for one visit to the writing thread."""
+
+SETTLE_WINDOW: Final = 10_000
+"""Heights for which the end of a change of validators stays executable; long after that another leader has ended it."""
 READS_MAX: Final = 1024
 """Linearizable reads that wait for a leader's confirmation."""
 NOTICE_HOLD_S: Final = 0.003
@@ -106,6 +115,7 @@ class _Prepared:
     persist: Persist
     refused: EntriesRefused | None
     send_after: tuple[Outgoing, ...]
+    configurations: tuple[ConfigurationAt, ...]
 
     @property
     def is_to_write(self) -> bool:
@@ -127,8 +137,21 @@ class Validator:
         entropy: Callable[[int], int],
         metrics: Metrics,
         make_core: type[Replica] = Replica,
+        on_configuration: Callable[[], None] = lambda: None,
     ) -> None:
-        stored = replica.store.load()
+        """Read what is stored and be ready to run.
+
+        Raises:
+            CorruptionError: Stored blocks do not execute.
+        """
+        self._on_configuration = on_configuration
+        self.removed = trio.Event()
+        """Set when it is committed that this node is no member any more."""
+        configurations = [committed_configuration(replica.store)]
+        for executed in replica.execute_stored_tail():
+            if (changed := changed_configuration(executed)) is not None:
+                configurations.append((executed.height, changed))
+        stored = replace(replica.store.load(), configurations=tuple(configurations))
         validators = replica.latest_view().validators()
         self._replica = replica
         self._config = config
@@ -248,32 +271,19 @@ class Validator:
         return not self.is_leader
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part in consensus until cancelled.
+        """Take part in consensus until cancelled, or until this node is no member any more.
 
         Raises:
-            CorruptionError: Stored blocks do not execute, or a certified block is not one this node can accept: it stops.
+            CorruptionError: A certified block is not one this node can accept: it stops.
         """
-        await self._execute_stored_tail()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
             nursery.start_soon(self._do_work)
             nursery.start_soon(self._release_held)
             nursery.start_soon(self._step)
             task_status.started()
-
-    async def _execute_stored_tail(self) -> None:
-        """Rebuild the layers above the committed tip from blocks that a former run persisted and did not see committed."""
-        store = self._replica.store
-        for height in range(self._replica.height + 1, store.last_height + 1):
-            entry = store.entry(height)
-            try:
-                await self._replica.execute_untrusted(entry.data, block_hash=entry.block_hash, now_ms=None)
-            except RejectedError as error:
-                raise CorruptionError(
-                    "node.store.tail_not_valid",
-                    f"the stored block at height {height} no longer executes: {error.message}",
-                    hint="verify the store with `patchwarden node verify-store`",
-                ) from error
+            await self.removed.wait()
+            nursery.cancel_scope.cancel()
 
     # -- the step task ---------------------------------------------------------------------------------------------
 
@@ -323,6 +333,9 @@ class Validator:
             stepped_down, self._stepped_down = self._stepped_down, trio.Event()
             stepped_down.set()
             _log.info("no longer leader", term=self._core.status.term)
+        if effects.removed:
+            _log.warning("no longer a member: consensus ends here", height=self._replica.height)
+            self.removed.set()
         if effects.persist is not None:
             self._add_work(_PersistWork(effects.persist, effects.send_after_persist))
         if effects.apply or effects.certificate is not None:
@@ -369,9 +382,13 @@ class Validator:
             return
         tip = self._replica.chain.tip()
         parent_time_ms = self._replica.chain.tip_time_ms
+        candidates = self._mempool.take(count_max=self._config.block_transactions_max)
+        if not status.can_change_configuration:
+            # They wait in the mempool for the change under way, or for this leader's first commit.
+            candidates = tuple(each for each in candidates if not may_change_configuration(each))
         built = build_block(
             tip,
-            self._mempool.take(count_max=self._config.block_transactions_max),
+            candidates,
             term=status.term,
             time_ms=max(self._replica.now_ms(), parent_time_ms),
             proposer=self._key,
@@ -386,7 +403,7 @@ class Validator:
         if election is None and not block.transactions and in_flight == 0 and not self._is_idle_block_due():
             return  # Everything that waited was refused; there is nothing to certify.
         try:
-            effects = self._core.step(Propose(entry))
+            effects = self._core.step(Propose(entry, changed_configuration(built.executed)))
         except ProposalRefusedError:
             return  # The window closed meanwhile; the transactions are still in the mempool.
         self._election = None
@@ -460,7 +477,12 @@ class Validator:
 
     async def _prepare(self, work: _PersistWork) -> _Prepared:
         persist, refused, complete = await self._execute_entries(work.persist)
-        return _Prepared(persist, refused, work.send_after if complete else ())
+        configurations = []
+        for entry in persist.entries:
+            executed = self._replica.chain.executed(entry.height)
+            if (changed := changed_configuration(executed)) is not None:
+                configurations.append((entry.height, changed))
+        return _Prepared(persist, refused, work.send_after if complete else (), tuple(configurations))
 
     def _report_persisted(self, prepared: _Prepared) -> None:
         persist = prepared.persist
@@ -555,7 +577,30 @@ class Validator:
             self._expired_height = self._replica.height
             self._mempool.expire(self._expired_height)
         self._metrics.committed(blocks)
+        if any(changed_configuration(executed) is not None for executed in blocks):
+            self._on_configuration()
+        self._settle_if_due()
         self._events_ready.set()
+
+    def _settle_if_due(self) -> None:
+        """As leader, end a change of the validators as soon as the network has committed to it."""
+        view = self._replica.latest_view()
+        if not self.is_leader or not view.configuration().is_joint:
+            return
+        body = find_settlement(self._replica.store)
+        if body is None:
+            return
+        # Everything about it follows from what it proves: asked for again, it is the same transaction.
+        transaction = build_transaction(
+            self._replica.chain_id,
+            body.KIND,
+            body,
+            self._key,
+            sha256(body.header.hash())[:NONCE_BYTES],
+            body.header.height + SETTLE_WINDOW,
+            body.header.time_ms,
+        )
+        self._mempool.add(transaction)
 
     def _post(self, event: Event) -> None:
         self._events.append(event)

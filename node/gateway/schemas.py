@@ -94,6 +94,8 @@ class Status(Answer):
     name: str
     chain_id: str
     role: Literal["leader", "follower", "candidate", "learner", "observer"]
+    removed: bool
+    """Whether this node was a validator and is none any more."""
     term: int
     leader: str | None
     height: Height
@@ -116,13 +118,16 @@ class Status(Answer):
 
 
 class Validator(Answer):
-    """A node that votes."""
+    """A node that votes, is about to, learns, or has just lost its vote."""
 
     name: str
     organisation: str
     key_id: Hex32
     did: str
     address: str
+    membership: Literal["voter", "incoming", "outgoing", "learner", "leaving"]
+    match_height: Height | None
+    """On the leader: up to here the node's log is durable and the same."""
 
 
 class Peer(Answer):
