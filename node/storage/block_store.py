@@ -19,14 +19,14 @@ the end of the log.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from consensus.config import Stored
 from consensus.effects import HardState, Persist
 from consensus.messages import Entry
-from ledger.keyspace import Table, WriteSet, height_key, read_height
+from ledger.keyspace import HISTORY_KEY, Table, WriteSet, height_key, read_height
 from node.errors import StorageError, StorageRefusedError
 from node.storage.checks import row_error
 from node.storage.database import Snapshot
@@ -58,9 +58,6 @@ ENTRY_CACHE_BYTES: Final = 16 * 1024 * 1024
 class BlockStore:
     """The blocks of one replica over an open store that holds at least genesis; see `BlockStore.bootstrap`."""
 
-    first_height: Final = 1
-    """Height of the lowest block that `entry` returns."""
-
     def __init__(self, store: Store) -> None:
         """Read how far log and ledger reach, and check that no block between the two is missing.
 
@@ -72,11 +69,11 @@ class BlockStore:
         self._entries_bytes = 0
         self._entries_lock = Lock()
         self._truncations = 0
-        tip = _values(self._row(TABLE_LOG_TIP, ONLY_KEY), "LOG_TIP", 4)
-        with _Damaged("LOG_TIP"):
-            self._last_height, self._last_hash = as_int(tip[0], "last_height"), as_digest(tip[1], "last_hash")
-            self._committed_height = as_int(tip[2], "committed_height", maximum=self._last_height)
-            self._committed_hash = as_digest(tip[3], "committed_hash")
+        self._writing = Lock()
+        self._hard_state: HardState | None = None
+        self._first_height = read_first_height(store)
+        tip = decode_log_tip(self._row(TABLE_LOG_TIP, ONLY_KEY))
+        self._last_height, self._last_hash, self._committed_height, self._committed_hash = tip
         self._check_log()
 
     @classmethod
@@ -98,7 +95,7 @@ class BlockStore:
             if store.get(TABLE_LOG_TIP, ONLY_KEY) is not None:
                 raise _missing(TABLE_LOG_TERM, height_key(0))
             rows = dict(_as_rows(genesis_writes))
-            rows[TABLE_LOG_TERM, height_key(0)] = _term_row(0, genesis_hash)
+            rows[TABLE_LOG_TERM, height_key(0)] = encode_log_term(0, genesis_hash)
             rows[TABLE_LOG_TIP, ONLY_KEY] = encode((0, genesis_hash, 0, genesis_hash))
             store.write(rows)
         elif genesis_row[_TERM_BYTES:] != genesis_hash:
@@ -138,6 +135,11 @@ class BlockStore:
     # Consensus' side: a LogReader.
 
     @property
+    def first_height(self) -> int:
+        """Height of the lowest block that is kept; 1 unless history was pruned or began with a snapshot."""
+        return self._first_height
+
+    @property
     def last_height(self) -> int:
         """Height of the last block on disk; 0 at genesis."""
         return self._last_height
@@ -156,9 +158,7 @@ class BlockStore:
         row = self.store.get(TABLE_HARD_STATE, ONLY_KEY)
         hard_state = HardState()
         if row is not None:
-            term, voted_for = _values(row, "HARD_STATE", 2)
-            with _Damaged("HARD_STATE"):
-                hard_state = HardState(as_int(term, "term"), as_optional(voted_for, "voted_for", _as_key_id))
+            self._hard_state = hard_state = decode_hard_state(row)
         return Stored(hard_state, self._committed_height, self.find_certificate(self._committed_height))
 
     def entry(self, height: int) -> Entry:
@@ -206,10 +206,7 @@ class BlockStore:
         Raises:
             StorageError: ``node.storage.missing_row``, ``node.storage.damaged``, ``node.storage.checksum``.
         """
-        row = self._row(TABLE_LOG_TERM, height_key(height))
-        if len(row) != _TERM_BYTES + DIGEST_BYTES:
-            raise _damaged("LOG_TERM", f"{len(row)} bytes")
-        return int.from_bytes(row[:_TERM_BYTES], "big"), Digest(row[_TERM_BYTES:])
+        return decode_log_term(self._row(TABLE_LOG_TERM, height_key(height)))
 
     def find_certificate(self, height_max: int) -> CommitCertificate | None:
         """Return the stored commit certificate with the greatest height that is at most `height_max`, or None.
@@ -231,9 +228,13 @@ class BlockStore:
         Raises:
             StorageFailedError: ``node.storage.write_failed``; the node must stop.
         """
+        with self._writing:
+            self._persist(persist)
+
+    def _persist(self, persist: Persist) -> None:
         rows: dict[tuple[int, bytes], bytes | None] = {}
         if persist.hard_state is not None:
-            rows[TABLE_HARD_STATE, ONLY_KEY] = encode((persist.hard_state.term, persist.hard_state.voted_for))
+            rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(persist.hard_state)
         last_height, last_hash = self._last_height, self._last_hash
         if persist.truncate_from is not None:
             assert persist.truncate_from > self._committed_height, "a committed block cannot be truncated"
@@ -246,15 +247,17 @@ class BlockStore:
         for entry in persist.entries:
             assert entry.height == last_height + 1, f"block {entry.height} does not follow block {last_height}"
             rows[TABLE_LOG_ENTRY, height_key(entry.height)] = entry.data
-            rows[TABLE_LOG_TERM, height_key(entry.height)] = _term_row(entry.term, entry.block_hash)
+            rows[TABLE_LOG_TERM, height_key(entry.height)] = encode_log_term(entry.term, entry.block_hash)
             last_height, last_hash = entry.height, entry.block_hash
         if persist.truncate_from is not None or persist.entries:
-            rows[TABLE_LOG_TIP, ONLY_KEY] = encode(
-                (last_height, last_hash, self._committed_height, self._committed_hash)
+            rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(
+                last_height, last_hash, self._committed_height, self._committed_hash
             )
         if not rows:
             return
         self.store.write(rows)
+        if persist.hard_state is not None:
+            self._hard_state = persist.hard_state
         if persist.truncate_from is not None:
             self._forget_from(persist.truncate_from)
         self._last_height, self._last_hash = last_height, last_hash
@@ -270,6 +273,10 @@ class BlockStore:
         Raises:
             StorageFailedError: ``node.storage.write_failed``; the node must stop.
         """
+        with self._writing:
+            self._commit(executed, certificate)
+
+    def _commit(self, executed: Sequence[Executed], certificate: CommitCertificate | None) -> None:
         rows: dict[tuple[int, bytes], bytes | None] = {}
         height, block_hash = self._committed_height, self._committed_hash
         for block in executed:
@@ -281,13 +288,13 @@ class BlockStore:
                 assert self.term_and_hash(height)[1] == block_hash, f"block {height} is not the one in the log"
                 rows[TABLE_LOG_ENTRY, key] = None
             else:
-                rows[TABLE_LOG_TERM, key] = _term_row(header.term, block_hash)
+                rows[TABLE_LOG_TERM, key] = encode_log_term(header.term, block_hash)
             rows.update(_as_rows(block.writes))
         last_height, last_hash = self._last_height, self._last_hash
         if height > last_height:
             last_height, last_hash = height, block_hash
         if executed:
-            rows[TABLE_LOG_TIP, ONLY_KEY] = encode((last_height, last_hash, height, block_hash))
+            rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(last_height, last_hash, height, block_hash)
         if certificate is not None:
             assert certificate.height <= height, "a certificate came before its block"
             rows[Table.CERTIFICATE, height_key(certificate.height)] = encode_commit_certificate(certificate)
@@ -297,12 +304,43 @@ class BlockStore:
         self._last_height, self._last_hash = last_height, last_hash
         self._committed_height, self._committed_hash = height, block_hash
 
+    def known_rows(self) -> dict[tuple[int, bytes], bytes]:
+        """Return the rows that this process knows without the disk, because it wrote or read them itself: tip, term and vote."""
+        rows = {
+            (TABLE_LOG_TIP, ONLY_KEY): encode_log_tip(
+                self._last_height, self._last_hash, self._committed_height, self._committed_hash
+            )
+        }
+        if self._hard_state is not None:
+            rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(self._hard_state)
+        return rows
+
+    def mend(self, table: int, key: bytes, derive: Callable[[], bytes | None]) -> bool:
+        """Write what `derive` returns over a damaged row, None deleting it; return whether the row was still damaged.
+
+        Nothing else is written meanwhile, so that a row which a commit has replaced or removed is not brought back.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        """
+        with self._writing:
+            if self.store.is_sound(table, key):
+                return False
+            self.store.write({(table, key): derive()})
+            return True
+
+    def raise_first_height(self, height: int) -> None:
+        """Answer no questions about blocks below `height` from now on, so that `prune_rows` may delete them. Never blocks."""
+        assert height <= self._committed_height, "what is not committed is not pruned"
+        self._first_height = max(self._first_height, height)
+
     def _check_log(self) -> None:
         """Raise unless every block from genesis to the tip has its row where it must be; reads keys of the uncommitted part only."""
         for height, expected in ((self._committed_height, self._committed_hash), (self._last_height, self._last_hash)):
             if self.term_and_hash(height)[1] != expected:
                 raise _damaged("LOG_TIP", f"it names another block at height {height} than LOG_TERM")
-        self._row(Table.BLOCK, height_key(self._committed_height))
+        if self._committed_height >= self._first_height or self._committed_height == 0:
+            self._row(Table.BLOCK, height_key(self._committed_height))
         expected_height = self._committed_height + 1
         for key, _ in self.store.iterate(TABLE_LOG_ENTRY):
             if read_height(key) != expected_height:
@@ -334,6 +372,14 @@ class BlockStore:
                 self._entries_bytes -= len(self._entries.pop(forgotten).data)
 
 
+class SupportsGet(Protocol):
+    """Anything that rows can be read from."""
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """Return the row's value, or None."""
+        ...
+
+
 class _Damaged:
     """Turns a refusal of the readers of `wire` into a storage error: these bytes were ours."""
 
@@ -349,8 +395,68 @@ class _Damaged:
             raise _damaged(self._row, str(error)) from error
 
 
-def _term_row(term: int, block_hash: Digest) -> bytes:
+def encode_log_term(term: int, block_hash: Digest) -> bytes:
+    """Return the LOG_TERM row of a block."""
     return term.to_bytes(_TERM_BYTES, "big") + block_hash
+
+
+def decode_log_term(row: bytes) -> tuple[int, Digest]:
+    """Return term and block hash from a LOG_TERM row.
+
+    Raises:
+        StorageError: ``node.storage.damaged``.
+    """
+    if len(row) != _TERM_BYTES + DIGEST_BYTES:
+        raise _damaged("LOG_TERM", f"{len(row)} bytes")
+    return int.from_bytes(row[:_TERM_BYTES], "big"), Digest(row[_TERM_BYTES:])
+
+
+def encode_log_tip(last_height: int, last_hash: Digest, committed_height: int, committed_hash: Digest) -> bytes:
+    """Return the LOG_TIP row."""
+    return encode((last_height, last_hash, committed_height, committed_hash))
+
+
+def decode_log_tip(row: bytes) -> tuple[int, Digest, int, Digest]:
+    """Return last height, last hash, committed height, and committed hash.
+
+    Raises:
+        StorageError: ``node.storage.damaged``.
+    """
+    last_height, last_hash, committed_height, committed_hash = _values(row, "LOG_TIP", 4)
+    with _Damaged("LOG_TIP"):
+        last = as_int(last_height, "last_height")
+        return (
+            last,
+            as_digest(last_hash, "last_hash"),
+            as_int(committed_height, "committed_height", maximum=last),
+            as_digest(committed_hash, "committed_hash"),
+        )
+
+
+def encode_hard_state(hard_state: HardState) -> bytes:
+    """Return the HARD_STATE row."""
+    return encode((hard_state.term, hard_state.voted_for))
+
+
+def decode_hard_state(row: bytes) -> HardState:
+    """Return the hard state from its row.
+
+    Raises:
+        StorageError: ``node.storage.damaged``.
+    """
+    term, voted_for = _values(row, "HARD_STATE", 2)
+    with _Damaged("HARD_STATE"):
+        return HardState(as_int(term, "term"), as_optional(voted_for, "voted_for", _as_key_id))
+
+
+def read_first_height(reader: SupportsGet) -> int:
+    """Return the height of the lowest block that is kept; 1 unless history was pruned or began with a snapshot.
+
+    Raises:
+        StorageError: ``node.storage.checksum``, ``node.storage.damaged``.
+    """
+    row = reader.get(Table.META, HISTORY_KEY)
+    return 1 if row is None else read_height(row)
 
 
 def _as_rows(writes: WriteSet) -> dict[tuple[int, bytes], bytes | None]:

@@ -176,6 +176,14 @@ class Store:
         """Return the row's value if its own checksum holds, even out of a damaged part of a file; None when there is nothing to save."""
         return self._database.salvage(table, key)
 
+    def is_sound(self, table: int, key: bytes) -> bool:
+        """Return whether the row can be read, or is not there; nothing is remembered for `take_damage`."""
+        try:
+            self._database.get(table, key)
+        except StorageError:
+            return False
+        return True
+
     def note_damage(self, table: int, key: bytes, error: StorageError) -> None:
         """Remember that a row was found damaged, for `take_damage`."""
         if len(self._damage) < DAMAGE_MAX:
