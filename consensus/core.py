@@ -299,7 +299,9 @@ class Replica:
 
     def _install(self, event: InstalledSnapshot) -> None:
         common, configurations = self._common, self._common.configurations
-        assert self.needs_snapshot(event.height, event.term, event.block_hash), "asked before it was installed"
+        # The log can be asked no more whether it has the block, since the disk has changed under it; the driver did before.
+        assert common.role is Role.FOLLOWER
+        assert event.height > common.commit_height
         self._following.drop_held()
         assert common.hard_state == common.hard_state_durable, "nothing was being written"
         common.hard_state_durable = hard_state_after_snapshot(common.hard_state, event.term)

@@ -219,7 +219,8 @@ class Following:
             self._common.alarm("consensus.certificate", f"the leader sent a malformed certificate ({error.code})")
             return
         until = self._refused.get(certificate.block_hash)
-        if until is not None and self._is_valid(certificate):
+        # What a refused block makes of the configuration is not known, so a certificate that does not hold as far as we know is no alarm.
+        if until is not None and self._refutation(certificate) is None:
             self._common.alarm(
                 "consensus.divergence",
                 f"a majority certified the block at height {certificate.height} that this node's ledger refused",
@@ -237,15 +238,21 @@ class Following:
             self._alarm_fork(certificate.height, block_hash, certificate.block_hash)
 
     def _is_valid(self, certificate: CommitCertificate) -> bool:
+        code = self._refutation(certificate)
+        if code is not None:
+            self._common.alarm(
+                "consensus.certificate",
+                f"the leader sent a certificate for height {certificate.height} that does not hold ({code})",
+            )
+        return code is None
+
+    def _refutation(self, certificate: CommitCertificate) -> str | None:
+        """Return why the certificate does not hold under the configuration that is known for its height, or None when it does."""
         try:
             self._common.verify_certificate(certificate)
         except RejectedError as error:
-            self._common.alarm(
-                "consensus.certificate",
-                f"the leader sent a certificate for height {certificate.height} that does not hold ({error.code})",
-            )
-            return False
-        return True
+            return error.code
+        return None
 
     def _commit(self) -> None:
         """Commit up to the highest certificate whose block is durable here and verified to be the leader's."""

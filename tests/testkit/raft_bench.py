@@ -20,7 +20,7 @@ from consensus.messages import (
     RequestVote,
     Vote,
 )
-from tests.testkit.raft_sim import CHAIN_ID, SimDisk, make_chain, make_entry, sim_keys
+from tests.testkit.raft_sim import CHAIN_ID, SimDisk, make_chain, make_entry, persisted, sim_keys
 from wire.certificate import (
     CommitCertificate,
     ElectionCertificate,
@@ -194,13 +194,13 @@ class Bench:
             persist, after = self.pending.pop(0)
             self.disk.write(persist)
             seen.messages.extend(after)
-            self._take(self.replica.step(self.persisted()), seen)
+            self._take(self.replica.step(self.persisted(persist)), seen)
             if count is not None:
                 count -= 1
 
-    def persisted(self) -> Persisted:
-        """Return the report of what is on disk now."""
-        return Persisted(self.disk.last_height, self.disk.last_hash, self.disk.hard_state)
+    def persisted(self, persist: Persist | None = None) -> Persisted:
+        """Return the report of what is on disk now, after `persist` was written."""
+        return persisted(self.disk, Persist() if persist is None else persist)
 
     # Becoming something
 
