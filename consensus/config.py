@@ -111,7 +111,7 @@ class Status:
     configuration_height: int
     """The block since which it rules, or a later one at or below the commit height."""
     can_change_configuration: bool
-    """When leading: `Propose` takes a configuration now. Else False."""
+    """When leading: `Propose` takes a configuration now, unless it is ``consensus.configuration_unready``. Else False."""
     transfer_to: NodeId | None
     """When leading: who is to take over, while proposals are refused for it."""
     progress: Mapping[NodeId, PeerProgress]

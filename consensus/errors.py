@@ -13,7 +13,7 @@ class ProposalRefusedError(UnavailableError):
     """A block cannot be proposed here and now; nothing was changed.
 
     Codes: ``consensus.not_leader``, ``consensus.stale_proposal``, ``consensus.window_full``, ``consensus.transferring``,
-    ``consensus.configuration_busy``, ``consensus.leaving``.
+    ``consensus.configuration_busy``, ``consensus.configuration_unready``, ``consensus.leaving``.
     """
 
 

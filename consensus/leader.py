@@ -57,10 +57,18 @@ class Leadership:
         """Whether a block that changes the configuration may be proposed: one of this term, and the last such block, are committed.
 
         The first keeps a leader from building upon a configuration that an earlier one has replaced elsewhere (the single-step bug of
-        2015), the second keeps uncommitted changes from piling up.
+        2015), the second keeps uncommitted changes from piling up. And not by a leader that is on its way out.
         """
+        return self._is_settled and self._transfer is None and not self._is_leaving
+
+    @property
+    def _is_settled(self) -> bool:
         common = self._common
         return self._has_committed and common.configurations.latest_height <= common.commit_height
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._common.config.node_id not in self._common.configuration.successors
 
     @property
     def transfer_to(self) -> NodeId | None:
@@ -74,7 +82,7 @@ class Leadership:
 
         Raises:
             ProposalRefusedError: ``consensus.stale_proposal``, ``consensus.transferring``, ``consensus.window_full``,
-                ``consensus.configuration_busy``, ``consensus.leaving``; nothing has changed.
+                ``consensus.configuration_busy``, ``consensus.leaving``, ``consensus.configuration_unready``; nothing has changed.
         """
         common, log = self._common, self._common.log
         self._check_proposal(entry)
@@ -187,7 +195,7 @@ class Leadership:
     def _check_change(self, configuration: Configuration) -> None:
         common = self._common
         assert configuration.may_follow(common.configuration), "the ledger changes voters in two steps"
-        if not self.can_change_configuration:
+        if not self._is_settled:
             raise ProposalRefusedError(
                 "consensus.configuration_busy",
                 "the last change of the configuration, or the first block of the term, is not committed yet",
@@ -202,6 +210,13 @@ class Leadership:
                 "consensus.leaving",
                 "a leader does not propose the block from which on it is no voter",
                 hint="leadership is handed over by itself; the next leader proposes the block",
+            )
+        if configuration.is_joint and not self.peers.can_decide(configuration):
+            raise ProposalRefusedError(
+                "consensus.configuration_unready",
+                "those who are up and have caught up could decide nothing under the new configuration",
+                hint="wait until the learners to be promoted have caught up and enough voters are up",
+                expected="a majority of each group of voters within the window of uncommitted blocks",
             )
 
     # Committing
@@ -248,8 +263,8 @@ class Leadership:
         if (
             self._transfer is None
             and self._elapsed >= self._transfer_not_before
-            and common.config.node_id not in common.configuration.successors
-            and self.can_change_configuration
+            and self._is_leaving
+            and self._is_settled
         ):
             try:
                 self.transfer(None)

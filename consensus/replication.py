@@ -72,6 +72,13 @@ class Replication:
         found = [peer for peer in among if (p := self._peers.get(peer)) is not None and (p.heard or p.heard_before)]
         return sorted(found, key=lambda peer: -self._peers[peer].match_height)
 
+    def can_decide(self, configuration: Configuration) -> bool:
+        """Return whether those who answer and have almost caught up, this leader among them, can decide under `configuration`."""
+        common = self._common
+        near = common.log.last_height - common.config.uncommitted_blocks_max
+        present = [peer for peer in self.answering(self._peers) if self._peers[peer].match_height >= near]
+        return configuration.is_quorum({common.config.node_id, *present})
+
     # Members
 
     def change(self, configuration: Configuration, now: int) -> None:
