@@ -75,6 +75,8 @@ class Common:
         self.commit_height = stored.commit_height
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
+        self.is_leader_gone = False
+        """Whether the leader's end has closed the connection, and nothing has come from it since."""
         self.ticks = 0
         """Ticks since the start."""
         self.election_elapsed = 0
@@ -117,7 +119,21 @@ class Common:
 
     def hears_leader(self) -> bool:
         """Return whether a leader was heard within the least election timeout: then nobody else gets support (Raft 6, 9.6)."""
-        return self.leader is not None and self.election_elapsed < self.config.election_ticks
+        return (
+            self.leader is not None and not self.is_leader_gone and self.election_elapsed < self.config.election_ticks
+        )
+
+    def note_leader_gone(self) -> None:
+        """Wait no longer than a spread of the least timeout: the leader's process has ended, and who is left must not all stand at once."""
+        self.is_leader_gone = True
+        soon = self.election_elapsed + 1 + self._entropy(self.config.election_ticks)
+        self.election_timeout = min(self.election_timeout, soon)
+
+    def note_leader_back(self) -> None:
+        """Be as patient with the leader as ever: its end closed the connection, but it lives."""
+        if self.is_leader_gone:
+            self.is_leader_gone = False
+            self.draw_election_timeout()
 
     def is_up_to_date(self, position: Position) -> bool:
         """Return whether a log that ends at `position` is at least as up to date as everything written here (Raft 5.4.1)."""

@@ -181,12 +181,16 @@ class Replica:
                         "consensus.not_leader", "only the leader hands leadership over", hint="ask the leader"
                     )
                 leadership.transfer(to)
-            case PeerUnreachable(peer):
+            case PeerUnreachable(peer, is_closed):
                 if leadership is not None:
                     leadership.peers.note_unreachable(peer)
+                elif is_closed and peer == self._common.leader:
+                    self._common.note_leader_gone()
             case PeerReachable(peer):
                 if leadership is not None:
                     leadership.peers.note_reachable(peer)
+                elif peer == self._common.leader:
+                    self._common.note_leader_back()
             case _ as never:
                 assert_never(never)
 
@@ -268,6 +272,7 @@ class Replica:
         self._forwarded.refuse_all()
         common.role = role
         common.leader = leader
+        common.is_leader_gone = False
         self._precandidacy = None
         self._candidacy = None
         self._leadership = None
@@ -404,6 +409,7 @@ class Replica:
                 f"{message.leader.hex()} and {common.leader.hex()} both claim to lead term {message.term}",
             )
             return
+        common.note_leader_back()
         common.election_elapsed = 0
         match message:
             case Append():

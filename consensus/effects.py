@@ -108,6 +108,8 @@ class PeerUnreachable:
     """What was last sent to the peer may be lost."""
 
     peer: NodeId
+    is_closed: bool = False
+    """Whether the peer's end closed the connection: its process has ended. A peer that only falls silent may be slow."""
 
 
 @dataclass(frozen=True, slots=True)

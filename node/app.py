@@ -38,7 +38,7 @@ from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
 from node.membership import known_nodes
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
-from node.net.network import Network
+from node.net.network import LinkChange, Network
 from node.observer import Observer
 from node.patch_store import PatchStore
 from node.replica import LedgerReplica
@@ -225,9 +225,9 @@ class Node:
         if self.validator is not None:
             self.validator.receive(peer, payloads)
 
-    def _on_link(self, peer: KeyId, up: bool) -> None:
+    def _on_link(self, peer: KeyId, change: LinkChange) -> None:
         if self.validator is not None:
-            self.validator.link_changed(peer, is_up=up)
+            self.validator.link_changed(peer, is_up=change is LinkChange.UP, is_closed=change is LinkChange.CLOSED)
 
     def _nodes(self) -> dict[KeyId, LedgerValidator]:
         """Return every validator and learner that the committed ledger, or a block above it, names."""

@@ -220,9 +220,9 @@ class Validator:
             self._events.append(Received(message=message, sender=sender))
         self._events_ready.set()
 
-    def link_changed(self, peer: KeyId, *, is_up: bool) -> None:
-        """Tell the core that the link to a peer came up or went down. Never blocks."""
-        self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer))
+    def link_changed(self, peer: KeyId, *, is_up: bool, is_closed: bool = False) -> None:
+        """Tell the core that the link to a peer came up or went down, perhaps because its end closed it. Never blocks."""
+        self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer, is_closed))
 
     async def read_index(self) -> int:
         """Return a height at or above everything that was committed anywhere when this was called; the caller sets the deadline.

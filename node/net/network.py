@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,17 @@ class PeerStatus:
     """Why the last attempt or connection ended; "" when none did."""
 
 
+class LinkChange(Enum):
+    """What has become of the link to a peer."""
+
+    UP = "up"
+    """It stands."""
+    DOWN = "down"
+    """It is gone: the peer fell silent, broke a rule, or has a newer connection."""
+    CLOSED = "closed"
+    """It is gone, because the peer's end closed it: its process has ended or is about to."""
+
+
 @dataclass(slots=True)
 class _Link:
     """One wanted link."""
@@ -85,7 +97,7 @@ class Network:
         listen: Multiaddress to listen on, ``/ip4/127.0.0.1/tcp/0`` for a port that the system chooses.
         is_member: Whether the node with this 32-byte Ed25519 key may connect, by the ledger's present state. Must not block.
         on_consensus: Takes the consensus messages of a linked peer, in order, several at once. Called on the event loop; must not block.
-        on_link: Told when the link to a peer comes up (True) or goes down (False). Called on the event loop; must not block.
+        on_link: Told when the link to a peer comes up or goes down. Called on the event loop; must not block.
         timing: How soon silence is death.
     """
 
@@ -96,7 +108,7 @@ class Network:
         listen: str,
         is_member: Callable[[bytes], bool],
         on_consensus: Callable[[KeyId, list[bytes]], None],
-        on_link: Callable[[KeyId, bool], None] = lambda _peer, _up: None,
+        on_link: Callable[[KeyId, LinkChange], None] = lambda _peer, _change: None,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self.own = peer_of(private_key_from_seed(Algorithm.ED25519, seed).public_key.raw)
@@ -250,9 +262,9 @@ class Network:
             self._linked[key_id] = session
             if older_link is not None:
                 older_link.close("a newer connection took its place")
-                self._on_link(key_id, False)
+                self._on_link(key_id, LinkChange.DOWN)
             _log.info("link up", peer=session.peer.peer_id, address=session.address)
-            self._on_link(key_id, True)
+            self._on_link(key_id, LinkChange.UP)
 
     def session_over(self, session: Session) -> None:
         """Strike the session off the list."""
@@ -266,7 +278,7 @@ class Network:
         if self._linked.get(key_id) is session:
             del self._linked[key_id]
             _log.info("link down", peer=session.peer.peer_id, reason=session.reason)
-            self._on_link(key_id, False)
+            self._on_link(key_id, LinkChange.CLOSED if session.was_closed else LinkChange.DOWN)
 
     # Inside
 

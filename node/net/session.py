@@ -10,7 +10,7 @@ when it wakes, does not take its own sleep for the peer's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -30,6 +30,8 @@ from node.net.limits import (
 from node.net.rpc import Handler, RpcEndpoint
 from wire.errors import PatchwardenError
 from wire.keys import KeyId
+
+_CONNECTION_LOST: Final = "node.net.connection_lost"
 
 _log = structlog.get_logger("node.net")
 
@@ -98,6 +100,8 @@ class Session:
         self.closed = trio.Event()
         self.reason = ""
         """Why it ended, once it has."""
+        self.was_closed = False
+        """Whether the peer's end closed the connection, rather than this one, or time."""
         self._connection = connection
         self._owner = owner
         self._opened = dict(opened)
@@ -215,6 +219,7 @@ class Session:
     def _end(self, error: PatchwardenError) -> None:
         if not self.reason:
             self.reason = error.message
+            self.was_closed = error.code == _CONNECTION_LOST
             if isinstance(error, PeerProtocolError):
                 _log.warning("a connection was cut", peer=self.peer.peer_id, code=error.code, reason=error.message)
 

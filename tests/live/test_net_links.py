@@ -8,7 +8,7 @@ import trio
 from node.errors import AddressError, ListenError
 from node.net.address import parse_address_untrusted
 from node.net.limits import CONSENSUS_QUEUE_BYTES_MAX, Timing
-from node.net.network import Network
+from node.net.network import LinkChange, Network
 from tests.testkit.net import ANY_PORT, Member, linked, raw_key_of, running, seed_of, wait_until
 from wire.keys import Algorithm, private_key_from_seed
 from wire.limits import FRAME_BYTES_MAX
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.live
 
 async def test_a_link_comes_up_once_at_both_ends() -> None:
     async with linked("a", "b") as (a, b):
-        assert a.link_events == [(b.key_id, True)]
-        assert b.link_events == [(a.key_id, True)]
+        assert a.link_events == [(b.key_id, LinkChange.UP)]
+        assert b.link_events == [(a.key_id, LinkChange.UP)]
         (status,) = a.network.peers()
         assert (status.key_id, status.is_link, status.connected) == (b.key_id, True, True)
         assert status.address in b.address

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from node.net.limits import Timing
+from node.net.network import LinkChange
 from tests.testkit.net import Member, raw_key_of, running, wait_until
 
 pytestmark = pytest.mark.live
@@ -111,7 +112,7 @@ async def test_a_killed_process_is_noticed_at_once_and_found_again(dialler: str)
                 await wait_until(lambda: survivor.network.is_linked(key_id), timeout_s=10)
                 peer.process.kill()
                 await wait_until(lambda: not survivor.network.is_linked(key_id), timeout_s=1)
-        assert [up for _, up in survivor.link_events] == [True, False] * 2
+        assert [change for _, change in survivor.link_events] == [LinkChange.UP, LinkChange.CLOSED] * 2
 
 
 async def test_a_process_that_slept_does_not_take_its_own_sleep_for_the_peers() -> None:
@@ -128,7 +129,7 @@ async def test_a_process_that_slept_does_not_take_its_own_sleep_for_the_peers() 
             await trio.sleep(0.8)  # Longer than death at the sleeper's end; this end is patient.
             peer.process.send_signal(signal.SIGCONT)
             await trio.sleep(0.2)
-        assert survivor.link_events == [(key_id, True)]
+        assert survivor.link_events == [(key_id, LinkChange.UP)]
         assert "down " + low not in peer.lines
 
 

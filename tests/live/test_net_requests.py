@@ -10,6 +10,7 @@ import trio
 from node.errors import AddressError, PeerUnavailableError
 from node.net import rpc
 from node.net.limits import RPC_PAYLOAD_BYTES_MAX, RPC_SERVED_MAX
+from node.net.network import LinkChange
 from tests.testkit.net import Member, echo, linked, raw_key_of, running, wait_until
 from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId
@@ -85,7 +86,7 @@ async def test_a_bug_in_a_handler_costs_that_request_only() -> None:
                 await a.ask(b, method)
             assert caught.value.code == "node.net.peer_failed"
         assert await a.ask(b, "echo", b"still here") == b"still here"
-        assert a.link_events == [(b.key_id, True)]
+        assert a.link_events == [(b.key_id, LinkChange.UP)]
 
 
 async def _ask_forever(asker: Member, other: Member, method: str) -> None:

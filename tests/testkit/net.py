@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from node.net.limits import DEFAULT_TIMING, Timing
-from node.net.network import Network
+from node.net.network import LinkChange, Network
 from wire.keys import Algorithm, KeyId, private_key_from_seed
 
 ANY_PORT = "/ip4/127.0.0.1/tcp/0"
@@ -42,14 +42,14 @@ class Member:
         self.members = {raw_key_of(member) for member in members}
         self.messages: dict[KeyId, list[bytes]] = {}
         self.batches = 0
-        self.link_events: list[tuple[KeyId, bool]] = []
+        self.link_events: list[tuple[KeyId, LinkChange]] = []
         self.address = ""
         self.network = Network(
             seed=seed_of(name),
             listen=listen,
             is_member=lambda raw_key: raw_key in self.members,
             on_consensus=self._on_consensus,
-            on_link=lambda peer, up: self.link_events.append((peer, up)),
+            on_link=lambda peer, change: self.link_events.append((peer, change)),
             timing=timing,
         )
         self._scope = trio.CancelScope()

@@ -10,6 +10,7 @@ import sys
 
 import trio
 
+from node.net.network import LinkChange
 from tests.testkit.net import Member
 from wire.keys import KeyId
 
@@ -28,8 +29,8 @@ async def main(name: str, listen: str, peers: dict[str, str], *, chunk: int) -> 
     counts = dict.fromkeys(peers, 0)
     own = member.network
 
-    def on_link(peer: KeyId, up: bool) -> None:
-        say("up" if up else "down", names[peer])
+    def on_link(peer: KeyId, change: LinkChange) -> None:
+        say("up" if change is LinkChange.UP else "down", names[peer])
 
     def on_consensus(peer: KeyId, messages: list[bytes]) -> None:
         counts[names[peer]] += len(messages)

@@ -20,7 +20,7 @@ from consensus.effects import (
 )
 from consensus.errors import ProposalRefusedError
 from consensus.limits import REFUSED_BLOCKS_MAX, TERM_STEP_MAX
-from consensus.messages import Append, AppendReply, Entry, PreVoteReply, SnapshotOffer, Vote
+from consensus.messages import Append, AppendReply, Entry, PreVote, PreVoteReply, SnapshotOffer, Vote
 from consensus.progress import ProgressState
 from tests.testkit.raft_bench import Bench, Seen, fork
 from tests.testkit.raft_sim import GENESIS, make_chain, make_entry
@@ -745,6 +745,62 @@ def test_connections_do_not_matter_to_who_does_not_lead() -> None:
     bench = Bench()
     assert bench.replica.step(PeerUnreachable(bench.ids[1])) is NO_EFFECTS
     assert bench.replica.step(PeerReachable(bench.ids[1])) is NO_EFFECTS
+
+
+def _ticks_until_poll(bench: Bench) -> int:
+    for ticks in range(1, 100):
+        if any(isinstance(message, PreVote) for _, message in bench.tick().messages):
+            return ticks
+    raise AssertionError("it never stands")
+
+
+@pytest.mark.parametrize(("drawn", "ticks"), [(0, 1), (4, 5), (9, 10)])
+def test_when_the_leaders_end_closes_the_connection_the_next_poll_comes_within_one_least_timeout(
+    drawn: int, ticks: int
+) -> None:
+    # Protected by `Common.note_leader_gone`; without it the followers wait 10 to 19 ticks for a process that has ended.
+    bench = Bench(entropy=lambda n: min(drawn, n - 1))
+    bench.receive(bench.append(1, 1, [], 0))
+    assert bench.step(PeerUnreachable(bench.ids[1], is_closed=True)).messages == []
+    assert _ticks_until_poll(bench) == ticks
+
+
+def test_a_leader_that_only_falls_silent_is_waited_for_as_long_as_ever() -> None:
+    bench = Bench()
+    bench.receive(bench.append(1, 1, [], 0))
+    bench.step(PeerUnreachable(bench.ids[1]))
+    assert _ticks_until_poll(bench) == 10
+
+
+def test_the_end_of_a_connection_to_somebody_who_does_not_lead_hurries_nobody() -> None:
+    bench = Bench()
+    bench.receive(bench.append(1, 1, [], 0))
+    bench.step(PeerUnreachable(bench.ids[2], is_closed=True))
+    assert _ticks_until_poll(bench) == 10
+
+
+@pytest.mark.parametrize("sign", ["connection", "append"])
+def test_a_leader_that_is_back_before_the_poll_is_waited_for_again(sign: str) -> None:
+    bench = Bench()
+    bench.receive(bench.append(1, 1, [], 0))
+    bench.step(PeerUnreachable(bench.ids[1], is_closed=True))
+    if sign == "connection":
+        bench.step(PeerReachable(bench.ids[1]))
+    else:
+        bench.receive(bench.append(1, 1, [], 0))
+    assert _ticks_until_poll(bench) == 10
+
+
+def test_who_knows_the_leader_gone_supports_another_and_who_hears_it_does_not() -> None:
+    for is_gone in (False, True):
+        bench = Bench()
+        bench.receive(bench.append(1, 1, [], 0))
+        if is_gone:
+            bench.step(PeerUnreachable(bench.ids[1], is_closed=True))
+        poll = PreVote(2, bench.ids[2], 0, 0, GENESIS)
+        (reply,) = bench.receive(poll).to(2)
+        assert isinstance(reply, PreVoteReply)
+        assert reply.granted == is_gone
 
 
 def test_a_follower_that_claims_blocks_never_sent_is_not_believed() -> None:
