@@ -9,7 +9,10 @@ class                         codes                                             
 ``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
 ``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``                               who sent the proof
 ``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
-``NotYetAvailableError``      ``ledger.mempool.full``, ``ledger.receipt.not_certified``              the caller, later
+``SnapshotRefusedError``      ``ledger.snapshot.*``                                                  who sent it
+``NotYetAvailableError``      ``ledger.mempool.full``, ``ledger.receipt.not_certified``,             the caller, later
+                              ``ledger.snapshot.not_certified``
+``HistoryPrunedError``        ``ledger.history.pruned``                                              the caller, elsewhere
 ``LedgerCorruptionError``     ``ledger.corruption.*``                                                the operator
 ============================  =====================================================================  ==================
 """
@@ -37,6 +40,14 @@ class ProofRefusedError(RejectedError):
 
 class ArchiveRefusedError(RejectedError):
     """The bytes are not a whole, undamaged archive of a chain."""
+
+
+class SnapshotRefusedError(RejectedError):
+    """The bytes are not a snapshot of this network's certified state."""
+
+
+class HistoryPrunedError(UnavailableError):
+    """This node no longer keeps what was asked for, or never had it; one with the full history has."""
 
 
 class NotYetAvailableError(UnavailableError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from provenance.limits import ENVELOPE_LINE_BYTES_MAX
-from wire.limits import KIBIBYTE
+from wire.limits import KIBIBYTE, MEBIBYTE, TX_BYTES_MAX
 
 NONCE_BYTES: Final = 16
 """Chance that keeps two otherwise equal transactions of one signer apart."""
@@ -71,3 +71,14 @@ LEARNERS_MAX: Final = 16
 """Nodes that receive blocks without a vote; each costs the leader as much as a follower."""
 CONFIGURATION_CHANGES_MAX: Final = 4096
 """Finished changes of the validators that one proof can show."""
+
+SNAPSHOT_CHUNK_BYTES: Final = 1 * MEBIBYTE
+"""What a chunk of a snapshot is filled up to; a single longer row makes a longer one."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 2 * TX_BYTES_MAX + 2 * KIBIBYTE
+"""The longest chunk: one longest record, its key and its frame."""
+SNAPSHOT_CHUNK_ROWS_MAX: Final = 20_000
+"""Rows in one chunk: together they stay within `CODEC_ITEMS_MAX`."""
+SNAPSHOT_CHUNKS_MAX: Final = 65_536
+"""Chunks in one snapshot: 64 GiB of state."""
+SNAPSHOT_MANIFEST_BYTES_MAX: Final = 7 * MEBIBYTE
+"""A manifest, the digests of its chunks and the proof of its validators included; it fits a frame."""

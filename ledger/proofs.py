@@ -120,12 +120,14 @@ def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
     Raises:
         ProofRefusedError: ``ledger.receipt.not_found``: no such transaction was executed.
         NotYetAvailableError: ``ledger.receipt.not_certified``: no block from its own on is certified yet.
+        HistoryPrunedError: ``ledger.history.pruned``: the transaction is known, its block no longer kept here.
         LedgerCorruptionError: ``ledger.corruption.missing``: a row is missing.
     """
     view = StateView(reader)
     location = view.location(tx_id)
     if location is None:
         raise ProofRefusedError("ledger.receipt.not_found", "the transaction is not on the ledger", actual=tx_id)
+    view.check_kept(location.height)
     block = view.block(location.height)
     if block is None:
         raise LedgerCorruptionError("ledger.corruption.missing", f"block {location.height} is missing")
@@ -178,6 +180,7 @@ def build_consistency_proof(reader: Reader, size_before: int, size_after: int) -
 
     Raises:
         MalformedError: ``wire.merkle.*``: the sizes do not fit each other.
+        HistoryPrunedError: ``ledger.history.pruned``: it would lead through a part of the log that is not kept here.
         LedgerCorruptionError: ``ledger.corruption.missing``: a row is missing; ask only for sizes up to the tip's.
     """
     return consistency_proof(_node_reader(reader), size_before, size_after)
@@ -187,12 +190,22 @@ def _node_reader(reader: Reader) -> ReadNode:
     def read_node(level: int, index: int) -> Digest:
         raw = reader.get(Table.LOG_NODE, log_node_key(level, index))
         if raw is None:
+            _check_log_kept(reader, (index + 1) << level)
             raise LedgerCorruptionError(
                 "ledger.corruption.missing", f"node {index} of level {level} of the log is missing"
             )
         return Digest(raw)
 
     return read_node
+
+
+def _check_log_kept(reader: Reader, end: int) -> None:
+    """Return only when the part of the log before leaf `end` is not wholly one whose nodes are no longer kept."""
+    view = StateView(reader)
+    start = view.history_start
+    before = view.header_at(start - 1) if start else None
+    if before is not None and end <= before.log_size:
+        view.check_kept(start - 1)
 
 
 def _first_certified(view: StateView, height: int) -> tuple[Header, CommitCertificate]:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar, cast
 
 from ledger import keyspace
 from ledger.block import Block, Header, decode_block_untrusted, decode_header_untrusted
-from ledger.errors import LedgerCorruptionError
+from ledger.errors import HistoryPrunedError, LedgerCorruptionError
 from ledger.keyspace import RangeReader, Reader, Table
 from ledger.records import (
     AttestationList,
@@ -190,6 +190,30 @@ class StateView:
             raise LedgerCorruptionError("ledger.corruption.no_genesis", "the tables hold no founding document")
         return raw
 
+    @property
+    def history_start(self) -> int:
+        """The lowest height whose block and history are kept here; 0 where everything is.
+
+        The header one below is kept too, and block 0 always.
+        """
+        raw = self._reader.get(Table.META, keyspace.HISTORY_KEY)
+        return 0 if raw is None else keyspace.read_height(raw)
+
+    def check_kept(self, height: int) -> None:
+        """Return only when the block of `height` and what happened in it are kept here, or are still to come.
+
+        Raises:
+            HistoryPrunedError: ``ledger.history.pruned``.
+        """
+        start = self.history_start
+        if height < start:
+            raise HistoryPrunedError(
+                "ledger.history.pruned",
+                f"this node keeps no history below height {start}",
+                hint="ask a node that keeps the full history",
+                details={"height": height, "history_start": start},
+            )
+
     def header_at(self, height: int) -> Header | None:
         """Return the header of block `height`, or None above the tip."""
         raw = self._reader.get(Table.HEADER, keyspace.height_key(height))
@@ -345,19 +369,24 @@ class StateView:
         return self._list(keyspace.DEPLOYMENT, DeploymentRecord)
 
     def history(self, subject: bytes, height_from: int = 0) -> Iterator[HistoryEntry]:
-        """Yield the transactions that concern `subject` from `height_from` on, oldest first.
+        """Yield the transactions that concern `subject` from `height_from` on, oldest first; none from below `history_start`.
 
         Args:
             subject: A key of `ledger.keyspace`: `identity_key`, `organisation_key`, `patch_key`, `target_key` or `proposal_key`.
                 A host's history is that of its identity.
             height_from: The first height.
         """
-        start, stop = keyspace.history_range(subject, height_from)
+        start, stop = keyspace.history_range(subject, max(height_from, self.history_start))
         for key, tx_id in self._ranges().iterate(Table.HISTORY, start, stop):
             yield HistoryEntry(*keyspace.read_history_position(key), tx_id)
 
     def identity_at(self, identity_id: str, height: int) -> IdentityRecord | None:
-        """Return the identity as it was after block `height`, or None before its registration."""
+        """Return the identity as it was after block `height`, or None before its registration.
+
+        Raises:
+            HistoryPrunedError: ``ledger.history.pruned``.
+        """
+        self.check_kept(height + 1)
         start = keyspace.identity_version_key(identity_id, 0)
         stop = keyspace.identity_version_key(identity_id, height + 1)
         newest: bytes | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -13,15 +14,20 @@ from ledger.archive import ArchiveDecoder, ArchiveEncoder
 from ledger.audit import Auditor
 from ledger.block import decode_block_untrusted, decode_header_untrusted
 from ledger.bodies import BODY_READERS
+from ledger.configuration import decode_configuration_untrusted
 from ledger.errors import ArchiveRefusedError, BlockRefusedError, GenesisRefusedError, ProofRefusedError
 from ledger.genesis import decode_genesis_untrusted
+from ledger.keyspace import MemoryStore
 from ledger.proofs import Receipt, build_receipt, verify_receipt
+from ledger.snapshot import SnapshotBuilder, decode_manifest_untrusted
+from ledger.snapshot_install import SnapshotInstaller
 from ledger.transaction import decode_transaction_untrusted
 from ledger.transition import execute_block
 from tests.testkit import patches
 from tests.testkit.ledger import Chain
 from wire.codec import encode
 from wire.errors import RejectedError
+from wire.hashing import sha256
 
 CHAIN = Chain()
 CHAIN.register_patch_people()
@@ -29,6 +35,9 @@ DATA = patches.approve(patches.make_patch())
 CHAIN.publish(DATA)
 CHAIN.attest(DATA, "bob@beta")
 CHAIN.submit(bodies.HostReport("drift", "site", b"body"), "web1@acme")
+BUILDER = SnapshotBuilder(CHAIN.store)
+CHUNKS = list(BUILDER.chunks())
+MANIFEST = BUILDER.manifest()
 TRANSACTIONS = [raw for block in CHAIN.blocks for raw in block.transactions]
 NEXT = CHAIN.build(CHAIN.sign(bodies.HostReport("drift", "site", b"next"), "web1@acme")).block
 
@@ -55,6 +64,11 @@ def test_garbage_never_gets_past_a_door(data: bytes) -> None:
         decode_block_untrusted,
         decode_header_untrusted,
         decode_genesis_untrusted,
+        decode_configuration_untrusted,
+        decode_manifest_untrusted,
+        SnapshotInstaller(
+            replace(MANIFEST, chunk_digests=(sha256(data),)), CHAIN.genesis, MemoryStore()
+        ).feed_untrusted,
     ):
         try:
             door(data)
@@ -166,3 +180,36 @@ def test_a_changed_archive_is_refused_in_pieces_of_any_size(edits: list[tuple[in
         assert changed != data
     else:
         assert changed == data
+
+
+@given(EDITS)
+def test_an_edited_chunk_never_becomes_a_ledger(edits: list[tuple[int, int]]) -> None:
+    """Even when the forger writes a manifest that fits: the state's root is signed."""
+    chunk = edited(CHUNKS[0], edits)
+    manifest = replace(MANIFEST, bytes_total=len(chunk), chunk_digests=(sha256(chunk), *MANIFEST.chunk_digests[1:]))
+    store = MemoryStore()
+    installer = SnapshotInstaller(manifest, CHAIN.genesis, store)
+    code = ""
+    try:
+        store.apply(installer.feed_untrusted(chunk))
+        store.apply(installer.finish())
+    except RejectedError as error:
+        code = error.code
+    assert code.startswith("ledger.snapshot.") is (chunk != CHUNKS[0])
+
+
+@given(EDITS)
+def test_an_edited_manifest_is_refused_or_another_s(edits: list[tuple[int, int]]) -> None:
+    raw = edited(MANIFEST.encode(), edits)
+    try:
+        manifest = decode_manifest_untrusted(raw)
+        assert manifest.encode() == raw
+        store = MemoryStore()
+        installer = SnapshotInstaller(manifest, CHAIN.genesis, store)
+        store.apply(installer.feed_untrusted(CHUNKS[0]))
+        store.apply(installer.finish())
+    except RejectedError:
+        assert raw != MANIFEST.encode()
+    else:
+        # Nothing but the signatures of validators can be written otherwise, and only into others that hold.
+        assert replace(manifest, certificate=MANIFEST.certificate) == MANIFEST

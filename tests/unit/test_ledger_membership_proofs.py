@@ -283,3 +283,18 @@ def test_a_settlement_in_a_chain_without_change_leads_nowhere() -> None:
     block = chain.forge(chain.build().block, transactions=(chain.sign(body, "", key=node_key(1)).raw,))
     follower = ConfigurationFollower(chain.view.configuration())
     assert follower.follow(block) == chain.view.configuration()
+
+
+def test_the_follower_s_search_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both votes for the same learner in one block lead to one configuration; beyond the bound the search gives up."""
+    chain = Chain(make_genesis(validators=1))
+    proposals = [chain.sign(bodies.ProposalCreate(actions.AddLearner(validator(i)), ""), "ada@acme") for i in (5, 6)]
+    first, second = [
+        [chain.sign(bodies.ProposalVote(each.tx_id, True), voter) for voter in ("ada@acme", "ben@beta")]
+        for each in proposals
+    ]
+    before = chain.view.configuration()
+    chain.commit(*proposals, *first, *second)
+    assert ConfigurationFollower(before).follow(chain.blocks[-1]) == chain.view.configuration()
+    monkeypatch.setattr("ledger.audit_membership.CANDIDATES_MAX", 2)
+    assert ConfigurationFollower(before).follow(chain.blocks[-1]) == before

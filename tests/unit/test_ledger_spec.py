@@ -11,6 +11,7 @@ SHORT = {
     "transition.py": (r'_refuse\(\s*"(\w+)"', "ledger.block."),
     "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
+SNAPSHOT = re.compile(r'\brefuse_snapshot\(\s*"(\w+)"')
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')
 DERIVED = ("transactions_root", "log_size", "log_root", "state_root", "validators_hash", "policy_hash")
@@ -22,6 +23,7 @@ def codes_in_source(root: Path) -> set[str]:
         text = re.sub(r'"""(?:.|\n)*?"""', "", path.read_text())
         codes |= set(WHOLE.findall(text))
         codes |= {f"ledger.{code}" for code in CALLED.findall(text)}
+        codes |= {f"ledger.snapshot.{rule}" for rule in SNAPSHOT.findall(text)}
         if path.name in SHORT:
             pattern, prefix = SHORT[path.name]
             codes |= {prefix + rule for rule in re.findall(pattern, text)}
