@@ -13,7 +13,11 @@ from ledger import actions, bodies
 from ledger.audit import AuditLevel, Auditor
 from ledger.configuration import Configuration, decode_configuration_untrusted
 from ledger.configuration_history import build_configuration_proof
+from ledger.keyspace import MemoryStore
 from ledger.proofs import build_receipt, verify_receipt
+from ledger.snapshot import SnapshotBuilder
+from ledger.snapshot_install import SnapshotInstaller
+from ledger.transition import execute_block
 from tests.testkit.ledger import Chain, make_genesis, node_key, validator
 from wire.certificate import majority
 
@@ -185,6 +189,19 @@ class Membership(RuleBasedStateMachine):
             for block in self.chain.blocks[1:]:
                 auditor.feed(block.raw, self.chain.view.certificate(block.header.height))
             assert auditor.finish().findings == ()
+        self.another_node_begins_here()
+
+    def another_node_begins_here(self) -> None:
+        """A snapshot of whatever came about leads another node to the same tip, and on from there."""
+        builder = SnapshotBuilder(self.chain.store)
+        chunks = list(builder.chunks())
+        store = MemoryStore()
+        installer = SnapshotInstaller(builder.manifest(), self.chain.genesis, store)
+        for chunk in chunks:
+            store.apply(installer.feed_untrusted(chunk))
+        store.apply(installer.finish())
+        block = self.chain.build(self.chain.sign(bodies.HostReport("drift", "site", b""), "web1@acme")).block
+        assert execute_block(store, block, now_ms=None).block_hash == block.block_hash
 
     def neighbours_share_a_validator(self) -> None:
         """No two groups that may decide under configurations next to each other, or one apart where one was plain, are disjoint."""
