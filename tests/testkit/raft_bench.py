@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from consensus.config import Config, Role, Stored
+from consensus.config import Config, Role
 from consensus.core import Replica
-from consensus.effects import Effects, Event, HardState, Persist, Persisted, Propose, Received, Tick
+from consensus.effects import Effects, Event, HardState, NeedSnapshot, Persist, Persisted, Propose, Received, Tick
+from consensus.membership import Configuration
 from consensus.messages import (
     Acknowledgement,
     Append,
@@ -19,6 +20,7 @@ from consensus.messages import (
     PreVoteReply,
     RequestVote,
     Vote,
+    author_of,
 )
 from tests.testkit.raft_sim import CHAIN_ID, SimDisk, make_chain, make_entry, persisted, sim_keys
 from wire.certificate import (
@@ -30,6 +32,7 @@ from wire.certificate import (
     vote_message,
 )
 from wire.hashing import Digest
+from wire.keys import PublicKey
 
 
 @dataclass
@@ -42,11 +45,28 @@ class Seen:
     certificate: CommitCertificate | None = None
     elected: ElectionCertificate | None = None
     stepped_down: bool = False
+    removed: bool = False
+    reads_ready: list[tuple[int, int]] = field(default_factory=list)
+    reads_refused: list[int] = field(default_factory=list)
+    need_snapshot: NeedSnapshot | None = None
     alarms: list[str] = field(default_factory=list)
 
     def to(self, index: int) -> list[Message]:
         """Return the messages for one peer."""
         return [message for receiver, message in self.messages if receiver == index]
+
+    def add(self, other: Seen) -> None:
+        """Append what came after it."""
+        self.messages += other.messages
+        self.apply += other.apply
+        self.certificate = other.certificate or self.certificate
+        self.elected = other.elected or self.elected
+        self.stepped_down = self.stepped_down or other.stepped_down
+        self.removed = self.removed or other.removed
+        self.reads_ready += other.reads_ready
+        self.reads_refused += other.reads_refused
+        self.need_snapshot = other.need_snapshot or self.need_snapshot
+        self.alarms += other.alarms
 
     def only(self) -> Message:
         """Return the one message."""
@@ -74,8 +94,10 @@ class Bench:
         certificates: Sequence[CommitCertificate] = (),
         entropy: Callable[[int], int] = lambda n: 0,
         members: int | None = None,
+        configuration: tuple[str, str | None, str] | None = None,
         **options: int,
     ) -> None:
+        """Begin with a log; the first `members` validators vote at genesis, or those that `configuration` says (see `rules`)."""
         self.keys = sim_keys(9)[:size]
         self.ids = [key.public_key.key_id for key in self.keys]
         self.me = me
@@ -88,6 +110,9 @@ class Bench:
         self.disk.hard_state = HardState(term, None if voted_for is None else self.ids[voted_for])
         self.entropy = entropy
         self.members = size if members is None else members
+        self.disk.founders = (
+            rules("".join(map(str, range(self.members)))) if configuration is None else rules(*configuration)
+        )
         self.options = options
         self.pending: list[tuple[Persist, tuple[tuple[int, Message], ...]]] = []
         self.replica: Replica
@@ -95,18 +120,9 @@ class Bench:
 
     def restart(self) -> None:
         """Start (again) with what is on disk."""
-        config = Config(
-            chain_id=CHAIN_ID,
-            node_id=self.ids[self.me],
-            key=self.keys[self.me],
-            validators=tuple(key.public_key for key in self.keys[: self.members]),
-            **self.options,
-        )
+        config = Config(chain_id=CHAIN_ID, node_id=self.ids[self.me], key=self.keys[self.me], **self.options)
         self.pending.clear()
-        stored = Stored(
-            self.disk.hard_state, self.disk.commit_height, self.disk.find_certificate(self.disk.commit_height)
-        )
-        self.replica = Replica(config, stored, self.disk, self.entropy)
+        self.replica = Replica(config, self.disk.stored(), self.disk, self.entropy)
 
     # What the replica is
 
@@ -117,6 +133,11 @@ class Bench:
     @property
     def term(self) -> int:
         return self.replica.status.term
+
+    @property
+    def voters(self) -> list[int]:
+        """The indices of who votes at the end of this replica's log."""
+        return [index for index, node_id in enumerate(self.ids) if self.replica.status.configuration.is_voter(node_id)]
 
     @property
     def voted_for(self) -> int | None:
@@ -163,15 +184,7 @@ class Bench:
         return self.step(Received(message, self.author(message) if sender is None else self.ids[sender]), write=write)
 
     def author(self, message: Message) -> NodeId:
-        match message:
-            case Append():
-                return message.leader
-            case AppendReply():
-                return message.follower
-            case PreVote() | RequestVote():
-                return message.candidate
-            case PreVoteReply() | Vote():
-                return message.voter
+        return author_of(message)
 
     def _take(self, effects: Effects, seen: Seen) -> None:
         seen.messages.extend((self.ids.index(o.to), o.message) for o in effects.send)
@@ -187,6 +200,10 @@ class Bench:
             self.disk.certificates[effects.certificate.height] = effects.certificate
         seen.elected = effects.elected or seen.elected
         seen.stepped_down = seen.stepped_down or effects.stepped_down
+        seen.removed = seen.removed or effects.removed
+        seen.reads_ready.extend(effects.reads_ready)
+        seen.reads_refused.extend(effects.reads_refused)
+        seen.need_snapshot = effects.need_snapshot or seen.need_snapshot
         seen.alarms.extend(effects.alarms)
 
     def _write_all(self, seen: Seen, count: int | None = None) -> None:
@@ -214,7 +231,7 @@ class Bench:
             seen.messages.extend(tick.messages)
             seen.elected = tick.elected
         assert self.role is not Role.FOLLOWER, "the timer ran out and nothing happened"
-        for index in range(self.members):
+        for index in self.voters:
             if self.role is Role.PRECANDIDATE and index != self.me:
                 term = self.term + 1
                 other = self.receive(PreVoteReply(term, True, self.ids[index]))
@@ -224,7 +241,7 @@ class Bench:
     def become_leader(self, *, first_block: bool = True) -> Seen:
         """Win an election with the votes of a majority, and propose the first block of the term."""
         seen = self.become_candidate()
-        for index in range(self.members):
+        for index in self.voters:
             if self.role is Role.CANDIDATE and index != self.me:
                 seen = self.receive(self.vote(index))
         assert self.role is Role.LEADER
@@ -232,10 +249,25 @@ class Bench:
             seen.messages.extend(self.propose().messages)
         return seen
 
-    def propose(self, payload: bytes = b"", *, write: bool = True) -> Seen:
-        """Propose a block upon the last one."""
+    def propose(self, payload: bytes = b"", *, configuration: Configuration | None = None, write: bool = True) -> Seen:
+        """Propose a block upon the last one, perhaps one that changes the configuration."""
         _, last_height, last_hash = self.last
-        return self.step(Propose(make_entry(self.term, last_height + 1, last_hash, payload)), write=write)
+        entry = make_entry(self.term, last_height + 1, last_hash, payload, configuration)
+        return self.step(Propose(entry, configuration), write=write)
+
+    def change(self, voters: str, incoming: str | None = None, learners: str = "", *, write: bool = True) -> Seen:
+        """Propose a block that makes this configuration (see `rules`)."""
+        return self.propose(configuration=rules(voters, incoming, learners), write=write)
+
+    def agree(self, *indices: int, commit_height: int = 0, round_id: int = 1) -> Seen:
+        """Let these peers hold the whole log and acknowledge everything that is not committed yet."""
+        seen = Seen()
+        last_height = self.replica.status.last_height
+        for index in indices:
+            signed = [e for e in self.disk.log[self.disk.commit_height :] if e.term == self.term]
+            reply = self.reply(index, last_height, signed=signed, commit_height=commit_height, round_id=round_id)
+            seen.add(self.receive(reply))
+        return seen
 
     # What the others say
 
@@ -345,6 +377,24 @@ class Bench:
             signers = range(majority(self.members))
         signatures = sorted((self.ids[i], self.acknowledgement(i, entry).signature) for i in signers)
         return CommitCertificate(entry.term, entry.height, entry.block_hash, tuple(signatures))
+
+
+def rules(voters: str, incoming: str | None = None, learners: str = "") -> Configuration:
+    """Return the configuration of the validators with these indices, one digit each."""
+    keys = [key.public_key for key in sim_keys(9)]
+
+    def group(digits: str) -> tuple[PublicKey, ...]:
+        return tuple(keys[int(digit)] for digit in digits)
+
+    return Configuration(group(voters), None if incoming is None else group(incoming), group(learners))
+
+
+def changed(
+    log: Sequence[Entry], term: int, voters: str, incoming: str | None = None, learners: str = ""
+) -> list[Entry]:
+    """Return `log` with a block of `term` upon it that makes this configuration."""
+    _, height, last_hash = end_of(log)
+    return [*log, make_entry(term, height + 1, last_hash, b"", rules(voters, incoming, learners))]
 
 
 def end_of(log: Sequence[Entry]) -> tuple[int, int, Digest]:
