@@ -43,3 +43,10 @@ class ListenError(UnavailableError):
 
 class PeerRefusedError(RejectedError):
     """A peer proved a key that the ledger does not list as a node of this network (``node.net.not_a_member``)."""
+
+
+def find_leaves(error: BaseException) -> list[BaseException]:
+    """Return every error of a group and of the groups in it; an error that is no group is its own only leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in find_leaves(inner)]
+    return [error]

@@ -14,6 +14,7 @@ import trio
 
 from node.app import run_node
 from node.config import Home, NodeConfig, load_config
+from node.errors import find_leaves
 from node.telemetry import configure_logging
 from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
 
@@ -43,18 +44,12 @@ def run_process(home: Home, config: NodeConfig) -> None:
 
 def find_cause(error: BaseException) -> BaseException:
     """Return the one error of a group that says most: corruption before rejection before unavailability before anything else."""
-    causes = list(_leaves(error))
+    causes = list(find_leaves(error))
     for family in (CorruptionError, RejectedError, UnavailableError):
         for cause in causes:
             if isinstance(cause, family):
                 return cause
     return next((cause for cause in causes if isinstance(cause, Exception)), causes[0])
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
 
 
 def main() -> int:

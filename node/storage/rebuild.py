@@ -1,0 +1,316 @@
+"""A damaged store made anew: from the founding document, the blocks that can still be read, and those that peers send.
+
+::
+
+    genesis ─► execute block 1 … committed ─► the very hash that LOG_TIP remembers ─► the tail, block by block ─► switch
+
+The new database is filled beside the old one and takes its place in one step (`Store.switch`), so this can be interrupted anywhere. The
+transactions' signatures are not checked again: that the chain ends in the remembered hash proves every block in it.
+
+What cannot be made anew is what this node alone knew: how far its log reached, its term, and its vote. If those rows are lost, a validator
+is refused with the name of the row, because it must not vote as if it remembered.
+
+Source: docs/spec/storage.md 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from consensus.effects import HardState, hard_state_after_snapshot
+from ledger.block import Block, decode_block_untrusted, decode_header_untrusted
+from ledger.certificate import verify_block_certificate
+from ledger.genesis import Genesis, genesis_block
+from ledger.keyspace import Overlay, Table, WriteSet, height_key
+from ledger.state import StateView
+from ledger.transaction import decode_transaction_untrusted
+from ledger.transition import Executed, execute_block
+from node.errors import StorageError
+from node.storage.block_store import (
+    decode_hard_state,
+    decode_log_term,
+    decode_log_tip,
+    encode_hard_state,
+    encode_log_term,
+    encode_log_tip,
+)
+from node.storage.checks import HINT, row_error
+from node.storage.leveldb import Store
+from node.storage.tables import (
+    ONLY_KEY,
+    TABLE_HARD_STATE,
+    TABLE_LOG_ENTRY,
+    TABLE_LOG_TERM,
+    TABLE_LOG_TIP,
+)
+from wire.certificate import decode_commit_certificate_untrusted
+from wire.errors import RejectedError
+from wire.hashing import Digest
+
+if TYPE_CHECKING:
+    from node.storage.database import Database
+    from node.sync import CertifiedBlock
+
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Rows written at once."""
+
+Fetch = Callable[[int], "Iterable[Sequence[CertifiedBlock]]"]
+"""Returns, one peer after the other, blocks from a height on, the last one of each answer with its certificate. Blocking."""
+Report = Callable[[int, int], None]
+"""Told now and then how far it is: height, and height of the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A block that is not in the store any more."""
+
+    table: int
+    height: int
+
+    def error(self) -> StorageError:
+        return row_error(
+            "node.storage.missing_row",
+            self.table,
+            height_key(self.height),
+            "is damaged or missing, and no peer has sent that block",
+        )
+
+
+class Rebuild:
+    """Makes the store of one node anew; use it once. Blocking: call `run` in a thread.
+
+    Args:
+        store: The damaged store, open.
+        genesis: The founding document.
+        votes: Whether this node's votes and acknowledgements count, so that it must not forget any.
+        fetch: How to get blocks from peers.
+        report: Who wants to know how far it is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        genesis: Genesis,
+        *,
+        votes: bool,
+        fetch: Fetch,
+        report: Report = lambda _height, _end: None,
+    ) -> None:
+        self._store = store
+        self._votes = votes
+        self._fetch = fetch
+        self._report = report
+        self._genesis_block, self._genesis_writes = genesis_block(genesis)
+
+    def run(self) -> int:
+        """Make the store anew and use it; return the height of the committed state.
+
+        Raises:
+            StorageError: ``node.storage.missing_row``: a row is lost that nobody can make anew; the old database stays as it is.
+                ``node.storage.damaged``: the blocks do not lead to the hash that this node committed.
+            StorageFailedError: ``node.storage.write_failed``.
+        """
+        last, last_hash, committed, committed_hash = self._read_tip()
+        hard_state = self._read_hard_state()
+        new = _Filling(self._store.new_database())
+        try:
+            new.put(self._genesis_writes)
+            new.rows[TABLE_LOG_TERM, height_key(0)] = encode_log_term(0, self._genesis_block.block_hash)
+            self._replay(new, committed)
+            if StateView(new).tip.block_hash != committed_hash:
+                raise StorageError(
+                    "node.storage.damaged",
+                    f"the blocks lead to another block {committed} than this node had committed",
+                    hint=HINT,
+                    expected=committed_hash,
+                    actual=StateView(new).tip.block_hash,
+                )
+            last, last_hash, term = self._copy_tail(new, committed, last, last_hash)
+            new.rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(last, last_hash, committed, committed_hash)
+            if hard_state is not None:
+                new.rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(hard_state_after_snapshot(hard_state, term))
+            new.flush()
+            self._store.switch(new.database)
+        except BaseException:
+            new.database.close()
+            raise
+        return committed
+
+    # What only this node knows
+
+    def _read_tip(self) -> tuple[int, Digest, int, Digest]:
+        row = self._read(TABLE_LOG_TIP, ONLY_KEY)
+        if row is not None:
+            return decode_log_tip(row)
+        if self._votes:
+            raise row_error(
+                "node.storage.missing_row", TABLE_LOG_TIP, ONLY_KEY, "is lost: nobody knows how far this log reached"
+            )
+        # Whoever does not vote has promised nothing, and begins again.
+        genesis_hash = self._genesis_block.block_hash
+        return 0, genesis_hash, 0, genesis_hash
+
+    def _read_hard_state(self) -> HardState | None:
+        row = self._read(TABLE_HARD_STATE, ONLY_KEY)
+        if row is not None:
+            return decode_hard_state(row)
+        if self._votes:
+            # It may never have voted; but in a damaged store a row that is not there proves nothing.
+            raise row_error(
+                "node.storage.missing_row", TABLE_HARD_STATE, ONLY_KEY, "is lost: nobody knows how this node has voted"
+            )
+        return None
+
+    def _read(self, table: int, key: bytes) -> bytes | None:
+        """Return the row if anything of it can be read."""
+        try:
+            return self._store.get(table, key)
+        except StorageError:
+            return self._store.salvage(table, key)
+
+    # Committed blocks
+
+    def _replay(self, new: _Filling, committed: int) -> None:
+        for height in range(1, committed + 1):
+            raw = self._read(Table.BLOCK, height_key(height)) or self._read(TABLE_LOG_ENTRY, height_key(height))
+            executed = None if raw is None else _execute(new, raw)
+            if executed is None:
+                executed = self._fetch_committed(new, height)
+            new.put(executed.writes)
+            new.rows[TABLE_LOG_TERM, height_key(height)] = encode_log_term(
+                executed.block.header.term, executed.block_hash
+            )
+            certificate = self._read(Table.CERTIFICATE, height_key(height))
+            if certificate is not None:
+                new.rows[Table.CERTIFICATE, height_key(height)] = certificate
+            if new.flush_if_large():
+                self._report(height, committed)
+
+    def _fetch_committed(self, new: _Filling, height: int) -> Executed:
+        expected = self._expected_hash(height)
+        for answer in self._fetch(height):
+            if answer and (executed := _execute(new, answer[0].block)) is not None:
+                if expected is None or executed.block_hash == expected:
+                    return executed
+        raise _Lost(int(Table.BLOCK), height).error()
+
+    # The tail
+
+    def _copy_tail(self, new: _Filling, committed: int, last: int, last_hash: Digest) -> tuple[int, Digest, int]:
+        """Take over the blocks above the committed one; return height, hash and term of the last.
+
+        They are executed, to be sure of them, and not kept executed: that is for the node to do when it starts.
+        """
+        reader: Overlay | _Filling = new
+        tip = StateView(new).tip
+        for height in range(committed + 1, last + 1):
+            expected = last_hash if height == last else self._expected_hash(height)
+            raw = self._read(TABLE_LOG_ENTRY, height_key(height))
+            executed = None if raw is None else _execute(reader, raw)
+            superseded = False
+            if executed is None or (expected is not None and executed.block_hash != expected):
+                executed, superseded = self._fetch_logged(reader, height, expected)
+            key = height_key(height)
+            new.rows[TABLE_LOG_ENTRY, key] = executed.block.raw
+            new.rows[TABLE_LOG_TERM, key] = encode_log_term(executed.block.header.term, executed.block_hash)
+            reader = Overlay(reader, executed.writes)
+            tip = StateView(reader).tip
+            if superseded:
+                break
+        return tip.header.height, tip.block_hash, tip.header.term
+
+    def _fetch_logged(self, reader: Overlay | _Filling, height: int, expected: Digest | None) -> tuple[Executed, bool]:
+        """Return the lost block from a peer, or the one that the network has certified in its place, and whether it is that.
+
+        A certified block replaces this node's own only if that was of an earlier term, and no block above it can have been certified
+        either: the log's position rises (docs/spec/consensus.md 6.3).
+        """
+        for answer in self._fetch(height):
+            executed = _execute(reader, answer[0].block) if answer else None
+            if executed is None:
+                continue
+            if executed.block_hash == expected:
+                return executed, False
+            if _is_certified(reader, executed, answer):
+                return executed, True
+        raise _Lost(TABLE_LOG_ENTRY, height).error()
+
+    def _expected_hash(self, height: int) -> Digest | None:
+        row = self._read(TABLE_LOG_TERM, height_key(height))
+        if row is not None:
+            return decode_log_term(row)[1]
+        row = self._read(Table.HEADER, height_key(height))
+        if row is not None:
+            return decode_header_untrusted(row).hash()
+        for table in (Table.BLOCK, TABLE_LOG_ENTRY):
+            row = self._read(table, height_key(height + 1))
+            if row is not None:
+                return decode_block_untrusted(row).header.previous_hash
+        return None
+
+
+class _Filling:
+    """The new database, with rows that are still to be written over it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.rows: dict[tuple[int, bytes], bytes | None] = {}
+        self._bytes = 0
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """Return the value under `key`, or None."""
+        try:
+            return self.rows[table, key]
+        except KeyError:
+            return self.database.get(table, key)
+
+    def put(self, writes: WriteSet) -> None:
+        """Make every change of `writes` visible."""
+        for row, value in writes.items():
+            self.rows[row] = value
+            self._bytes += len(row[1]) + len(value or b"")
+
+    def flush_if_large(self) -> bool:
+        """Write what is waiting if it is much; return whether it was."""
+        if self._bytes < BATCH_BYTES:
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Make everything durable."""
+        self.database.write(self.rows)
+        self.rows = {}
+        self._bytes = 0
+
+
+def _execute(reader: Overlay | _Filling, raw: bytes) -> Executed | None:
+    """Return what the block leads to, or None when it does not follow; its transactions' signatures are not checked."""
+    try:
+        block: Block = decode_block_untrusted(raw)
+        decoded = [decode_transaction_untrusted(each) for each in block.transactions]
+        verified = {each.leaf_hash for each in decoded}
+        return execute_block(reader, block, now_ms=None, verified=verified, decoded=decoded)
+    except RejectedError:
+        return None
+
+
+def _is_certified(reader: Overlay | _Filling, executed: Executed, answer: Sequence[CertifiedBlock]) -> bool:
+    """Return whether a majority of the validators stands behind the last block of `answer`, whose first block is `executed`."""
+    for item in answer[1:]:
+        reader = Overlay(reader, executed.writes)
+        following = _execute(reader, item.block)
+        if following is None:
+            return False
+        executed = following
+    raw = answer[-1].certificate
+    if raw is None:
+        return False
+    try:
+        configuration = StateView(Overlay(reader, executed.writes)).configuration()
+        verify_block_certificate(decode_commit_certificate_untrusted(raw), executed.block.header, configuration)
+    except RejectedError:
+        return False
+    return True
