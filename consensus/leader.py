@@ -9,13 +9,13 @@ from collections import deque
 
 from consensus.acknowledgements import AcknowledgementBook
 from consensus.common import Common
-from consensus.errors import ProposalRefusedError, TransferRefusedError
+from consensus.errors import ProposalRefusedError
 from consensus.log import Write
 from consensus.membership import Configuration
 from consensus.messages import AppendReply, Entry, NodeId, TimeoutNow
 from consensus.reads import LeaderReads, Read
 from consensus.replication import Replication
-from consensus.transfer import Transfer, choose_successor
+from consensus.transfer import Transfer, choose_successor, find_successor
 
 
 class Leadership:
@@ -151,10 +151,7 @@ class Leadership:
         Raises:
             TransferRefusedError: ``consensus.transfer.target``, ``consensus.transfer.nobody``; nothing has changed.
         """
-        successor = choose_successor(self._common, self.peers, to)
-        if self.transfer_to != successor:
-            self._transfer = Transfer(successor, self._elapsed + self._common.config.election_ticks)
-        self._hand_over_if_ready()
+        self._begin_transfer(choose_successor(self._common, self.peers, to))
 
     # Proposals
 
@@ -250,23 +247,27 @@ class Leadership:
 
     # Handing over
 
+    def _begin_transfer(self, to: NodeId) -> None:
+        if self.transfer_to != to:
+            self._transfer = Transfer(to, self._elapsed + self._common.config.election_ticks)
+        self._hand_over_if_ready()
+
     def _hand_over_if_ready(self) -> None:
         if self._transfer is None:
             return
         common, progress = self._common, self.peers.find(self._transfer.to)
-        if progress is not None and progress.match_height == common.log.last_height:
+        assert progress is not None, "who votes is a peer, and members do not change meanwhile"
+        if progress.match_height == common.log.last_height:
             common.send(self._transfer.to, TimeoutNow(common.term, common.config.node_id))
 
     def _leave_if_due(self) -> None:
         """Hand leadership over when the change under way is committed and takes this node out."""
-        common = self._common
         if (
-            self._transfer is None
-            and self._elapsed >= self._transfer_not_before
-            and self._is_leaving
+            self._is_leaving
             and self._is_settled
+            and self._transfer is None
+            and self._elapsed >= self._transfer_not_before
         ):
-            try:
-                self.transfer(None)
-            except TransferRefusedError:
-                self._transfer_not_before = self._elapsed + common.config.heartbeat_ticks
+            successor = find_successor(self._common, self.peers)
+            if successor is not None:
+                self._begin_transfer(successor)

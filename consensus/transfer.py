@@ -26,25 +26,32 @@ class Transfer:
     """The leader's tick at which it is given up."""
 
 
+def find_successor(common: Common, peers: Replication) -> NodeId | None:
+    """Return, of those that answer and will still vote after a change under way, the one with the most blocks, or None."""
+    answering = peers.answering(_candidates(common))
+    return answering[0] if answering else None
+
+
 def choose_successor(common: Common, peers: Replication, to: NodeId | None) -> NodeId:
-    """Return who is to lead: `to`, or of those that answer and will still vote after a change under way, the one with the most blocks.
+    """Return who is to lead: `to`, or whom `find_successor` finds.
 
     Raises:
         TransferRefusedError: ``consensus.transfer.target`` when `to` cannot lead; ``consensus.transfer.nobody`` when nobody else can.
     """
-    successors = [peer for peer in common.configuration.successors if peer != common.config.node_id]
-    if to is not None:
-        if to not in successors:
-            raise TransferRefusedError(
-                "consensus.transfer.target",
-                "leadership goes only to another voter that stays one",
-                hint="name another voter, or nobody",
-                actual=to,
-            )
-        return to
-    answering = peers.answering(successors)
-    if not answering:
+    if to is not None and to not in _candidates(common):
+        raise TransferRefusedError(
+            "consensus.transfer.target",
+            "leadership goes only to another voter that stays one",
+            hint="name another voter, or nobody",
+            actual=to,
+        )
+    successor = to or find_successor(common, peers)
+    if successor is None:
         raise TransferRefusedError(
             "consensus.transfer.nobody", "no other voter answers", hint="wait until another voter is up"
         )
-    return answering[0]
+    return successor
+
+
+def _candidates(common: Common) -> list[NodeId]:
+    return [voter for voter in common.configuration.successors if voter != common.config.node_id]
