@@ -28,6 +28,7 @@ import structlog
 import trio
 
 from consensus.config import Role
+from consensus.effects import Persist, hard_state_after_snapshot
 from ledger.configuration import Validator as LedgerValidator
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
@@ -117,19 +118,10 @@ class Node:
             on_link=self._on_link,
         )
         SyncServer(self).register(self.network)
-        if config.role == "validator":
-            self.validator = Validator(
-                replica=self.replica,
-                config=config,
-                key=key,
-                mempool=self.mempool,
-                send=self.network.send,
-                entropy=clock.entropy,
-                metrics=self.metrics,
-                on_configuration=self._link_validators,
-            )
-        else:
+        if config.role == "host" or (config.peers and self._is_new()):
             self.observer = Observer(self.replica, self._peer_ledgers(), self.metrics)
+        else:
+            self.validator = self._make_validator()
         self.submitter = Submitter(
             self.replica,
             self.mempool,
@@ -148,7 +140,9 @@ class Node:
             if self.validator is not None:
                 self._link_validators()
                 await nursery.start(self.validator.run)
-            if self.observer is not None:
+            elif self.config.role == "validator":
+                nursery.start_soon(self._join, nursery)
+            elif self.observer is not None:
                 nursery.start_soon(self.observer.run)
             await nursery.start(LocalServer(self.home.socket, Services(self).methods()).run)
             if self.gateway is not None:
@@ -162,6 +156,48 @@ class Node:
             _log.info("node stopping", name=self.config.name)
             await self._drain()
             nursery.cancel_scope.cancel()
+
+    def _make_validator(self) -> Validator:
+        return Validator(
+            replica=self.replica,
+            config=self.config,
+            key=self._key,
+            mempool=self.mempool,
+            send=self.network.send,
+            entropy=clock.entropy,
+            metrics=self.metrics,
+            on_configuration=self._link_validators,
+        )
+
+    def _is_new(self) -> bool:
+        """Whether this node's replica does not say yet that it takes part in consensus."""
+        return self._key.public_key.key_id not in self._nodes()
+
+    async def _join(self, nursery: trio.Nursery) -> None:
+        """Follow certified blocks from the configured peers until they say that this node takes part; then take part.
+
+        The founding document may name nobody who is still there: the peers of a new node come from its operator.
+        """
+        assert self.observer is not None
+        _log.info("follows until the ledger names this node", name=self.config.name)
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self.observer.run)
+            while self._is_new():
+                await self.replica.wait_above(self.replica.height)
+            watching.cancel_scope.cancel()
+        self.observer = None
+        await trio.to_thread.run_sync(self._adopt_term)
+        self.validator = self._make_validator()
+        self._link_validators()
+        await nursery.start(self.validator.run)
+        _log.info("takes part in consensus", name=self.config.name, height=self.replica.height)
+
+    def _adopt_term(self) -> None:
+        """Put the followed blocks' term beside them: this node has voted in none, and from now on may in later ones."""
+        stored = self.replica.store.load().hard_state
+        hard_state = hard_state_after_snapshot(stored, self.replica.latest_view().header.term)
+        if hard_state != stored:
+            self.replica.store.persist(Persist(hard_state=hard_state))
 
     def request_stop(self) -> None:
         """Begin a graceful stop."""
@@ -238,9 +274,9 @@ class Node:
     def _link_validators(self) -> None:
         """Keep consensus links to exactly the nodes that take part now."""
         own = self._key.public_key.key_id
-        nodes = self._nodes()
-        if own not in nodes:
-            nodes = {}
+        # A node that is new does not stand in its own replica yet: it learns of itself from those whom it knows.
+        retired = self.replica.latest_view().retired_validator(own) is not None
+        nodes = {} if retired and own not in self._nodes() else self._nodes()
         self.network.set_links(
             {node.key_id: (node.public_key.raw, node.address) for node in nodes.values() if node.key_id != own}
         )
@@ -353,7 +389,7 @@ class Node:
             "name": self.config.name,
             "chain_id": self.replica.chain_id,
             "role": role,
-            "removed": self.validator is not None and self.validator.removed.is_set(),
+            "removed": view.retired_validator(self._key.public_key.key_id) is not None,
             "term": term,
             "leader": self._validator_name(view, leader),
             "height": header.height,

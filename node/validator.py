@@ -39,7 +39,7 @@ from consensus.effects import (
     Tick,
     TransferLeadership,
 )
-from consensus.errors import ProposalRefusedError
+from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.membership import ConfigurationAt
 from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
 from ledger.limits import NONCE_BYTES
@@ -186,6 +186,7 @@ class Validator:
         self._reads: dict[int, _Read] = {}
         self._next_read = 1
         self._stepped_down = trio.Event()
+        self._is_leaving = False
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
         self._expired_height = replica.height
@@ -270,6 +271,11 @@ class Validator:
             await self._stepped_down.wait()
         return not self.is_leader
 
+    def _release_transfer(self) -> None:
+        """Wake whoever waits for the end of this leadership, or for the refusal to end it."""
+        stepped_down, self._stepped_down = self._stepped_down, trio.Event()
+        stepped_down.set()
+
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in consensus until cancelled, or until this node is no member any more.
 
@@ -308,7 +314,11 @@ class Validator:
                     self._tick_pending = False
                 elif isinstance(event, EntriesRefused):
                     self._refusals_pending -= 1
-                self._perform(self._core.step(event))
+                try:
+                    self._perform(self._core.step(event))
+                except TransferRefusedError as error:
+                    _log.info("leadership is not handed over", code=error.code, reason=error.message)
+                    self._release_transfer()
                 if not self._events:
                     self._propose_if_due()
             self._propose_if_due()
@@ -330,12 +340,9 @@ class Validator:
             _log.info("elected leader", term=effects.elected.term)
         if effects.stepped_down:
             self._election = None
-            stepped_down, self._stepped_down = self._stepped_down, trio.Event()
-            stepped_down.set()
+            self._release_transfer()
             _log.info("no longer leader", term=self._core.status.term)
-        if effects.removed:
-            _log.warning("no longer a member: consensus ends here", height=self._replica.height)
-            self.removed.set()
+        self._is_leaving = self._is_leaving or effects.removed
         if effects.persist is not None:
             self._add_work(_PersistWork(effects.persist, effects.send_after_persist))
         if effects.apply or effects.certificate is not None:
@@ -458,6 +465,10 @@ class Validator:
         for prepared in persists:
             self._report_persisted(prepared)
         self._report_committed(blocks)
+        if self._is_leaving and not self._work:
+            # The block that says so is written: whoever asks this node, also after a restart, hears it.
+            _log.warning("no longer a member: consensus ends here", height=self._replica.height)
+            self.removed.set()
 
     def _write(
         self, persists: Sequence[Persist], blocks: Sequence[Executed], certificates: Sequence[CommitCertificate]
@@ -494,7 +505,11 @@ class Validator:
                 self._disk_height, self._disk_hash = persist.entries[-1].height, persist.entries[-1].block_hash
             self._post(
                 Persisted(
-                    self._disk_height, self._disk_hash, self._disk_hard_state, truncate_from=persist.truncate_from
+                    self._disk_height,
+                    self._disk_hash,
+                    self._disk_hard_state,
+                    persist.truncate_from,
+                    prepared.configurations,
                 )
             )
         if prepared.refused is not None:

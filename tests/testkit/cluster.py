@@ -132,6 +132,7 @@ class Cluster:
             for index, port in enumerate(self.ports)
         ]
         self.hosts: list[NodeProcess] = []
+        self.extra: list[NodeProcess] = []
 
     def _make_home(self, name: str, key: PrivateKey, settings: dict[str, object]) -> NodeProcess:
         home = self.directory / name
@@ -149,6 +150,12 @@ class Cluster:
         self.hosts.append(host)
         return host
 
+    def add_validator(self, name: str, key: PrivateKey, address: str) -> NodeProcess:
+        """Make the home of a node that is to become a validator; it is not started, and `validators` does not name it."""
+        node = self._make_home(name, key, {"listen": address})
+        self.extra.append(node)
+        return node
+
     @property
     def nodes(self) -> list[NodeProcess]:
         return [*self.validators, *self.hosts]
@@ -164,7 +171,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process that was started here, in order where that works."""
-        for node in self.nodes:
+        for node in [*self.nodes, *self.extra]:
             if node.process is not None and node.process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     node.stop()
