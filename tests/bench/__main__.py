@@ -1,6 +1,6 @@
 """`make bench`: what a network of four validators does on this machine, beside what the machine itself does in the same run.
 
-    python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network failover agent replay
+    python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network failover agent replay command
 
 Never a timed test: nothing here fails because something was slow.
 """
@@ -235,11 +235,22 @@ def _patchwarden(*arguments: str) -> str:
     return done.stdout
 
 
+def bench_command(report: Report, quick: bool) -> None:
+    """How soon the command answers."""
+    times = []
+    for _ in range(3 if quick else 15):
+        begin = time.perf_counter()
+        _patchwarden("--help")
+        times.append((time.perf_counter() - begin) * 1e3)
+    report.add("patchwarden --help, median", statistics.median(times), "ms", "target <= 300", 0)
+
+
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "network": bench_network,
     "failover": bench_failover,
     "agent": bench_agent,
     "replay": bench_replay,
+    "command": bench_command,
 }
 
 
