@@ -44,7 +44,7 @@ from consensus.effects import (
 from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.follower import Following
 from consensus.leader import Leadership
-from consensus.limits import TERM_STEP_MAX
+from consensus.limits import STAND_BACK_TIMEOUTS, TERM_STEP_MAX
 from consensus.log import LogReader
 from consensus.messages import (
     Append,
@@ -202,7 +202,7 @@ class Replica:
         self._forwarded.tick()
         if self._leadership is not None:
             if not self._leadership.tick():
-                self._become_follower(common.term, None)
+                self._step_down(is_refused=self._leadership.is_refused)
             return
         common.election_elapsed += 1
         if common.election_elapsed < common.election_timeout or not common.is_voter:
@@ -211,6 +211,16 @@ class Replica:
         # Only durable blocks may be claimed. Blocks on their way to the disk will be there in a moment; a disk that hangs must not lead.
         if common.log.is_durable:
             self._begin_poll()
+
+    def _step_down(self, *, is_refused: bool) -> None:
+        common = self._common
+        self._become_follower(common.term, None)
+        if is_refused:
+            common.alarm(
+                "consensus.leader_refused", "so many validators refuse this leader's blocks that none is committed"
+            )
+            # Its log is the longest, so it would win again; the others must have their turn.
+            common.election_timeout += STAND_BACK_TIMEOUTS * common.config.election_ticks
 
     # Elections
 

@@ -10,6 +10,7 @@ from collections import deque
 from consensus.acknowledgements import AcknowledgementBook
 from consensus.common import Common
 from consensus.errors import ProposalRefusedError
+from consensus.limits import REFUSED_TIMEOUTS
 from consensus.log import Write
 from consensus.membership import Configuration
 from consensus.messages import AppendReply, Entry, NodeId, TimeoutNow
@@ -27,6 +28,8 @@ class Leadership:
         "_elapsed",
         "_has_committed",
         "_reads",
+        "_refused_at",
+        "_refused_timeouts",
         "_transfer",
         "_transfer_not_before",
         "_uncommitted",
@@ -44,6 +47,8 @@ class Leadership:
         self._reads = LeaderReads(common)
         self._elapsed = 0
         self._has_committed = False
+        self._refused_at = 0
+        self._refused_timeouts = 0
         self._transfer: Transfer | None = None
         self._transfer_not_before = 0
         self._uncommitted: deque[tuple[int, int]] = deque()
@@ -98,8 +103,13 @@ class Leadership:
             self.peers.change(configuration, self._elapsed)
         self.peers.feed_all()
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether followers who refuse this leader's blocks have kept it from committing anything for too long."""
+        return self._refused_timeouts >= REFUSED_TIMEOUTS
+
     def tick(self) -> bool:
-        """Take note of time; return False when no majority was heard for an election timeout."""
+        """Take note of time; return False when no majority was heard for an election timeout, or none takes this leader's blocks."""
         config = self._common.config
         self._elapsed += 1
         if self._transfer is not None and self._elapsed >= self._transfer.until:
@@ -109,8 +119,10 @@ class Leadership:
         if self._elapsed % config.heartbeat_ticks == 0:
             self.peers.heartbeat()
             self._hand_over_if_ready()
-        if self._elapsed % config.election_ticks == 0 and not self.peers.check_quorum():
-            return False
+        if self._elapsed % config.election_ticks == 0:
+            self._count_refusals()
+            if self.is_refused or not self.peers.check_quorum():
+                return False
         self._leave_if_due()
         return True
 
@@ -152,6 +164,15 @@ class Leadership:
             TransferRefusedError: ``consensus.transfer.target``, ``consensus.transfer.nobody``; nothing has changed.
         """
         self._begin_transfer(choose_successor(self._common, self.peers, to))
+
+    # Refusals
+
+    def _count_refusals(self) -> None:
+        """Note whether another period went by without a commitment because followers refuse the blocks: this node's clock may be wrong."""
+        common = self._common
+        is_stuck = common.log.last_height > common.commit_height == self._refused_at and not self.peers.may_commit
+        self._refused_timeouts = self._refused_timeouts + 1 if is_stuck else 0
+        self._refused_at = common.commit_height
 
     # Proposals
 

@@ -71,5 +71,12 @@ CONFIGURATION_HISTORY_MAX: Final = 8
 LEAVING_TIMEOUTS: Final = 20
 """Least election timeouts during which a leader still sends to a node that is no member any more, so that it learns of it."""
 
+REFUSED_TIMEOUTS: Final = 3
+"""Least election timeouts without a commitment, while those who refuse this leader's blocks keep it from a majority, after which it steps
+down. A follower asks its ledger again after one of them, so this is more than one verdict."""
+
+STAND_BACK_TIMEOUTS: Final = 2
+"""Least election timeouts that such a leader waits longer than the others before it stands again."""
+
 READS_PENDING_MAX: Final = 4096
 """Linearizable reads that await their confirmation at one replica; more are refused."""

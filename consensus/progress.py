@@ -37,6 +37,7 @@ class Progress:
         "match_height",
         "next_height",
         "paused",
+        "refuses",
         "round_id",
         "state",
     )
@@ -50,6 +51,8 @@ class Progress:
         """The next block to send; above `match_height`."""
         self.paused = False
         """Probing: an append with blocks awaits its answer."""
+        self.refuses = False
+        """Refused what was sent last; nothing more has become durable there since."""
         self.heard = False
         """Answered since the last quorum check."""
         self.heard_before = False
@@ -87,7 +90,9 @@ class Progress:
 
     def note_agreement(self, match_height: int, received_height: int) -> None:
         """Take note of an answer: durable up to `match_height`, held up to `received_height`. Nothing ever falls by it."""
-        self.match_height = max(self.match_height, match_height)
+        if match_height > self.match_height:
+            self.match_height = match_height
+            self.refuses = False
         while self.inflight and self.inflight[0] <= received_height:
             self.inflight.popleft()
         if self.state is ProgressState.SNAPSHOT:

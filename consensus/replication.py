@@ -140,6 +140,12 @@ class Replication:
         for peer, progress in self._peers.items():
             self._send(peer, progress, ())
 
+    @property
+    def may_commit(self) -> bool:
+        """Whether those who do not refuse this leader's blocks are enough to commit them."""
+        willing = {peer for peer, progress in self._peers.items() if not progress.refuses}
+        return self._common.configuration.is_quorum({self._common.config.node_id, *willing})
+
     def check_quorum(self) -> bool:
         """Return whether enough voters answered since the last check, and begin the next period."""
         heard = {peer for peer, progress in self._peers.items() if progress.heard}
@@ -186,6 +192,7 @@ class Replication:
     def _note_refusal(self, peer: NodeId, progress: Progress, message: AppendReply) -> None:
         if progress.is_stale_refusal(message.reject_height):
             return
+        progress.refuses = True
         log = self._common.log
         agreed = message.hint_height
         if agreed >= log.first_height:

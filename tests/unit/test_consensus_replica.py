@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,11 +20,11 @@ from consensus.effects import (
     Tick,
 )
 from consensus.errors import ProposalRefusedError
-from consensus.limits import REFUSED_BLOCKS_MAX, TERM_STEP_MAX
+from consensus.limits import REFUSED_BLOCKS_MAX, REFUSED_TIMEOUTS, STAND_BACK_TIMEOUTS, TERM_STEP_MAX
 from consensus.messages import Append, AppendReply, Entry, PreVote, PreVoteReply, SnapshotOffer, Vote
 from consensus.progress import ProgressState
 from tests.testkit.raft_bench import Bench, Seen, fork
-from tests.testkit.raft_sim import GENESIS, make_chain, make_entry
+from tests.testkit.raft_sim import GENESIS, Cluster, make_chain, make_entry
 from wire.hashing import sha256
 
 
@@ -928,3 +929,89 @@ def test_blocks_on_their_way_survive_a_lost_election_of_others() -> None:
     reply = reply_of(bench.write())
     assert (reply.match_height, [a.height for a in reply.acknowledgements]) == (3, [2, 3])
     assert bench.disk.log == theirs
+
+
+# A leader whose blocks are refused
+
+
+def _refuse_all(bench: Bench, height: int, *, by: Sequence[int]) -> Seen:
+    """Let followers refuse the leader's block at `height` for a period of one least election timeout, while they answer heartbeats."""
+    seen = Seen()
+    for index in by:
+        bench.receive(bench.refusal(index, height, height - 1, 1))
+    for _ in range(bench.replica._common.config.election_ticks):
+        for index in range(1, bench.members):
+            bench.receive(bench.reply(index, height - 1))
+        tick = bench.tick()
+        seen.alarms += tick.alarms
+        seen.stepped_down |= tick.stepped_down
+    return seen
+
+
+def test_a_leader_steps_down_when_those_who_refuse_its_blocks_keep_it_from_a_majority() -> None:
+    bench = Bench(4)
+    bench.become_leader()
+    for index in (1, 2, 3):
+        bench.receive(bench.reply(index, 1, signed=bench.disk.log))
+    bench.propose()
+    periods = [_refuse_all(bench, 2, by=(1, 2)) for _ in range(REFUSED_TIMEOUTS + 1)]
+    assert [seen.stepped_down for seen in periods] == [False] * REFUSED_TIMEOUTS + [True]
+    assert periods[-1].alarm_codes == ["consensus.leader_refused"]
+    # Its log is the longest, so it stands back for a while.
+    waits = (1 + STAND_BACK_TIMEOUTS) * bench.replica._common.config.election_ticks
+    assert bench.tick(waits - 1).messages == []
+    assert bench.tick().messages != []
+
+
+def test_a_leader_whose_blocks_a_minority_refuses_leads_on() -> None:
+    bench = Bench(4)
+    bench.become_leader()
+    for index in (1, 2, 3):
+        bench.receive(bench.reply(index, 1, signed=bench.disk.log))
+    bench.propose()
+    for _ in range(3 * REFUSED_TIMEOUTS):
+        assert not _refuse_all(bench, 2, by=(1,)).stepped_down
+
+
+def test_a_leader_whose_followers_are_slow_to_write_leads_on() -> None:
+    bench = Bench(4)
+    bench.become_leader()
+    bench.propose()
+    for _ in range(3 * REFUSED_TIMEOUTS):
+        assert not _refuse_all(bench, 2, by=()).stepped_down
+
+
+def test_a_leader_whose_blocks_are_taken_after_all_leads_on() -> None:
+    bench = Bench(4)
+    bench.become_leader()
+    for index in (1, 2, 3):
+        bench.receive(bench.reply(index, 1, signed=bench.disk.log))
+    bench.propose()
+    for _ in range(REFUSED_TIMEOUTS):
+        _refuse_all(bench, 2, by=(1, 2))
+    for index in (1, 2):
+        bench.receive(bench.reply(index, 2, signed=bench.disk.log[1:]))
+    assert bench.replica.status.commit_height == 2
+    bench.propose()
+    assert not _refuse_all(bench, 3, by=(1, 2)).stepped_down
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_network_whose_leader_makes_blocks_that_all_others_refuse_finds_another_leader(seed: int) -> None:
+    # As when the leader's clock jumps far ahead. Protected by `Leadership.is_refused`; without it nothing is ever committed again.
+    cluster = Cluster(4, seed=seed, expected_alarms=frozenset({"consensus.block_refused", "consensus.leader_refused"}))
+    wrong = cluster.elect(0)
+    assert cluster.propose(wrong)
+    cluster.settle()
+    for node in cluster.nodes:
+        if node is not wrong:
+            node.refuses = lambda entry: entry.height > 1 and entry.block_hash in wrong.made
+    for _ in range(600):
+        leader = cluster.leader()
+        if leader is not None and leader.replica.status.last_height < leader.replica.status.commit_height + 3:
+            cluster.propose(leader)
+        cluster.run_ticks(1)
+        if all(node.disk.commit_height >= 5 for node in cluster.nodes):
+            break
+    assert all(node.disk.commit_height >= 5 for node in cluster.nodes), cluster.describe()
+    assert not wrong.made & set(list(cluster.committed.values())[1:])
