@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.config import Role
+from consensus.config import Config, Role
+from consensus.core import Replica
 from consensus.effects import NO_EFFECTS, EntriesRefused, HardState, Persist, Propose, Tick
 from consensus.errors import ProposalRefusedError
 from consensus.limits import CONFIGURATION_HISTORY_MAX, LEAVING_TIMEOUTS
@@ -17,7 +18,7 @@ from consensus.membership import Configuration, Configurations
 from consensus.messages import Append, AppendReply, TimeoutNow, Vote
 from consensus.progress import ProgressState
 from tests.testkit.raft_bench import Bench, Seen, changed, fork, rules
-from tests.testkit.raft_sim import GENESIS, make_chain, make_entry, sim_keys
+from tests.testkit.raft_sim import CHAIN_ID, GENESIS, make_chain, make_entry, sim_keys
 
 
 def appends(seen: Seen, index: int) -> list[Append]:
@@ -584,10 +585,6 @@ def test_founders_come_from_the_configuration_of_the_node_when_the_disk_says_not
     bench = Bench(3)
     bench.disk.founders = None
     keys = tuple(key.public_key for key in bench.keys)
-    from consensus.config import Config
-    from consensus.core import Replica
-    from tests.testkit.raft_sim import CHAIN_ID
-
     config = Config(CHAIN_ID, bench.ids[0], bench.keys[0], validators=keys)
     replica = Replica(config, bench.disk.stored(), bench.disk, lambda n: 0)
     assert replica.status.configuration == Configuration(keys)
