@@ -35,6 +35,7 @@ from ledger.mempool import Mempool
 from ledger.state import StateView
 from node import clock, documents
 from node.config import Home, NodeConfig
+from node.errors import StorageError
 from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
 from node.membership import known_nodes
@@ -42,22 +43,22 @@ from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_un
 from node.net.network import LinkChange, Network
 from node.observer import Observer
 from node.patch_store import PatchStore
+from node.prepare import note_damage, open_store, prepare, read_genesis
 from node.replica import LedgerReplica
 from node.services import Services
 from node.storage.block_store import BlockStore
-from node.storage.leveldb import Store
+from node.storage.leveldb import Store, needs_repair
 from node.submission import Submitted, Submitter
 from node.supervisor import Gateway, bind_http, rpc_url
 from node.sync import PeerLedger, SyncServer
 from node.telemetry import Metrics
+from node.upkeep import Upkeep
 from node.validator import Validator
 from wire.errors import RejectedError, UnavailableError
 from wire.hashing import Digest
 from wire.keys import KeyId, PrivateKey
 from wire.limits import PATCH_FILE_BYTES_MAX
 
-GENESIS_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A founding document with its policies."""
 DRAIN_TIMEOUT_S: Final = 2.0
 """How long a stop waits for what was admitted to be committed."""
 READY_AGE_MAX_MS: Final = 60_000
@@ -119,7 +120,7 @@ class Node:
         )
         SyncServer(self).register(self.network)
         if config.role == "host" or (config.peers and self._is_new()):
-            self.observer = Observer(self.replica, self._peer_ledgers(), self.metrics)
+            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics)
         else:
             self.validator = self._make_validator()
         self.submitter = Submitter(
@@ -130,6 +131,8 @@ class Node:
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
+        self.genesis_block_raw = genesis_block(genesis)[0].raw
+        self.upkeep = Upkeep(self)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +152,7 @@ class Node:
                 nursery.start_soon(self.gateway.run)
             if self.agent is not None:
                 nursery.start_soon(self.agent.run)
+            nursery.start_soon(self.upkeep.run)
             self._write_run_file()
             _log.info("node started", name=self.config.name, role=self.config.role, address=self.multiaddr)
             task_status.started()
@@ -227,6 +231,10 @@ class Node:
             self._listener.close()
         self._store.close()
 
+    def note_damage(self, error: BaseException) -> None:
+        """Let the next start repair the store, if `error` is about a row of it."""
+        note_damage(self._store, error)
+
     def _write_run_file(self) -> None:
         document = {
             "name": self.config.name,
@@ -294,7 +302,8 @@ class Node:
         addresses.pop(own, None)
         return addresses
 
-    def _peer_ledgers(self) -> list[PeerLedger]:
+    def peer_ledgers(self) -> list[PeerLedger]:
+        """Return ways to ask every node of `peer_addresses`."""
         return [PeerLedger(self.network, key_id, address) for key_id, address in self.peer_addresses().items()]
 
     async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
@@ -406,6 +415,7 @@ class Node:
             "mempool": len(self.mempool),
             "peers_connected": sum(1 for peer in self.network.peers() if peer.connected),
             "following": None if self.observer is None else self.observer.following,
+            "storage": self.upkeep.document(),
             "gateway_restarts": 0 if self.gateway is None else self.gateway.restarts,
             "pid": os.getpid(),
             "version": VERSION,
@@ -482,6 +492,7 @@ class Node:
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text form."""
         self.metrics.strangers_refused.set(self.network.strangers_refused)
+        self.upkeep.observe()
         self.metrics.observe_node(
             height=self.replica.height,
             replica_age_ms=self.replica.replica_age_ms(),
@@ -512,18 +523,12 @@ def open_node(home: Home, config: NodeConfig) -> Node:
         CorruptionError: The store is damaged.
     """
     key = load_key(home.node_key)
-    genesis_raw = _read_bounded(home.genesis)
+    genesis_raw = read_genesis(home)
     genesis = decode_genesis_untrusted(genesis_raw)
     block, writes = genesis_block(genesis)
     listener = bind_http(config.rpc_listen) if config.gateway else None
     try:
-        store = Store.open(
-            home.data,
-            chain_id=genesis.chain_id,
-            node_key_id=key.public_key.key_id,
-            # A validator that lost its log must not vote as if it remembered; a host only reads it all again.
-            incarnation_file=home.incarnation if config.role == "validator" else None,
-        )
+        store = open_store(home, config, key, genesis)
         try:
             _ensure_token(home.token)
             return Node(
@@ -536,7 +541,8 @@ def open_node(home: Home, config: NodeConfig) -> Node:
                 blocks=BlockStore.bootstrap(store, block.block_hash, writes),
                 listener=listener,
             )
-        except BaseException:
+        except BaseException as error:
+            note_damage(store, error)
             store.close()
             raise
     except BaseException:
@@ -548,7 +554,7 @@ def open_node(home: Home, config: NodeConfig) -> Node:
 @asynccontextmanager
 async def running_node(home: Home, config: NodeConfig) -> AsyncIterator[Node]:
     """Run a node beside the body; it is stopped in order when the body ends."""
-    node = open_node(home, config)
+    node = await _open_prepared(home, config)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
@@ -561,34 +567,35 @@ async def running_node(home: Home, config: NodeConfig) -> AsyncIterator[Node]:
 
 
 async def run_node(home: Home, config: NodeConfig) -> None:
-    """Run the node at `home` until SIGTERM or SIGINT."""
-    node = open_node(home, config)
+    """Run the node at `home` until SIGTERM or SIGINT; a store in which damage was found is repaired before."""
+    node = await _open_prepared(home, config)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)
             await node.run()
             nursery.cancel_scope.cancel()
+    except BaseException as error:
+        node.note_damage(error)
+        raise
     finally:
         node.close()
+
+
+async def _open_prepared(home: Home, config: NodeConfig) -> Node:
+    await prepare(home, config)
+    try:
+        return open_node(home, config)
+    except StorageError:
+        if not needs_repair(home.data):
+            raise
+        await prepare(home, config)
+        return open_node(home, config)
 
 
 async def _stop_on_signal(node: Node) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             node.request_stop()
-
-
-def _read_bounded(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(GENESIS_BYTES_MAX + 1)
-    except OSError as error:
-        raise RejectedError(
-            "node.genesis.unreadable", f"the founding document {path} cannot be read: {error.strerror}"
-        ) from error
-    if len(data) > GENESIS_BYTES_MAX:
-        raise RejectedError("node.genesis.too_large", "the founding document is too large", expected=GENESIS_BYTES_MAX)
-    return data
 
 
 def _ensure_token(path: Path) -> None:

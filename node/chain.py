@@ -85,6 +85,11 @@ class Chain:
         """Return the uncommitted block at `height`, which was executed."""
         return self._layers[height].executed
 
+    def find_raw(self, height: int) -> bytes | None:
+        """Return the encoded block at `height` if it was executed and is not committed."""
+        layer = self._layers.get(height)
+        return layer.executed.block.raw if layer else None
+
     def executed_between(self, above: int, height: int) -> Iterator[Executed]:
         """Yield the uncommitted blocks above `above` up to `height`, the lowest first."""
         for number in range(above + 1, height + 1):

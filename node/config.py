@@ -135,6 +135,8 @@ class NodeConfig(BaseSettings):
     """Bytes of transactions waiting for a block."""
     replica_age_max_ms: Annotated[int, Field(ge=1000)] = 60_000
     """The agent decides nothing on a replica whose last certified block is older than this."""
+    scrub_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
+    """Rows of the store that are read in a second to find damage before it matters; 0 reads none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is logged."""
 

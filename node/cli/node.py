@@ -34,7 +34,8 @@ node = group(
         "stop": Place("node.cli.node:stop", "Stop the running node in order."),
         "status": Place("node.cli.node:status", "Show what the node is and where it stands."),
         "peers": Place("node.cli.node:peers", "Show the peers that the node knows."),
-        "validators": Place("node.cli.node:validators", "Show the validator set."),
+        "validators": Place("node.cli.node:validators", "Show validators and learners, and how far each is."),
+        "transfer-leadership": Place("node.cli.node:transfer_leadership", "Hand leadership to another validator."),
         "verify-store": Place(
             "node.cli.node:verify_store", "Read every row of a stopped node's store and check the chain."
         ),
@@ -85,7 +86,7 @@ END_WITH_PARENT: Final = click.option(
     "peers",
     multiple=True,
     metavar="MULTIADDR",
-    help="A node that a host follows, with /p2p/…; several times.",
+    help="A node that a host follows, or a validator that joins later, with /p2p/…; several times.",
 )
 @click.option(
     "--genesis", type=FILE, metavar="FILE", help="The network's founding document. Can be put into the home later."
@@ -229,39 +230,89 @@ def peers(session: Session) -> None:
     session.output.emit(found, table(rows, ("peer", "connected", "rtt ms", "address")))
 
 
-@click.command("validators", cls=Command, node=True, examples=("patchwarden node validators",))
+@click.command(
+    "validators",
+    cls=Command,
+    node=True,
+    examples=("patchwarden node validators", "patchwarden node validators --rpc http://127.0.0.1:7080 -o json"),
+)
 @click.pass_obj
 def validators(session: Session) -> None:
-    """Show the validator set."""
+    """Show validators and learners. The leader also knows up to which height each has the chain."""
     found = session.client().call("validators")
-    rows = [(each["name"], each["organisation"], each["key_id"], each["address"]) for each in found]
-    session.output.emit(found, table(rows, ("validator", "organisation", "key id", "address")))
+    if session.output.as_json:
+        session.output.emit(found, ())
+        return
+    status = session.client().call("status")
+    own_height = {status["node_key_id"]: status["last_height"]} if status["role"] == "leader" else {}
+    rows = [
+        (
+            each["name"],
+            each["organisation"],
+            each["membership"],
+            own_height.get(each["key_id"], each["match_height"]),
+            each["key_id"],
+            each["address"],
+        )
+        for each in found
+    ]
+    session.output.emit(found, table(rows, ("validator", "organisation", "membership", "has", "key id", "address")))
+    if not own_height:
+        session.output.note(f"only the leader knows how far each is; it is {status['leader'] or 'not known now'}")
+
+
+@click.command(
+    "transfer-leadership",
+    cls=Command,
+    home=True,
+    examples=(
+        "patchwarden node transfer-leadership --home /srv/v1",
+        "patchwarden node transfer-leadership --to v2 --home /srv/v1",
+    ),
+)
+@click.option("--to", metavar="NAME", help="The validator that shall lead. Default: whoever is furthest.")
+@click.pass_obj
+def transfer_leadership(session: Session, to: str | None) -> None:
+    """Hand leadership to another validator; the node at the home must lead. Before its machine goes down, say."""
+    document = session.client().call("node.transfer-leadership", to=to)
+    session.output.emit(document, [f"leadership was handed over in {document['took_ms']} ms"])
 
 
 @click.command("verify-store", cls=Command, home=True, examples=("patchwarden node verify-store --home /srv/v1",))
 @click.pass_obj
 def verify_store(session: Session) -> None:
-    """Read every row of a stopped node's store, verify its checksum, and check the chain's links and roots. Exit code 4 when damaged."""
+    """Read every row of a stopped node's store, verify its checksum, and check the chain's links and roots.
+
+    Every damaged or missing row is named by table and key; the exit code is 4 then. The next start of the node repairs what can be made
+    anew from its own blocks and those of its peers.
+    """
     from node.cli.store import verify_home
 
     document = verify_home(session.node_home(), session.output)
     session.output.emit(
         document,
-        fields(
-            (
-                ("store", document["path"]),
-                ("rows", document["rows"]),
-                ("blocks", document["height"]),
-                ("transactions", document["transactions"]),
-                ("findings", len(document["findings"])),
-            )
-        ),
+        [
+            *fields(
+                (
+                    ("store", document["path"]),
+                    ("rows", document["rows"]),
+                    ("blocks", document["height"]),
+                    ("transactions", document["transactions"]),
+                    ("findings", len(document["findings"])),
+                )
+            ),
+            *(f"{each['what']}: {each['message']}" for each in document["findings"]),
+        ],
     )
     if document["findings"]:
         from wire.errors import CorruptionError
 
         first = document["findings"][0]
-        raise CorruptionError(first["what"], f"block {first['height']}: {first['message']}")
+        raise CorruptionError(
+            first["what"],
+            f"{len(document['findings'])} findings, the first: {first['message']}",
+            hint="start the node: it repairs its store before it takes part, or says what is lost for good",
+        )
 
 
 def _genesis(path: Path | None) -> bytes | None:

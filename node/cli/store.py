@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ledger.genesis import Genesis
     from node.cli.output import Output
     from node.storage.leveldb import Store
+    from node.storage.verify import StoreSummary
 
 
 @contextmanager
@@ -49,35 +50,68 @@ def read_blocks(store: Store) -> Iterator[tuple[bytes, bytes | None]]:
 
 
 def verify_home(home_path: Path, output: Output) -> dict[str, Any]:
-    """Return what reading the whole store of a stopped node found.
+    """Return what reading the whole store of a stopped node found: every damaged or missing row, then what the audit says of the chain.
 
     Raises:
-        CorruptionError: ``node.storage.*``: a row is damaged.
+        CorruptionError: ``node.storage.*``: the store cannot be opened at all.
     """
-    from ledger.audit import AuditLevel, Auditor
-
     with open_stopped(home_path) as (genesis, store):
-        rows = sum(1 for table in range(1, 128) for _ in store.iterate(table))
-        blocks = sum(1 for _ in store.iterate(Table.HEADER, height_key(1)))
-        auditor = Auditor(genesis, level=AuditLevel.SIGNATURES)
-        with output.progress("blocks", blocks) as progress:
-            for block, certificate in read_blocks(store):
-                auditor.feed(block, certificate)
-                progress.update(auditor.height)
-        summary = auditor.finish()
-    findings = [{"height": each.height, "what": each.what, "message": each.message} for each in summary.findings]
-    if summary.blocks != blocks:
+        findings, summary = _verify_rows(store)
+        document = {
+            "path": str(home_path),
+            "rows": summary.rows,
+            "height": summary.committed_height,
+            "log_height": summary.last_height,
+            "transactions": None,
+            "findings": findings,
+        }
+        if not findings:
+            document["transactions"] = _audit(genesis, store, output, findings)
+    return document
+
+
+def _verify_rows(store: Store) -> tuple[list[dict[str, Any]], StoreSummary]:
+    from node.storage.tables import NAMES
+    from node.storage.verify import StoreSummary, verify_store
+
+    findings: list[dict[str, Any]] = []
+    for found in verify_store(store):
+        if isinstance(found, StoreSummary):
+            return findings, found
         findings.append(
             {
-                "height": summary.blocks,
-                "what": "node.storage.hole",
-                "message": f"the store has {blocks} headers and {summary.blocks} blocks",
+                "what": found.code,
+                "message": found.message,
+                "table": None if found.table is None else NAMES.get(found.table, str(found.table)),
+                "key": None if found.table is None else found.key.hex(),
+                "height": None,
             }
         )
-    return {
-        "path": str(home_path),
-        "rows": rows,
-        "height": summary.height,
-        "transactions": summary.transactions,
-        "findings": findings,
-    }
+    raise AssertionError("a summary comes last")
+
+
+def _audit(genesis: Genesis, store: Store, output: Output, findings: list[dict[str, Any]]) -> int | None:
+    """Add what is wrong with the chain to `findings`; return how many transactions it has, None where its beginning is not kept."""
+    from ledger.audit import AuditLevel, Auditor
+    from node.storage.block_store import read_first_height
+
+    if read_first_height(store) > 1:
+        return None  # Without the blocks from genesis on there is nothing to replay; the rows themselves are sound.
+    blocks = sum(1 for _ in store.iterate(Table.HEADER, height_key(1)))
+    auditor = Auditor(genesis, level=AuditLevel.SIGNATURES)
+    with output.progress("blocks", blocks) as progress:
+        for block, certificate in read_blocks(store):
+            auditor.feed(block, certificate)
+            progress.update(auditor.height)
+    summary = auditor.finish()
+    findings += [
+        {
+            "what": each.what,
+            "message": f"block {each.height}: {each.message}",
+            "table": None,
+            "key": None,
+            "height": each.height,
+        }
+        for each in summary.findings
+    ]
+    return summary.transactions

@@ -88,6 +88,27 @@ class SubmitAnswer(Answer):
     results: list[Submitted]
 
 
+class Storage(Answer):
+    """How this node's store is."""
+
+    history_from: Height
+    """The lowest height whose block and history are kept; 0 where everything is."""
+    rows_scrubbed: int
+    """Rows read since the start, to find damage."""
+    scrub_passes: int
+    """How often every row was read since the start."""
+    last_scrub_ms: int | None
+    """When the last pass ended, milliseconds since epoch."""
+    rows_damaged: int
+    """Damaged rows found since the start."""
+    rows_repaired: int
+    """Damaged rows repaired since the start."""
+    rows_waiting: int
+    """Damaged rows that wait for a peer's help."""
+    repair_at_start: bool
+    """Whether the next start makes the whole store anew, because a file of it is damaged."""
+
+
 class Status(Answer):
     """What this node is and where it stands."""
 
@@ -112,6 +133,7 @@ class Status(Answer):
     mempool: int
     peers_connected: int
     following: str | None
+    storage: Storage
     gateway_restarts: int
     pid: int
     version: str

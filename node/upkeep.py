@@ -1,0 +1,69 @@
+"""What a node does for its store while it runs: reading every row again and again, and repairing what is damaged.
+
+Everything here is in the background and bounded; nothing here decides about blocks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from node.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+
+class Upkeep:
+    """The background work of one node on its store."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.scrubber = Scrubber(
+            node.replica.store,
+            rows_per_s=node.config.scrub_rows_per_s,
+            peers=node.peer_ledgers,
+            find_raw=self._find_raw,
+            now_ms=node.replica.now_ms,
+            machine=node.replica.machine,
+        )
+
+    async def run(self) -> None:
+        """Look after the store until cancelled.
+
+        Raises:
+            StorageError: Damage that only the next start can repair; the node must stop.
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.scrubber.run)
+
+    def document(self) -> dict[str, Any]:
+        """Return how the store is, for the status document."""
+        status = self.scrubber.status
+        blocks = self._node.replica.store
+        return {
+            "history_from": 0 if blocks.first_height == 1 else blocks.first_height,
+            "rows_scrubbed": status.rows,
+            "scrub_passes": status.passes,
+            "last_scrub_ms": status.last_pass_ms,
+            "rows_damaged": status.damaged,
+            "rows_repaired": status.repaired,
+            "rows_waiting": status.waiting,
+            "repair_at_start": blocks.store.needs_repair,
+        }
+
+    def observe(self) -> None:
+        """Set the metrics of the store; called when somebody asks for them."""
+        status, metrics = self.scrubber.status, self._node.metrics
+        metrics.scrub_rows.set(status.rows)
+        metrics.scrub_passes.set(status.passes)
+        metrics.scrub_damaged.set(status.damaged)
+        metrics.scrub_repaired.set(status.repaired)
+        metrics.scrub_waiting.set(status.waiting)
+
+    def _find_raw(self, height: int) -> bytes | None:
+        if height == 0:
+            return self._node.genesis_block_raw
+        return self._node.replica.chain.find_raw(height)
