@@ -63,7 +63,7 @@ fast: setup ## the tests that take no long time, start no processes and need no 
 	@$(BIN)/python -m pytest -q -m "not network and not slow and not live"
 
 coverage: setup ## branch coverage of the pure packages; fails under the threshold of pyproject.toml
-	@$(BIN)/coverage run -m pytest -q -m "not network and not live"
+	@$(BIN)/coverage run -m pytest -q -m "not network and not live and not slow"
 	@$(BIN)/coverage report
 
 bench: setup ## measure
