@@ -38,6 +38,16 @@ propose = group(
         "set-threshold": Place("node.cli.governance:set_threshold", "Change how many organisations decide."),
         "revoke-key": Place("node.cli.governance:revoke_key", "Revoke anybody's key."),
         "withdraw-patch": Place("node.cli.governance:withdraw_patch", "Withdraw anybody's patch."),
+        "add-learner": Place(
+            "node.cli.governance_validators:add_learner", "Let a node receive blocks, without a vote."
+        ),
+        "promote-learner": Place("node.cli.governance_validators:promote_learner", "Give a learner a vote."),
+        "remove-validator": Place(
+            "node.cli.governance_validators:remove_validator", "Take a validator or learner out."
+        ),
+        "replace-validator": Place(
+            "node.cli.governance_validators:replace_validator", "Let a learner take a validator's place."
+        ),
     },
 )
 
@@ -62,7 +72,7 @@ def set_policy(session: Session, folder: Path, description: str) -> None:
     from node.cli.network import read_policy_set
 
     schema, policies = read_policy_set(folder)
-    _propose(session, SetPolicy(schema, policies), description, f"policy set of {len(policies)} policies")
+    submit_proposal(session, SetPolicy(schema, policies), description, f"policy set of {len(policies)} policies")
 
 
 @click.command(
@@ -106,7 +116,7 @@ def add_organisation(  # noqa: PLR0917 - one parameter for each option
         Administrator(identity, person, read_public_key(key).spki) for identity, person, key in administrators
     )
     certificates = tuple(der for path in authorities for der in read_certificates(path))
-    _propose(session, AddOrganisation(name, title, people, certificates), description, f"admission of {name}")
+    submit_proposal(session, AddOrganisation(name, title, people, certificates), description, f"admission of {name}")
 
 
 @click.command(
@@ -127,7 +137,7 @@ def add_ca(session: Session, organisation: str, certificate: Path, description: 
     from node.cli.public_keys import read_certificates
 
     der = read_certificates(certificate)[0]
-    _propose(session, AddCaCertificate(organisation, der), description, f"one more CA of {organisation}")
+    submit_proposal(session, AddCaCertificate(organisation, der), description, f"one more CA of {organisation}")
 
 
 @click.command(
@@ -149,7 +159,9 @@ def remove_ca(session: Session, organisation: str, certificate: Path, descriptio
     from wire.hashing import sha256
 
     digest = sha256(read_certificates(certificate)[0])
-    _propose(session, RemoveCaCertificate(organisation, digest), description, f"removal of a CA of {organisation}")
+    submit_proposal(
+        session, RemoveCaCertificate(organisation, digest), description, f"removal of a CA of {organisation}"
+    )
 
 
 @click.command(
@@ -167,7 +179,7 @@ def set_threshold(session: Session, threshold: str, description: str) -> None:
     """Propose how many organisations decide from now on."""
     from ledger.actions import SetThreshold
 
-    _propose(session, SetThreshold(threshold), description, f"threshold {threshold}")
+    submit_proposal(session, SetThreshold(threshold), description, f"threshold {threshold}")
 
 
 @click.command(
@@ -196,7 +208,7 @@ def revoke_key(session: Session, key_id: str, last_valid_height: int, reason: st
     from ledger.actions import RevokeKey
 
     action = RevokeKey(bytes.fromhex(key_id), last_valid_height, reason)
-    _propose(session, action, description, f"revocation of key {short(key_id)}")
+    submit_proposal(session, action, description, f"revocation of key {short(key_id)}")
 
 
 @click.command(
@@ -215,7 +227,9 @@ def withdraw_patch(session: Session, patch_id: str, reason: str, description: st
     """Propose to withdraw PATCH, whoever published it."""
     from ledger.actions import WithdrawPatch
 
-    _propose(session, WithdrawPatch(bytes.fromhex(patch_id), reason), description, f"withdrawal of {short(patch_id)}")
+    submit_proposal(
+        session, WithdrawPatch(bytes.fromhex(patch_id), reason), description, f"withdrawal of {short(patch_id)}"
+    )
 
 
 @click.command(
@@ -262,12 +276,14 @@ def withdraw(session: Session, proposal: str) -> None:
 def list_proposals(session: Session, limit: int) -> None:
     """List proposals, the newest first."""
     found = session.client().call("governance.list", limit=limit)
+    from node.cli.governance_validators import action_summary
+
     rows = [
         (
             short(each["proposal_id"], 16),
             each["created_height"],
             each["status"],
-            each["action"][0],
+            action_summary(each["action"]),
             sum(bool(one["approve"]) for one in each["votes"]),
             sum(not one["approve"] for one in each["votes"]),
             each["proposer"],
@@ -286,7 +302,8 @@ def show(session: Session, proposal: str) -> None:
     session.output.emit(document, _lines(document))
 
 
-def _propose(session: Session, action: Action, description: str, what: str) -> None:
+def submit_proposal(session: Session, action: Action, description: str, what: str) -> None:
+    """Open a proposal of `action` and say so, `what` being what a person should read about it."""
     from ledger.bodies import ProposalCreate
     from node.cli.submit import submit_body
 
@@ -294,6 +311,11 @@ def _propose(session: Session, action: Action, description: str, what: str) -> N
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
+    from node.cli.governance_validators import action_lines
+
+    action = (
+        action_lines(document["action"]) or json.dumps(document["action"], indent=2, ensure_ascii=False).splitlines()
+    )
     return [
         *fields(
             (
@@ -307,7 +329,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
             )
         ),
         "action:",
-        *(f"  {line}" for line in json.dumps(document["action"], indent=2, ensure_ascii=False).splitlines()),
+        *(f"  {line}" for line in action),
         f"votes: {len(document['votes'])}",
         *(
             f"  {'for' if each['approve'] else 'against'}: {each['organisation']} ({each['identity']}, height {each['height']})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.command import Command, Session, group
+from node.cli.consistency import CONSISTENCY, as_of_text
 from node.cli.errors import CommandError
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
@@ -98,14 +99,19 @@ def register(  # noqa: PLR0917 - one parameter for each option
     "show",
     cls=Command,
     node=True,
-    examples=("patchwarden identity show alice@acme", "patchwarden identity show alice@acme --height 812 -o json"),
+    examples=(
+        "patchwarden identity show alice@acme",
+        "patchwarden identity show alice@acme --height 812 -o json",
+        "patchwarden identity show alice@acme --consistency local",
+    ),
 )
 @_NAME
 @click.option("--height", type=click.IntRange(min=0), metavar="H", help="As it was after this block.")
+@CONSISTENCY
 @click.pass_obj
-def show(session: Session, identity: str, height: int | None) -> None:
+def show(session: Session, identity: str, height: int | None, consistency: str | None) -> None:
     """Show IDENTITY with every key it ever had."""
-    document = session.client().call("identities.get", identity=identity, height=height)
+    document = session.client().call("identities.get", identity=identity, height=height, consistency=consistency)
     session.output.emit(document, _lines(document))
 
 
@@ -326,6 +332,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 ("status", document["status"]),
                 ("registered", f"height {document['registered_height']}"),
                 ("last changed", f"height {document['changed_height']}"),
+                ("as of", as_of_text(document)),
             )
         )
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.command import Command, Session, group
+from node.cli.consistency import CONSISTENCY, as_of_text
 from node.cli.lazy import Place
 from node.cli.output import fields, table
 from node.cli.params import EXISTING_DIRECTORY, FILE
@@ -113,14 +114,22 @@ def test(session: Session, folder: Path | None, cases: Path) -> None:
 
 
 @click.command(
-    "show", cls=Command, node=True, examples=("patchwarden policy show", "patchwarden policy show --version 0 --full")
+    "show",
+    cls=Command,
+    node=True,
+    examples=(
+        "patchwarden policy show",
+        "patchwarden policy show --version 0 --full",
+        "patchwarden policy show --consistency local",
+    ),
 )
 @click.option("--version", type=click.IntRange(min=0), metavar="N", help="A former version. Default: the one in force.")
 @click.option("--full", is_flag=True, help="Show the texts too.")
+@CONSISTENCY
 @click.pass_obj
-def show(session: Session, version: int | None, full: bool) -> None:
+def show(session: Session, version: int | None, full: bool, consistency: str | None) -> None:
     """Show the policy set in force on the network."""
-    document = session.client().call("policy.get", version=version)
+    document = session.client().call("policy.get", version=version, consistency=consistency)
     lines = list(
         fields(
             (
@@ -128,6 +137,7 @@ def show(session: Session, version: int | None, full: bool) -> None:
                 ("hash", document["policy_hash"]),
                 ("in force since", f"height {document['adopted_height']}"),
                 ("policies", ", ".join(each["name"] for each in document["policies"])),
+                ("as of", as_of_text(document)),
             )
         )
     )
