@@ -1,0 +1,350 @@
+"""One machine of the simulated network, and the node process that runs on it.
+
+The process is production code: `Validator`, `LedgerReplica`, `Submitter`, `BlockStore`, `Mempool`, `SyncServer` and everything beneath.
+The machine stands for what a process cannot be without: a disk, a clock, threads, a network. Between any two effects of the process the
+machine may end (`Process.boundary`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import structlog
+import trio
+
+from consensus.config import Config, Stored
+from consensus.core import Replica
+from consensus.effects import Effects, Event, Persist
+from consensus.log import LogReader
+from ledger.mempool import Mempool
+from ledger.transition import Executed
+from node.config import NodeConfig
+from node.errors import StorageError, StorageFailedError
+from node.machine import Machine
+from node.replica import LedgerReplica
+from node.storage.block_store import BlockStore
+from node.submission import Submitted, Submitter
+from node.sync import PeerLedger, SyncServer
+from node.telemetry import Metrics
+from node.validator import Validator
+from tests.sim.disk import SimDisk, SimStore
+from tests.sim.errors import MachineEndedError, ViolationError
+from tests.sim.network import Endpoint, serve_on
+from tests.sim.plan import TICK_MS
+from wire.certificate import CommitCertificate
+from wire.errors import CorruptionError, RejectedError, UnavailableError
+from wire.keys import KeyId, PrivateKey
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+RESTART_S = 0.3
+"""How long after its end a supervisor starts a process again that ended by itself."""
+
+
+class SimBlockStore(BlockStore):
+    """The production block store; tells the oracle what has become durable."""
+
+    process: Process
+
+    def persist(self, persist: Persist) -> None:
+        super().persist(persist)
+        self.process.node.world.oracle.note_persisted(self.process.node, persist)
+
+    def commit(self, executed: Sequence[Executed], certificate: CommitCertificate | None) -> None:
+        super().commit(executed, certificate)
+        self.process.node.world.oracle.note_committed(self.process.node, executed, certificate)
+
+
+class SimCore(Replica):
+    """The production core; shows the oracle every step."""
+
+    __slots__ = ("process",)
+    process: Process
+
+    def step(self, event: Event) -> Effects:
+        process = self.process
+        process.boundary("step")
+        before = self.status
+        effects = super().step(event)
+        process.node.world.oracle.note_step(process.node, event, effects, before, self.status)
+        process.boundary("effects")
+        return effects
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a node is made of; a test that plants a bug brings a part with it."""
+
+    core: type[SimCore] = SimCore
+    validator: type[Validator] = Validator
+    store: type[SimStore] = SimStore
+    blocks: type[SimBlockStore] = SimBlockStore
+    replica: type[LedgerReplica] = LedgerReplica
+    submitter: type[Submitter] = Submitter
+    mempool: type[Mempool] = Mempool
+
+
+class Process:
+    """One life of a node."""
+
+    def __init__(self, node: SimNode) -> None:
+        self.node = node
+        self.is_alive = True
+        self.scope = trio.CancelScope()
+        self.nursery: trio.Nursery
+        self.links: set[KeyId] = set()
+        self.patch_store = None
+        self.endpoint: Endpoint
+        self.replica: LedgerReplica
+        self.mempool: Mempool
+        self.submitter: Submitter
+        self.validator: Validator
+
+    def boundary(self, what: str) -> None:
+        """Return if the process goes on to do `what`.
+
+        Raises:
+            MachineEndedError: It does not.
+        """
+        if self.is_alive and self.node.doom is not None:
+            self.node.doom.effects_left -= 1
+            if self.node.doom.effects_left <= 0:
+                doom, self.node.doom = self.node.doom, None
+                self.node.end(f"ends before: {what}", loses_power=doom.loses_power, down_s=doom.down_s)
+        if not self.is_alive:
+            raise MachineEndedError
+
+    def open(self) -> None:
+        """Put the node together as `node.app` does.
+
+        Raises:
+            CorruptionError: The disk holds something else than was written.
+        """
+        node, world, parts = self.node, self.node.world, self.node.world.parts
+        config = node.config
+        store = parts.store(node.disk, self.boundary)
+        blocks = parts.blocks.bootstrap(store, world.genesis_hash, world.genesis_writes)  # type: ignore[arg-type]
+        blocks.process = self
+        world.oracle.note_opened(node, blocks)
+        self.endpoint = Endpoint(self, world.network)
+        self.replica = parts.replica(blocks, node.now_ms, Machine(node.sleep, node.in_thread))
+        self.mempool = parts.mempool(
+            transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max
+        )
+        SyncServer(self).register(self.endpoint)  # type: ignore[arg-type]
+        self.validator = parts.validator(
+            replica=self.replica,
+            config=config,
+            key=node.key,
+            mempool=self.mempool,
+            send=self.endpoint.send,
+            entropy=node.random.randrange,
+            metrics=Metrics(),
+            make_core=self._make_core,  # type: ignore[arg-type]
+        )
+        self.submitter = parts.submitter(
+            self.replica,
+            self.mempool,
+            is_leader=lambda: self.validator.is_leader,
+            forward=self._forward,
+            mempool_grew=self.validator.mempool_grew,
+        )
+
+    def _make_core(self, config: Config, stored: Stored, log: LogReader, entropy: Callable[[int], int]) -> SimCore:
+        world = self.node.world
+        core = world.parts.core(replace(config, **world.plan.core), stored, log, entropy)  # type: ignore[arg-type]
+        core.process = self
+        return core
+
+    async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
+        leader = self.validator.status.leader
+        if leader is None or leader == self.node.id:
+            raise UnavailableError("node.no_leader", "no leader is known", hint="retry in a moment")
+        return await PeerLedger(self.endpoint, leader, "").submit(raws, relay=False, timeout_s=timeout_s)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Doom:
+    """A process that will end within its next effects."""
+
+    effects_left: int
+    loses_power: bool
+    down_s: float
+
+
+class SimNode:
+    """One machine."""
+
+    def __init__(self, world: World, index: int, key: PrivateKey) -> None:
+        plan = world.plan
+        self.world = world
+        self.index = index
+        self.name = f"v{index + 1}"
+        self.key = key
+        self.id: KeyId = key.public_key.key_id
+        self.random = Random(f"node {plan.seed} {index}")
+        self.disk = SimDisk(self.name, Random(f"disk {plan.seed} {index}"))
+        self.config = NodeConfig.model_construct(
+            name=self.name, **{"tick_ms": TICK_MS, "idle_block_interval_ms": 2000, **plan.node}
+        )
+        self.process: Process | None = None
+        """The process that runs; None while there is none, and while one is being put together."""
+        self._opening: Process | None = None
+        self.is_broken = False
+        """It has seen damage on its disk and may not take part any more."""
+        self.had_disk_trouble = False
+        self.doom: Doom | None = None
+        self.clock_jump_ms = 0
+        self.slow_disk_ms = 0
+        self.pauses = 0
+        self._resumed = trio.Event()
+        self._backlog: list[Callable[[], None]] = []
+
+    @property
+    def is_leader(self) -> bool:
+        return self.process is not None and self.process.validator.is_leader
+
+    # The machine
+
+    def now_ms(self) -> int:
+        """Return this machine's wall clock, milliseconds since epoch."""
+        return self.world.wall_ms + self.world.plan.wall_offsets_ms[self.index] + self.clock_jump_ms
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of this machine's time."""
+        await trio.sleep(seconds * self.world.plan.tick_rates[self.index])
+        await self._while_paused()
+
+    async def in_thread(
+        self, function: Callable[[*Ts], R], /, *arguments: *Ts, limiter: trio.CapacityLimiter | None = None
+    ) -> R:
+        """Run what blocks; the machine may end or stand still before and after it."""
+        del limiter
+        low, high = self.world.plan.rates.disk_ms
+        await trio.sleep((self.random.uniform(low, high) + self.slow_disk_ms) / 1000)
+        await self._while_paused()
+        result = function(*arguments)
+        # Done, and not yet told to the event loop.
+        await trio.sleep(self.random.uniform(0, 1) / 1000)
+        await self._while_paused()
+        return result
+
+    def pause(self) -> None:
+        """Let nothing happen on this machine."""
+        self.pauses += 1
+
+    def resume(self) -> None:
+        """Go on, with what came in meanwhile."""
+        self.pauses -= 1
+        if not self.pauses:
+            resumed, self._resumed = self._resumed, trio.Event()
+            resumed.set()
+            backlog, self._backlog = self._backlog, []
+            for deliver in backlog:
+                deliver()
+
+    async def _while_paused(self) -> None:
+        while self.pauses:
+            await self._resumed.wait()
+
+    # The wires
+
+    def receive(self, deliver: Callable[[], None]) -> None:
+        """Deliver now, or when the machine goes on."""
+        if self.pauses:
+            self._backlog.append(deliver)
+        else:
+            deliver()
+
+    def take_message(self, sender: KeyId, payload: bytes) -> None:
+        """Hand a consensus message to the process, if there is one."""
+        if self.process is not None:
+            self.process.validator.receive(sender, [payload])
+
+    def serve(
+        self,
+        work: Callable[[Process], Awaitable[bytes]],
+        answer: Callable[[bytes | RejectedError | UnavailableError], None],
+    ) -> None:
+        """Let the process answer a question, if there is one."""
+        process = self.process
+        if process is not None:
+            serve_on(process.nursery, lambda: work(process), answer)
+
+    def is_linked(self, index: int) -> bool:
+        """Return whether this process has a connection to that machine's."""
+        return self.process is not None and self.world.nodes[index].id in self.process.links
+
+    # Lives
+
+    def start(self) -> None:
+        """Start a process, unless there is one or must not be one."""
+        if self.process is None and self._opening is None and not self.is_broken:
+            self.world.trace.tell(self.name, "starts")
+            self._opening = Process(self)
+            self.world.nursery.start_soon(self._live, self._opening)
+
+    def end(self, reason: str, *, loses_power: bool, down_s: float) -> None:
+        """End the process at once."""
+        process = self.process or self._opening
+        self.process = self._opening = None
+        if process is None:
+            return
+        process.is_alive = False
+        process.scope.cancel()
+        self.doom = None
+        lost = self.disk.lose_power() if loses_power else 0
+        self.world.trace.tell(
+            self.name, reason + (f", power lost and {lost} unsynced writes with it" if loses_power else "")
+        )
+        self.world.agenda.after(down_s, self.start)
+
+    async def _live(self, process: Process) -> None:
+        structlog.contextvars.bind_contextvars(sim_node=self.name)
+        try:
+            with process.scope:
+                async with trio.open_nursery() as nursery:
+                    process.nursery = nursery
+                    process.open()
+                    self.process, self._opening = process, None
+                    await process.validator.run()
+        except BaseExceptionGroup as group:
+            self._account_for(process, list(leaves(group)))
+            return
+        if process.is_alive:
+            raise ViolationError("process.ended", f"{self.name} ended without a reason")
+
+    def _account_for(self, process: Process, errors: list[BaseException]) -> None:
+        """Take note of why a process ended; raise unless it had to."""
+        for error in errors:
+            if isinstance(error, ViolationError | trio.Cancelled):
+                raise error
+        for error in errors:
+            if isinstance(error, MachineEndedError):
+                assert not process.is_alive
+            elif isinstance(error, StorageFailedError) and self.had_disk_trouble:
+                self.end(f"stops: {error.message}", loses_power=False, down_s=RESTART_S)
+            elif isinstance(error, CorruptionError) and self._saw_damage(error):
+                self.is_broken = True
+                self.end(f"stops for good: {error.code}: {error.message}", loses_power=False, down_s=0)
+            elif process.is_alive or not isinstance(error, StorageFailedError | StorageError):
+                raise ViolationError("process.failed", f"{self.name}: {type(error).__name__}: {error}") from error
+
+    def _saw_damage(self, error: CorruptionError) -> bool:
+        return bool(self.disk.damaged) and error.code.startswith(("node.storage.", "ledger.corruption."))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors of a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error

@@ -1,0 +1,567 @@
+"""Who sees everything, and what must hold after every event.
+
+==========================  ====================================================================================================
+what                        where it is asked
+==========================  ====================================================================================================
+election safety             at each election: one leader a term, elected by a sound certificate
+leader completeness         at each election: the new leader has everything that was ever certified
+log matching                at each write: one block for a term and height; what is linked has the same ancestors
+state-machine safety        at each commit: one block a height, once a node, in order; the same changes of the same rows
+commit certificates         at each certificate: signatures hold, and a majority had the block on disk
+durability before promises  at each message: votes, terms, candidacies and acknowledgements are on the sender's disk
+memory across restarts      at each start: term, vote, acknowledged blocks and committed height are still there
+nothing lost or doubled     at each commit and at the end: every acknowledged transaction once, at its place, on every node
+==========================  ====================================================================================================
+
+Source: Raft, figure 3; docs/spec/consensus.md 6 to 8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from consensus.config import Role, Status
+from consensus.effects import Effects, Event, HardState, Persist
+from consensus.messages import Append, AppendReply, Message, NodeId, RequestVote, Vote
+from ledger.block import decode_block_untrusted
+from ledger.keyspace import IDENTITY, Table, read_height
+from ledger.records import IdentityRecord
+from ledger.state import StateView
+from ledger.transaction import decode_transaction_untrusted
+from ledger.transition import Executed
+from node.storage.block_store import BlockStore
+from node.storage.verify import StoreFinding, verify_store
+from tests.sim.disk import SimStore
+from tests.sim.errors import ViolationError
+from tests.testkit.ledger_twins import naive_state_root
+from wire.certificate import (
+    CommitCertificate,
+    acknowledgement_message,
+    decode_commit_certificate_untrusted,
+    majority,
+    verify_commit_certificate,
+    verify_election_certificate,
+    vote_message,
+)
+from wire.codec import encode
+from wire.hashing import Digest, sha256
+from wire.keys import PublicKey
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.world import World
+
+NO_HARD_STATE = HardState()
+
+EXPECTED_ALARMS = frozenset({"consensus.block_refused", "consensus.divergence"})
+"""Clocks that are wrong make a follower refuse a block for a while that others accept."""
+
+
+def demand(holds: bool, code: str, message: str) -> None:
+    """Raise `ViolationError` unless `holds`."""
+    if not holds:
+        raise ViolationError(code, message)
+
+
+@dataclass(slots=True)
+class Shadow:
+    """What one node's disk is known to hold, and what the node has promised because of it."""
+
+    hard_state: HardState = NO_HARD_STATE
+    log: list[tuple[int, Digest]] = field(default_factory=list)
+    """Term and hash of each block from height 1 on."""
+    commit_height: int = 0
+    acknowledged: dict[int, tuple[int, Digest]] = field(default_factory=dict)
+    """Height to term and hash of what it signed that no later write replaced."""
+    acknowledged_position: tuple[int, int] = (0, 0)
+    votes: dict[int, tuple[NodeId, int, int, Digest]] = field(default_factory=dict)
+    """For each term what it voted for: candidate, and term, height and hash of the candidate's last block."""
+    written_votes: dict[int, tuple[NodeId, int, int, Digest]] = field(default_factory=dict)
+    """For each term whom the disk named, and where the log on disk ended at that moment."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return (self.log[-1][0], len(self.log)) if self.log else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """What is known of one committed height."""
+
+    block_hash: Digest
+    changes: Digest | None
+    """Digest of every row that the block changes; None where no process lived to tell."""
+    tx_ids: tuple[bytes, ...]
+
+
+class Oracle:
+    """Watches one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._chain_id = world.genesis.chain_id
+        self._genesis_hash = world.genesis_hash
+        self._keys: Mapping[NodeId, PublicKey] = world.genesis.validators.public_keys
+        self._shadows: dict[NodeId, Shadow] = {}
+        self._leaders: dict[int, NodeId] = {}
+        self._candidacies: dict[tuple[NodeId, int], tuple[int, int, Digest]] = {}
+        self._blocks: dict[tuple[int, int], Digest] = {}
+        self._parents: dict[Digest, Digest] = {}
+        self._durable_ever: set[tuple[NodeId, Digest]] = set()
+        self._certified: dict[int, Digest] = {}
+        self._sound: set[bytes] = set()
+        self.canonical: list[Canonical] = []
+        """The committed chain from height 1 on."""
+        self.locations: dict[bytes, tuple[int, int]] = {}
+        """Height and index of every committed transaction."""
+        self.registers: dict[str, list[tuple[int, str]]] = {}
+        """The values that each identity has had, with the heights from which on."""
+        self.counts: Counter[str] = Counter()
+
+    # Disks
+
+    def shadow(self, node: SimNode) -> Shadow:
+        return self._shadows.setdefault(node.id, Shadow())
+
+    def note_opened(self, node: SimNode, blocks: BlockStore) -> None:
+        """A process has opened its disk: nothing that was promised may be missing."""
+        self.counts["starts"] += 1
+        shadow = self.shadow(node)
+        stored = blocks.load()
+        hard_state, log = stored.hard_state, [blocks.term_and_hash(h) for h in range(1, blocks.last_height + 1)]
+        before = shadow.hard_state
+        demand(hard_state.term >= before.term, "memory.term", f"{node.name} forgot term {before.term}")
+        if hard_state.term == before.term and before.voted_for is not None:
+            demand(
+                hard_state.voted_for == before.voted_for,
+                "memory.vote",
+                f"{node.name} forgot a vote of term {before.term}",
+            )
+        demand(
+            blocks.committed_height >= shadow.commit_height,
+            "memory.commit",
+            f"{node.name} forgot that it had committed height {shadow.commit_height}",
+        )
+        shadow.hard_state, shadow.log = hard_state, log
+        self._note_written_vote(shadow)
+        # A write may have been durable before the machine ended, and before it could tell.
+        parent = self._genesis_hash
+        for height, (term, block_hash) in enumerate(log, 1):
+            self._note_durable(node, term, height, block_hash, parent)
+            parent = block_hash
+        demand(
+            shadow.position >= shadow.acknowledged_position,
+            "memory.acknowledged",
+            f"{node.name} signed {shadow.acknowledged_position} and comes back with {shadow.position}",
+        )
+        for height, promised in shadow.acknowledged.items():
+            held = log[height - 1] if height <= len(log) else None
+            demand(
+                held == promised or (held is not None and held[0] > promised[0]),
+                "memory.acknowledged",
+                f"{node.name} signed a block at height {height} and comes back without it",
+            )
+        for height in range(shadow.commit_height + 1, blocks.committed_height + 1):
+            self._check_certified(node, height, log[height - 1][1])
+            if height > len(self.canonical):
+                self._learn_from_disk(blocks, height)
+        shadow.commit_height = blocks.committed_height
+
+    def _learn_from_disk(self, blocks: BlockStore, height: int) -> None:
+        """Take a committed block over that no process lived to tell about."""
+        block = decode_block_untrusted(blocks.entry(height).data)
+        tx_ids = tuple(decode_transaction_untrusted(raw).tx_id for raw in block.transactions)
+        written = [
+            IdentityRecord.decode(value)
+            for key, value in blocks.iterate(Table.IDENTITY_VERSION)
+            if read_height(key[-8:]) == height
+        ]
+        self._add_canonical(Canonical(block.block_hash, None, tx_ids), written)
+
+    def note_persisted(self, node: SimNode, persist: Persist) -> None:
+        """A write of the log is durable."""
+        shadow = self.shadow(node)
+        before = shadow.position
+        if persist.hard_state is not None:
+            new, old = persist.hard_state, shadow.hard_state
+            demand(new.term >= old.term, "disk.term", f"{node.name} writes term {new.term} after {old.term}")
+            if new.term == old.term and old.voted_for is not None:
+                demand(new.voted_for == old.voted_for, "disk.vote", f"{node.name} changes its vote in term {new.term}")
+            shadow.hard_state = new
+            self._note_written_vote(shadow)
+        if persist.truncate_from is not None:
+            demand(
+                persist.truncate_from > shadow.commit_height,
+                "disk.truncated_committed",
+                f"{node.name} cuts its log at {persist.truncate_from} and has committed {shadow.commit_height}",
+            )
+            for height in range(persist.truncate_from, len(shadow.log) + 1):
+                self._check_may_cut(node, height)
+                shadow.acknowledged.pop(height, None)
+            del shadow.log[persist.truncate_from - 1 :]
+        for entry in persist.entries:
+            demand(
+                entry.height == len(shadow.log) + 1,
+                "disk.gap",
+                f"{node.name} writes block {entry.height} after {len(shadow.log)}",
+            )
+            parent = shadow.log[-1][1] if shadow.log else self._genesis_hash
+            self._note_durable(node, entry.term, entry.height, entry.block_hash, parent)
+            shadow.log.append((entry.term, entry.block_hash))
+        demand(
+            shadow.position >= before,
+            "disk.position_falls",
+            f"{node.name}: the log ended at {before} and now ends at {shadow.position}",
+        )
+
+    def _note_written_vote(self, shadow: Shadow) -> None:
+        term, candidate = shadow.hard_state.term, shadow.hard_state.voted_for
+        if candidate is not None:
+            last_term, last_hash = shadow.log[-1] if shadow.log else (0, self._genesis_hash)
+            shadow.written_votes.setdefault(term, (candidate, last_term, len(shadow.log), last_hash))
+
+    def _check_may_cut(self, node: SimNode, height: int) -> None:
+        certified = self._certified.get(height)
+        demand(
+            certified is None or self.shadow(node).log[height - 1][1] != certified,
+            "disk.truncated_certified",
+            f"{node.name} cuts block {height}, which is certified",
+        )
+
+    def _note_durable(self, node: SimNode, term: int, height: int, block_hash: Digest, parent: Digest) -> None:
+        known = self._blocks.setdefault((term, height), block_hash)
+        demand(
+            known == block_hash,
+            "log_matching",
+            f"{node.name} writes another block of term {term} at height {height} than is known",
+        )
+        known = self._parents.setdefault(block_hash, parent)
+        demand(known == parent, "log_matching", f"{node.name} writes block {height} after another one than it names")
+        self._durable_ever.add((node.id, block_hash))
+
+    def note_committed(self, node: SimNode, blocks: Sequence[Executed], certificate: CommitCertificate | None) -> None:
+        """Blocks are durably the ledger's state on this node."""
+        shadow = self.shadow(node)
+        for executed in blocks:
+            height = executed.height
+            demand(
+                height == shadow.commit_height + 1,
+                "commit.order",
+                f"{node.name} commits height {height} after {shadow.commit_height}",
+            )
+            demand(
+                height <= len(shadow.log) and shadow.log[height - 1][1] == executed.block_hash,
+                "commit.not_in_log",
+                f"{node.name} commits a block at height {height} that is not in its log",
+            )
+            self._check_certified(node, height, executed.block_hash)
+            shadow.commit_height = height
+            self._world.trace.note(node.name, f"commits {height} {executed.block_hash.hex()[:16]}")
+            self._check_canonical(node, executed)
+        if certificate is not None:
+            self.check_certificate(node.name, certificate)
+
+    def _check_certified(self, node: SimNode, height: int, block_hash: Digest) -> None:
+        demand(
+            self._certified.get(height) == block_hash,
+            "commit.uncertified",
+            f"{node.name} commits a block at height {height} that no certificate has named",
+        )
+
+    def _check_canonical(self, node: SimNode, executed: Executed) -> None:
+        height = executed.height
+        seen = Canonical(executed.block_hash, _digest_rows(executed), executed.tx_ids)
+        if height <= len(self.canonical):
+            known = self.canonical[height - 1]
+            demand(
+                known.block_hash == seen.block_hash,
+                "state_machine_safety",
+                f"{node.name} commits another block at height {height} than others",
+            )
+            if known.changes is None:
+                self.canonical[height - 1] = seen
+            else:
+                demand(
+                    known.changes == seen.changes, "equal_states", f"{node.name} executed block {height} to other rows"
+                )
+            return
+        demand(
+            height == len(self.canonical) + 1,
+            "commit.order",
+            f"{node.name} is the first to commit {height}, out of order",
+        )
+        records = [
+            IdentityRecord.decode(value)
+            for (table, key), value in executed.writes.items()
+            if table is Table.STATE and key[:1] == IDENTITY and value is not None
+        ]
+        self._add_canonical(seen, records)
+
+    def _add_canonical(self, canonical: Canonical, records: Sequence[IdentityRecord]) -> None:
+        self.canonical.append(canonical)
+        height = len(self.canonical)
+        self.counts["blocks"] += 1
+        for index, tx_id in enumerate(canonical.tx_ids):
+            self.counts["transactions"] += 1
+            demand(
+                tx_id not in self.locations,
+                "executed_twice",
+                f"transaction {tx_id.hex()[:16]} stands at {self.locations.get(tx_id)} and at {(height, index)}",
+            )
+            self.locations[tx_id] = (height, index)
+        for record in records:
+            self.registers.setdefault(record.identity_id, []).append((height, record.roles[0]))
+
+    # Messages
+
+    def note_sent(self, node: SimNode, to: NodeId, message: Message) -> None:
+        """A message leaves: what it promises must be on disk."""
+        self.counts["messages"] += 1
+        shadow = self.shadow(node)
+        match message:
+            case Vote(term=term, granted=True, signature=signature):
+                # It may leave late: what was written since does not matter, as long as this was.
+                demand(
+                    shadow.written_votes.get(term, (None,))[0] == to,
+                    "promise.vote",
+                    f"{node.name} sends a vote of term {term} that it has not written down",
+                )
+                basis = self._candidacies[to, term]
+                self._note_vote(node, term, (to, *basis))
+                demand(
+                    signature is not None
+                    and self._keys[node.id].is_valid(vote_message(self._chain_id, term, to, *basis), signature),
+                    "promise.vote_signature",
+                    f"{node.name} signs something else than the request it votes for",
+                )
+            case RequestVote():
+                basis = (message.last_term, message.last_height, message.last_hash)
+                written = shadow.written_votes.get(message.term)
+                demand(
+                    written is not None and written[0] == node.id,
+                    "promise.candidacy",
+                    f"{node.name} stands in term {message.term} and has not written it down",
+                )
+                demand(
+                    written == (node.id, *basis),
+                    "promise.candidacy",
+                    f"{node.name} claims a last block of term {basis[0]} at {basis[1]}, the disk has {written}",
+                )
+                known = self._candidacies.setdefault((node.id, message.term), basis)
+                demand(known == basis, "promise.candidacy", f"{node.name} stands twice in term {message.term}")
+                self._note_vote(node, message.term, (node.id, *basis))
+            case AppendReply():
+                self._note_reply(node, shadow, message)
+            case Append():
+                demand(
+                    self._leaders.get(message.term) == node.id,
+                    "promise.leader",
+                    f"{node.name} sends appends in term {message.term}, which it does not lead",
+                )
+                if message.commit_certificate is not None and message.commit_certificate not in self._sound:
+                    self._sound.add(message.commit_certificate)
+                    self.check_certificate(node.name, decode_commit_certificate_untrusted(message.commit_certificate))
+            case _:
+                pass
+
+    def _note_vote(self, node: SimNode, term: int, vote: tuple[NodeId, int, int, Digest]) -> None:
+        shadow = self.shadow(node)
+        known = shadow.votes.setdefault(term, vote)
+        demand(known == vote, "two_votes", f"{node.name} votes twice in term {term}")
+        demand(
+            (vote[1], vote[2]) >= shadow.acknowledged_position,
+            "forgotten_acknowledgement",
+            f"{node.name} votes for a log that ends at {(vote[1], vote[2])} and has signed {shadow.acknowledged_position}",
+        )
+
+    def _note_reply(self, node: SimNode, shadow: Shadow, message: AppendReply) -> None:
+        demand(
+            shadow.hard_state.term >= message.term,
+            "promise.term",
+            f"{node.name} answers in term {message.term} and has {shadow.hard_state.term} on disk",
+        )
+        demand(
+            message.match_height <= len(shadow.log),
+            "promise.match",
+            f"{node.name} claims {message.match_height} blocks and has {len(shadow.log)} on disk",
+        )
+        for acknowledgement in message.acknowledgements:
+            height, block_hash = acknowledgement.height, acknowledgement.block_hash
+            held = shadow.log[height - 1] if height <= len(shadow.log) else None
+            demand(
+                held == (message.term, block_hash),
+                "promise.acknowledgement",
+                f"{node.name} signs block {height} of term {message.term}, which is not on its disk",
+            )
+            signed = acknowledgement_message(self._chain_id, message.term, height, block_hash)
+            demand(
+                self._keys[node.id].is_valid(signed, acknowledgement.signature),
+                "promise.signature",
+                f"{node.name} signs block {height} wrongly",
+            )
+            shadow.acknowledged[height] = (message.term, block_hash)
+            shadow.acknowledged_position = max(shadow.acknowledged_position, (message.term, height))
+
+    # Steps
+
+    def note_step(self, node: SimNode, event: Event, effects: Effects, before: Status, after: Status) -> None:
+        """The consensus core took one event."""
+        self.counts["steps"] += 1
+        demand(
+            after.term >= before.term, "step.term", f"{node.name}: the term falls from {before.term} to {after.term}"
+        )
+        demand(
+            before.commit_height <= after.commit_height <= after.durable_height <= after.last_height,
+            "step.heights",
+            f"{node.name} after {type(event).__name__}: commit {before.commit_height} to {after.commit_height}, "
+            f"durable {after.durable_height}, last {after.last_height}",
+        )
+        heights = [entry.height for entry in effects.apply]
+        demand(
+            heights == list(range(before.commit_height + 1, after.commit_height + 1)),
+            "step.apply",
+            f"{node.name} hands out {heights} and goes from {before.commit_height} to {after.commit_height}",
+        )
+        if after.role is not before.role:
+            self._world.trace.tell(node.name, f"{after.role} in term {after.term}")
+        for alarm in effects.alarms:
+            self._world.trace.tell(node.name, f"alarm {alarm}")
+            self.counts["alarms"] += 1
+            demand(alarm.partition(":")[0] in EXPECTED_ALARMS, "alarm", f"{node.name}: {alarm}")
+        if effects.certificate is not None:
+            self._note_certified(node, effects)
+        if effects.elected is not None:
+            verify_election_certificate(effects.elected, self._chain_id, self._keys)
+            self._note_elected(node, effects.elected.term)
+        if after.role is Role.LEADER:
+            demand(
+                self._leaders.get(after.term) == node.id,
+                "election_safety",
+                f"{node.name} leads term {after.term} unelected",
+            )
+
+    def _note_certified(self, node: SimNode, effects: Effects) -> None:
+        assert effects.certificate is not None
+        self.check_certificate(node.name, effects.certificate)
+        for entry in effects.apply:
+            known = self._certified.setdefault(entry.height, entry.block_hash)
+            demand(
+                known == entry.block_hash,
+                "state_machine_safety",
+                f"{node.name} commits another block at height {entry.height} than is certified",
+            )
+            held = self.shadow(node).log
+            demand(
+                entry.height <= len(held) and held[entry.height - 1][1] == entry.block_hash,
+                "commit.not_durable",
+                f"{node.name} commits block {entry.height}, which is not on its disk",
+            )
+
+    def _note_elected(self, node: SimNode, term: int) -> None:
+        self.counts["elections"] += 1
+        known = self._leaders.setdefault(term, node.id)
+        demand(known == node.id, "election_safety", f"{node.name} is a second leader of term {term}")
+        log = self.shadow(node).log
+        for height, block_hash in self._certified.items():
+            demand(
+                height <= len(log) and log[height - 1][1] == block_hash,
+                "leader_completeness",
+                f"{node.name} leads term {term} without certified block {height}",
+            )
+
+    def check_certificate(self, name: str, certificate: CommitCertificate) -> None:
+        """Demand that a certificate proves what it says, and that what it says is true."""
+        verify_commit_certificate(certificate, self._chain_id, self._keys)
+        known = self._blocks.get((certificate.term, certificate.height))
+        demand(
+            known == certificate.block_hash,
+            "certificate.block",
+            f"{name}: a certificate of height {certificate.height} names a block that nobody has",
+        )
+        holders = sum((node_id, certificate.block_hash) in self._durable_ever for node_id in self._keys)
+        demand(
+            holders >= majority(len(self._keys)),
+            "certificate.holders",
+            f"{name}: a certificate of height {certificate.height}, and {holders} of {len(self._keys)} have the block",
+        )
+
+    # Reading
+
+    def value_at(self, identity_id: str, height: int) -> str | None:
+        """Return the value of a register as the committed chain has it after a height."""
+        value = None
+        for since, each in self.registers.get(identity_id, ()):
+            if since > height:
+                break
+            value = each
+        return value
+
+    def tip_of(self, node: SimNode) -> tuple[int, Digest] | None:
+        """Return how far a node's disk reaches when all of it is committed, otherwise None."""
+        shadow = self.shadow(node)
+        if node.process is None or shadow.commit_height != len(shadow.log) or not shadow.log:
+            return None
+        return len(shadow.log), shadow.log[-1][1]
+
+    # The end
+
+    def check_end(self) -> None:
+        """Demand that all disks hold the same ledger, row by row, and that the state is what its root says."""
+        reference: dict[tuple[int, bytes], bytes] | None = None
+        for node in self._world.nodes:
+            store = SimStore(node.disk, lambda what: None)
+            damaged = set(node.disk.damaged)
+            findings = [each for each in verify_store(store) if isinstance(each, StoreFinding)]  # type: ignore[arg-type]
+            demand(
+                bool(findings) == bool(damaged),
+                "verify_store",
+                f"{node.name}: {len(damaged)} damaged rows, found: {[each.message for each in findings]}",
+            )
+            if node.is_broken or damaged:
+                continue
+            rows = _ledger_rows(store)
+            if reference is None:
+                reference = rows
+                self._check_ledger(store)
+            demand(rows == reference, "equal_stores", f"{node.name} holds other rows of the ledger than the others")
+
+    def _check_ledger(self, store: SimStore) -> None:
+        view = StateView(store)  # type: ignore[arg-type]
+        entries = dict(store.iterate(Table.STATE))
+        demand(
+            naive_state_root(entries) == view.header.state_root,
+            "state_root",
+            "the state is another one than its root says",
+        )
+        demand(view.height == len(self.canonical), "height", f"stores end at {view.height}, not {len(self.canonical)}")
+        for tx_id, place in self.locations.items():
+            location = view.location(tx_id)
+            demand(
+                location is not None and (location.height, location.index) == place,
+                "lost",
+                f"transaction {tx_id.hex()[:16]} is not at {place} any more",
+            )
+        for height, canonical in enumerate(self.canonical, 1):
+            raw = store.get(Table.BLOCK, height.to_bytes(8, "big"))
+            demand(
+                raw is not None and decode_block_untrusted(raw).block_hash == canonical.block_hash,
+                "lost",
+                f"block {height} is not the one that was committed",
+            )
+
+
+_COMPARED = frozenset(Table) - {Table.CERTIFICATE}
+"""Which majority signed a block may differ from node to node."""
+
+
+def _ledger_rows(store: SimStore) -> dict[tuple[int, bytes], bytes]:
+    return {(table, key): value for table in _COMPARED for key, value in store.iterate(table)}
+
+
+def _digest_rows(executed: Executed) -> Digest:
+    rows = sorted((int(table), key, value) for (table, key), value in executed.writes.items() if value is not None)
+    gone = sorted((int(table), key) for (table, key), value in executed.writes.items() if value is None)
+    return sha256(encode((tuple(rows), tuple(gone))))

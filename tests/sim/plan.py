@@ -1,0 +1,272 @@
+"""What a seed means: the network, its machines, the clients, and every fault, all drawn before the run begins.
+
+A swarm: in each run some kinds of faults are absent, so that others can bite. Faults are numbered, and leaving some out leaves the others
+where they are; that is how a failing run is shrunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from random import Random
+
+SIZES = (1, 2, 3, 3, 3, 4, 4, 5, 5, 7)
+TICK_MS = 50
+CLOCK_JUMPS_MS = (-3_600_000, -5000, -100, 100, 5000)
+
+
+class Kind(StrEnum):
+    """Kinds of faults."""
+
+    KILL = "kill"
+    """A process ends at once; what it handed to the operating system stays."""
+    POWER = "power"
+    """A machine loses its power: what was not synced may be gone."""
+    KILL_AT = "kill-at"
+    """A process ends at one of its next effects: between two messages, before, within or after a write."""
+    POWER_AT = "power-at"
+    """The same, and the power with it."""
+    BLACKOUT = "blackout"
+    """Every machine loses its power at once."""
+    CUT = "cut"
+    """Two groups of machines do not hear each other, or one does not hear the other."""
+    ISOLATE = "isolate"
+    """The machine that leads is cut off, in one direction or both."""
+    STORM = "storm"
+    """For a while many messages are lost, repeated, late."""
+    PAUSE = "pause"
+    """A process stands still, and goes on."""
+    CLOCK = "clock"
+    """A machine's clock jumps."""
+    SLOW_DISK = "slow-disk"
+    """Writes take long."""
+    DISK_FULL = "disk-full"
+    """First the reserve is gone, then all space; later there is space again."""
+    SYNC_FAILS = "sync-fails"
+    """Writes and syncs fail for a while."""
+    BIT_ROT = "bit-rot"
+    """A bit flips on a disk. The machine may not take part any more once it has seen it."""
+
+
+CRASHING = frozenset({Kind.KILL, Kind.POWER, Kind.KILL_AT, Kind.POWER_AT, Kind.BLACKOUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    number: int
+    kind: Kind
+    at_s: float
+    seconds: float
+    """For how long, or how long the machine stays down."""
+    targets: tuple[int, ...]
+    """Machines by index; -1 is whoever leads when it happens."""
+    amount: int = 0
+    """Effects until the end for *-at, milliseconds for clocks and disks."""
+    is_one_way: bool = False
+
+    def __str__(self) -> str:
+        who = ", ".join("the leader" if target < 0 else f"v{target + 1}" for target in self.targets)
+        amount = f", {self.amount}" if self.amount else ""
+        return f"#{self.number} {self.kind} of {who or 'all'} for {self.seconds:.2f} s{amount}{', one way' if self.is_one_way else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What always may happen on the way of a message, and how long disks take."""
+
+    loss: float = 0.0
+    repetition: float = 0.0
+    reordering: float = 0.0
+    delay_ms: tuple[float, float] = (0.2, 2.0)
+    disk_ms: tuple[float, float] = (0.5, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run."""
+
+    seed: int
+    size: int
+    fault_s: float
+    """How long faults happen."""
+    rates: Rates
+    faults: tuple[Fault, ...]
+    clients: int
+    """Concurrent clients."""
+    identities: int
+    """Registers that they fight for."""
+    wall_offsets_ms: tuple[int, ...]
+    """How far each machine's clock is from the true time."""
+    tick_rates: tuple[float, ...]
+    """How long a second takes on each machine."""
+    core: dict[str, int] = field(default_factory=dict)
+    """Limits of the consensus core that differ from the defaults."""
+    node: dict[str, int] = field(default_factory=dict)
+    """Settings of the node that differ from the defaults."""
+
+    def describe(self) -> list[str]:
+        """Return the plan in lines for people."""
+        rates, usual = self.rates, Rates()
+        shown = [
+            f"{f.name} {getattr(rates, f.name)}"
+            for f in fields(Rates)
+            if getattr(rates, f.name) != getattr(usual, f.name)
+        ]
+        lines = [
+            f"seed {self.seed}: {self.size} validators, {self.clients} clients on {self.identities} identities, "
+            f"faults for {self.fault_s:.1f} s",
+            f"  messages and disks: {'; '.join(shown) or 'no faults'}",
+            f"  clocks: {', '.join(map(str, self.wall_offsets_ms))} ms off, rates {', '.join(f'{r:.2f}' for r in self.tick_rates)}",
+            f"  limits: {self.core | self.node}",
+        ]
+        lines += [f"  {fault.at_s:7.3f} s  {fault}" for fault in self.faults]
+        return lines
+
+
+def draw_plan(seed: int) -> Plan:
+    """Return what `seed` means."""
+    rng = Random(f"plan {seed}")
+    size = rng.choice(SIZES)
+    fault_s = rng.uniform(4.0, 14.0)
+
+    def rate(most: float, likely: float = 0.5) -> float:
+        return round(rng.random() * most, 3) if rng.random() < likely else 0.0
+
+    slow_network, slow_disk = rng.random() < 0.25, rng.random() < 0.25
+    rates = Rates(
+        loss=rate(0.1),
+        repetition=rate(0.2),
+        reordering=rate(0.5),
+        delay_ms=(0.2, round(rng.uniform(10, 80), 1)) if slow_network else (0.1, round(rng.uniform(0.5, 5), 1)),
+        disk_ms=(0.5, round(rng.uniform(10, 60), 1)) if slow_disk else (0.1, round(rng.uniform(0.5, 5), 1)),
+    )
+    skew_ms = rng.choice((0, 50, 2000))
+    drift = rng.choice((0.0, 0.05, 0.3))
+    return Plan(
+        seed=seed,
+        size=size,
+        fault_s=round(fault_s, 2),
+        rates=rates,
+        faults=_draw_faults(rng, size, fault_s),
+        clients=rng.choice((1, 2, 3, 5)),
+        identities=rng.choice((1, 2, 4)),
+        wall_offsets_ms=tuple(rng.randint(-skew_ms, skew_ms) for _ in range(size)),
+        tick_rates=tuple(round(1.0 + rng.uniform(-drift, drift), 3) for _ in range(size)),
+        core=_some(
+            rng,
+            append_entries_max=(1, 2, 8),
+            inflight_max=(1, 2),
+            uncommitted_blocks_max=(1, 2, 4),
+            recent_bytes_max=(0, 2000),
+        ),
+        node=_some(
+            rng,
+            block_transactions_max=(1, 2, 5),
+            blocks_in_flight_max=(1, 8),
+            idle_block_interval_ms=(300, 1000),
+            election_ticks=(4, 6),
+            heartbeat_ticks=(1, 3),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """What of a plan is played. Leaving something out leaves the rest where it is."""
+
+    faults: tuple[int, ...] | None = None
+    """The numbers of the faults that happen; None for all."""
+    without: tuple[str, ...] = ()
+    """Some of `NARROWINGS`."""
+    clients: int | None = None
+    """At most so many clients."""
+    until_s: float | None = None
+    """Faults end no later."""
+
+    @property
+    def options(self) -> str:
+        """The options of the command line that say the same."""
+        parts = []
+        if self.faults is not None:
+            parts.append("--only " + (",".join(map(str, self.faults)) or "none"))
+        if self.without:
+            parts.append("--without " + ",".join(self.without))
+        if self.clients is not None:
+            parts.append(f"--clients {self.clients}")
+        if self.until_s is not None:
+            parts.append(f"--until {self.until_s}")
+        return " ".join(parts)
+
+
+def narrow(plan: Plan, narrowing: Narrowing) -> Plan:
+    """Return the plan with only some of its faults, rates, odd settings and clients."""
+    without = narrowing.without
+    rates = replace(plan.rates, **{f.name: f.default for f in fields(Rates) if f.name in without})
+    faults = tuple(each for each in plan.faults if narrowing.faults is None or each.number in narrowing.faults)
+    return replace(
+        plan,
+        rates=rates,
+        faults=faults,
+        clients=plan.clients if narrowing.clients is None else min(narrowing.clients, plan.clients),
+        fault_s=plan.fault_s if narrowing.until_s is None else min(narrowing.until_s, plan.fault_s),
+        wall_offsets_ms=(0,) * plan.size if "skew" in without else plan.wall_offsets_ms,
+        tick_rates=(1.0,) * plan.size if "drift" in without else plan.tick_rates,
+        core={} if "core" in without else plan.core,
+        node={} if "node" in without else plan.node,
+    )
+
+
+NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node")
+"""What `narrow` can leave out."""
+
+
+def _some(rng: Random, **choices: tuple[int, ...]) -> dict[str, int]:
+    return {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
+
+
+def _draw_faults(rng: Random, size: int, fault_s: float) -> tuple[Fault, ...]:
+    kinds = [kind for kind in Kind if rng.random() < 0.45]
+    if not kinds:
+        return ()
+    weights = [0.3 if kind in (Kind.BLACKOUT, Kind.BIT_ROT) else 1.0 for kind in kinds]
+    faults: list[Fault] = []
+    at_s = rng.uniform(0.2, 1.5)
+    mean_s = rng.choice((0.4, 0.8, 2.0))
+    # Rotten machines stay away for good, and a majority of the others must be left to go on.
+    may_rot = (size - 1) // 2
+    while at_s < fault_s:
+        (kind,) = rng.choices(kinds, weights)
+        fault = _draw_fault(rng, kind, len(faults), round(at_s, 3), size)
+        if kind is Kind.BIT_ROT:
+            may_rot -= 1
+        if kind is not Kind.BIT_ROT or may_rot >= 0:
+            faults.append(fault)
+        at_s += rng.expovariate(1 / mean_s)
+    return tuple(faults)
+
+
+def _draw_fault(rng: Random, kind: Kind, number: int, at_s: float, size: int) -> Fault:
+    one = (rng.choice((-1, rng.randrange(size))),)
+    some = tuple(sorted(rng.sample(range(size), rng.randint(1, max(1, size - 1)))))
+    seconds = round(rng.choice((rng.uniform(0.02, 0.3), rng.uniform(0.3, 3.0))), 3)
+    match kind:
+        case Kind.KILL_AT | Kind.POWER_AT:
+            return Fault(number, kind, at_s, seconds, one, amount=rng.randint(1, 40))
+        case Kind.BLACKOUT:
+            return Fault(number, kind, at_s, seconds, ())
+        case Kind.CUT:
+            return Fault(number, kind, at_s, seconds, some, is_one_way=rng.random() < 0.3)
+        case Kind.ISOLATE:
+            return Fault(number, kind, at_s, seconds, (-1,), is_one_way=rng.random() < 0.5)
+        case Kind.STORM:
+            return Fault(number, kind, at_s, seconds, ())
+        case Kind.CLOCK:
+            return Fault(number, kind, at_s, seconds, one, amount=rng.choice(CLOCK_JUMPS_MS))
+        case Kind.SLOW_DISK:
+            return Fault(number, kind, at_s, seconds, one, amount=rng.choice((20, 100, 500)))
+        case Kind.BIT_ROT:
+            return Fault(number, kind, at_s, seconds, (rng.randrange(size),), amount=rng.randint(1, 8))
+        case _:
+            return Fault(number, kind, at_s, seconds, one)
