@@ -354,6 +354,7 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
         fields(
             (
                 ("node", f"{document['name']} ({document['role']})"),
+                ("membership", "has left the network, its key never comes back" if document.get("removed") else None),
                 ("chain", document["chain_id"]),
                 ("height", document["height"]),
                 ("term", document["term"]),
