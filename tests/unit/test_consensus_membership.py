@@ -340,6 +340,18 @@ def test_who_leaves_gets_the_block_that_says_so_when_it_is_committed_and_nothing
     assert bench.replica.step(Tick()) is NO_EFFECTS
 
 
+def test_who_leaves_gets_what_lies_below_the_block_without_it_committed_or_not() -> None:
+    bench = leading(3, append_entries_max=1, inflight_max=1)
+    bench.change("012", "01")
+    bench.agree(1, 2)
+    assert heights(bench.propose(), 2) == [3]
+    assert heights(bench.propose(), 2) == []
+    assert heights(bench.change("01"), 2) == []
+    assert heights(bench.receive(bench.reply(2, 3)), 2) == [4]
+    assert heights(bench.receive(bench.reply(2, 4)), 2) == []
+    assert bench.replica.status.commit_height == 2
+
+
 def test_who_leaves_and_does_not_answer_is_forgotten_after_a_while() -> None:
     bench = leading(3)
     bench.change("012", "01")
