@@ -83,7 +83,8 @@ def test_manual_names_every_command(repository_root: Path) -> None:
 
 def test_manual_names_every_setting_with_its_default(repository_root: Path) -> None:
     text = (repository_root / "docs/operations/node.md").read_text()
-    rows = dict(re.findall(r"^\| `([a-z_]+)` \| ([^|]+) \|", text.partition("## Settings")[2], flags=re.MULTILINE))
+    section = text.partition("## Settings")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| ([^|]+) \|", section, flags=re.MULTILINE))
     assert set(rows) == set(NodeConfig.model_fields)
     for name, field in NodeConfig.model_fields.items():
         shown = rows[name].strip().strip("`")
