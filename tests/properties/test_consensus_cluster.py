@@ -5,6 +5,8 @@ A failing run names its seed; ``python -m tests.testkit.raft_replay SEED`` plays
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from consensus.config import Role
 from consensus.effects import HardState, PeerReachable, PeerUnreachable, Tick
+from consensus.membership import Configuration
 from consensus.messages import RequestVote, encode_message
-from tests.testkit.raft_sim import GENESIS, Cluster, Letter, run_seed
+from tests.testkit.raft_sim import GENESIS, Cluster, Faults, Letter, run_seed
 
 SEEDS_THAT_FAILED = [
     45,  # leader and follower exchanged a refused block without end
@@ -57,6 +60,79 @@ def test_a_cluster_of_any_size_up_to_nine_elects_and_commits(size: int) -> None:
     assert cluster.propose(leader)
     cluster.settle()
     assert leader.disk.commit_height > before
+
+
+def grow_and_shrink(cluster: Cluster, most: int, between: Callable[[], None]) -> None:
+    """Take in one node after the other until `most` vote, then let them go until one is left; every second time the leader goes."""
+
+    def members() -> Configuration:
+        return cluster.finish_change().replica.status.configuration
+
+    def step(configuration: Configuration) -> None:
+        for _ in range(200):
+            before = members()
+            if before == configuration or before.incoming == configuration.voters:
+                break
+            target = configuration
+            if configuration.voters != before.voters:
+                target = Configuration(before.voters, configuration.voters, configuration.learners)
+            cluster.change(cluster.finish_change(), target)
+            between()
+        assert members() == configuration
+
+    for node in cluster.nodes[1:most]:
+        voters = members().voters
+        step(Configuration(voters, None, (node.key.public_key,)))
+        between()
+        step(Configuration((*voters, node.key.public_key)))
+        between()
+    assert len(members().voters) == most
+    for count in range(most - 1, 0, -1):
+        leader = cluster.finish_change()
+        gone = leader if count % 2 else next(node for node in cluster.nodes if members().is_voter(node.id))
+        step(Configuration(tuple(key for key in members().voters if key != gone.key.public_key)))
+        between()
+    assert len(members().voters) == 1
+
+
+def test_a_network_grows_from_one_to_nine_and_shrinks_to_one_without_a_pause() -> None:
+    cluster = Cluster(9, seed=19, founding=1, expected_alarms=frozenset({"consensus.stranger"}))
+    cluster.elect(0)
+
+    def between() -> None:
+        for _ in range(6):
+            leader = cluster.leader()
+            if leader is not None:
+                cluster.propose(leader)
+            cluster.run_ticks(1)
+
+    grow_and_shrink(cluster, 9, between)
+    # Only leaders that left were followed by others, and they handed over: nobody's timer ever ran out.
+    assert max(cluster.leaders) <= 1 + 8
+    assert sum(node.removed for node in cluster.nodes) == 8
+    assert len(cluster.committed) > 100
+    cluster.demand_liveness()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_network_grows_and_shrinks_under_faults(seed: int) -> None:
+    alarms = frozenset({"consensus.stranger", "consensus.block_refused", "consensus.divergence"})
+    cluster = Cluster(9, seed=seed, founding=1, options={"election_ticks": 5}, expected_alarms=alarms)
+    cluster.elect(0)
+    faults = Faults(
+        loss=0.05, duplication=0.05, reordering=0.3, crash=0.002, partition=0.005, slow_disk=0.3, reads=0.3, pruning=0.1
+    )
+
+    def between() -> None:
+        cluster.run_random(150, faults)
+        cluster.heal()
+        for node in cluster.nodes:
+            if not node.alive:
+                node.start()
+
+    grow_and_shrink(cluster, 7, between)
+    cluster.demand_liveness()
+    assert len(cluster.committed) > 40
 
 
 def test_the_simulator_notices_a_vote_that_was_forgotten() -> None:

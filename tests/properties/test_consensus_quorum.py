@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from consensus.membership import build_configuration
 from consensus.messages import NodeId
-from consensus.quorum import VoteResult, is_majority, value_reached, vote_result
+from consensus.quorum import (
+    VoteResult,
+    is_joint_majority,
+    is_majority,
+    joint_value_reached,
+    joint_vote_result,
+    value_reached,
+    vote_result,
+)
 from tests.testkit.raft_sim import sim_keys
 from wire.hashing import sha256
 
@@ -74,6 +82,62 @@ def test_the_value_reached_is_the_greatest_that_a_majority_has(size: int, values
         if is_majority(members, [member for member in members if values.get(member, 0) >= value])
     ]
     assert value_reached(members, values) == max(reached)
+
+
+# Joint configurations
+
+GROUPS = st.lists(st.sampled_from(NODES[:7]), min_size=1, max_size=7, unique=True)
+
+
+@given(before=GROUPS, after=GROUPS, chosen=st.sets(st.sampled_from(NODES)))
+def test_a_joint_majority_is_a_majority_of_each_group_and_so_shares_a_member_with_any_of_either(
+    before: list[NodeId], after: list[NodeId], chosen: set[NodeId]
+) -> None:
+    joint = is_joint_majority([before, after], chosen)
+    assert joint is all(2 * len(chosen & set(group)) > len(group) for group in (before, after))
+    assert is_joint_majority([before], chosen) is is_majority(before, chosen)
+    if joint:
+        for group in (before, after):
+            assert all(chosen & other for other in subsets(group) if is_majority(group, other))
+
+
+@given(before=GROUPS, after=GROUPS, answers=ANSWERS)
+def test_a_joint_election_is_decided_exactly_when_no_further_answer_can_change_it(
+    before: list[NodeId], after: list[NodeId], answers: dict[NodeId, bool]
+) -> None:
+    members = sorted({*before, *after})
+    open_members = [member for member in members if member not in answers]
+    ends = set()
+    for granted_by in subsets(open_members):
+        granted = {member for member in members if answers.get(member, member in granted_by)}
+        ends.add(all(2 * len(granted & set(group)) > len(group) for group in (before, after)))
+    expected = {frozenset([True]): VoteResult.WON, frozenset([False]): VoteResult.LOST}.get(
+        frozenset(ends), VoteResult.PENDING
+    )
+    # A grant helps in both groups, so winning each is winning both.
+    assert joint_vote_result([before, after], answers) is expected
+
+
+@given(before=GROUPS, after=GROUPS, values=st.dictionaries(st.sampled_from(NODES), st.integers(0, 6)))
+def test_the_value_reached_jointly_is_the_greatest_that_a_majority_of_each_group_has(
+    before: list[NodeId], after: list[NodeId], values: dict[NodeId, int]
+) -> None:
+    reached = [
+        value
+        for value in range(7)
+        if is_joint_majority([before, after], [node for node in NODES if values.get(node, 0) >= value])
+    ]
+    assert joint_value_reached([before, after], values) == max(reached)
+
+
+@pytest.mark.parametrize("size", range(1, 5))
+def test_even_groups_that_share_nobody_are_bridged_by_the_joint_step(size: int) -> None:
+    before, after = NODES[:size], NODES[size : 2 * size]
+    joint = [chosen for chosen in subsets([*before, *after]) if is_joint_majority([before, after], chosen)]
+    assert joint
+    for group in (before, after):
+        majorities = [chosen for chosen in subsets(group) if is_majority(group, chosen)]
+        assert all(one & other for one in joint for other in majorities)
 
 
 def test_a_configuration_is_the_same_whatever_the_order_of_its_validators() -> None:
