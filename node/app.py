@@ -129,6 +129,7 @@ class Node:
             is_leader=self._leads,
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
+            wait_current=self.wait_linearizable,
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
         self.genesis_block_raw = genesis_block(genesis)[0].raw

@@ -29,7 +29,8 @@ PLACE_AGAIN_S: Final = 1.5
 """A submission whose block does not come places its transactions again after this long."""
 
 FINAL_CODES: Final = frozenset({"ledger.tx.wrong_chain", "ledger.tx.bad_signature", "ledger.tx.expired"})
-"""Refusals of a well-formed transaction that no further block can change; any other one only the leader can give for good."""
+"""Refusals of a well-formed transaction that no further block can change; any other one only the leader can give for good, and only when
+it has made sure that it still leads and that its replica holds all that is committed."""
 
 Wait = Literal["none", "admitted", "committed"]
 Fate = Literal["committed", "admitted", "refused", "unknown"]
@@ -65,6 +66,7 @@ class Submitter:
         is_leader: Callable[[], bool],
         forward: Forward,
         mempool_grew: Callable[[], None],
+        wait_current: Callable[[], Awaitable[None]],
     ) -> None:
         """Admit into `mempool` while `is_leader`.
 
@@ -74,12 +76,15 @@ class Submitter:
             is_leader: Whether this node builds blocks now.
             forward: Passes transactions on.
             mempool_grew: Called after transactions were admitted.
+            wait_current: Returns when this replica holds everything that was committed anywhere before the call; raises `UnavailableError`
+                when nobody confirms it. Called by a node that leads.
         """
         self._replica = replica
         self._mempool = mempool
         self._is_leader = is_leader
         self._forward = forward
         self._mempool_grew = mempool_grew
+        self._wait_current = wait_current
         self.open = True
 
     async def submit(self, raws: Sequence[bytes], *, wait: Wait, timeout_ms: int) -> list[Submitted]:
@@ -147,27 +152,47 @@ class Submitter:
         )
         new = [(index, transaction) for index, transaction in pending if transaction.tx_id not in self._mempool]
         waiting = [(index, transaction) for index, transaction in pending if transaction.tx_id in self._mempool]
-        return results, sorted(waiting + self._settle(new, results, leads=leads), key=itemgetter(0))
+        return results, sorted(waiting + await self._settle(new, results, leads=leads), key=itemgetter(0))
 
-    def _settle(
+    async def _settle(
         self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], *, leads: bool
     ) -> list[tuple[int, Transaction]]:
         """Settle what is committed already or refused for good; return the rest."""
+        good, doubtful = self._sort(pending, results)
+        if leads and doubtful:
+            # Another node may have acknowledged what makes these good: this one's disk may be behind, or its leadership over.
+            try:
+                await self._wait_current()
+            except UnavailableError as error:
+                for index, (transaction, _) in doubtful.items():
+                    results[index] = self._find_committed(transaction.tx_id) or _unknown(transaction.tx_id, error)
+                return good
+            good_now, doubtful = self._sort([(index, each) for index, (each, _) in doubtful.items()], results)
+            for index, (transaction, refusal) in doubtful.items():
+                results[index] = Submitted(transaction.tx_id, "refused", error=refusal)
+            return sorted(good + good_now, key=itemgetter(0))
+        return sorted(good + [(index, each) for index, (each, _) in doubtful.items()], key=itemgetter(0))
+
+    def _sort(
+        self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]
+    ) -> tuple[list[tuple[int, Transaction]], dict[int, tuple[Transaction, RejectedError]]]:
+        """Settle what is committed already or never can be; return what is good here, and what only this replica's state speaks against."""
         admission = Admission(self._replica.store)
-        rest: list[tuple[int, Transaction]] = []
+        good: list[tuple[int, Transaction]] = []
+        doubtful: dict[int, tuple[Transaction, RejectedError]] = {}
         for index, transaction in pending:
             try:
                 admission.check(transaction, verified=self._replica.is_verified(transaction))
             except RejectedError as error:
                 # It may have been committed while its signature was verified: then it is no duplicate but done.
                 known = self._find_committed(transaction.tx_id)
-                if known is None and not leads and error.code not in FINAL_CODES:
-                    rest.append((index, transaction))
+                if known is None and error.code not in FINAL_CODES:
+                    doubtful[index] = transaction, error
                 else:
                     results[index] = known or Submitted(transaction.tx_id, "refused", error=error)
             else:
-                rest.append((index, transaction))
-        return rest
+                good.append((index, transaction))
+        return good, doubtful
 
     def _admit_checked(self, pending: list[tuple[int, Transaction]], results: list[Submitted | None]) -> None:
         for index, transaction in pending:
@@ -209,14 +234,14 @@ class Submitter:
                 return
             # What was committed or became invalid meanwhile is settled; the rest is placed again.
             led = self._is_leader()
-            pending = self._settle(pending, results, leads=led)
+            pending = await self._settle(pending, results, leads=led)
 
     async def _place_once(
         self, pending: list[tuple[int, Transaction]], results: list[Submitted | None], deadline: float, *, led: bool
     ) -> None:
         if self._is_leader():
             # It may have begun to lead since it checked, and then it has to decide what it had left to the leader.
-            self._admit_checked(pending if led else self._settle(pending, results, leads=True), results)
+            self._admit_checked(pending if led else await self._settle(pending, results, leads=True), results)
             return
         timeout_s = max(FORWARD_RETRY_S, min(FORWARD_TIMEOUT_S, deadline - trio.current_time()))
         answers = await self._forward([t.raw for _, t in pending], timeout_s)
