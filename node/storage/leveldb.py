@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from node.clock import random_bytes
 from node.errors import StorageError, StorageFailedError, StorageRefusedError
-from node.storage.checks import CHECKSUM_BYTES, open_row, row_key, seal_row
+from node.storage.checks import CHECKSUM_BYTES, HINT, open_row, row_key, seal_row
 from node.storage.database import Database, DatabaseCorruptionError, DatabaseError, ScannedRow, Snapshot
 from node.storage.tables import TABLE_STORE
 from wire.codec import decode_untrusted, encode
@@ -200,7 +200,8 @@ class Store:
         """Make all of `rows` durable in one batch; None deletes a row. Blocks until the disk has it (0.2 to 100 ms).
 
         Raises:
-            StorageFailedError: ``node.storage.write_failed``; the store takes no further writes, the node must stop.
+            StorageFailedError: ``node.storage.write_failed``, or ``node.storage.damaged`` when LevelDB came across a damaged file; the
+                store takes no further writes, the node must stop.
         """
         with self._writing:
             if self._failed is not None:
@@ -216,6 +217,11 @@ class Store:
                 if isinstance(error, DatabaseCorruptionError):
                     # LevelDB came across a damaged file while it tidied up. It will again, so the next start makes the database anew.
                     self.ask_for_repair([f"LevelDB: {error}"])
+                    raise StorageFailedError(
+                        "node.storage.damaged",
+                        f"LevelDB takes no more writes, because a file of {self.path} is damaged: {error}",
+                        hint=HINT,
+                    ) from error
                 raise _write_failed(self.path, self._failed) from error
 
     def own_rows(self) -> dict[tuple[int, bytes], bytes]:
