@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 import trio
 
+from node.clock import jittered
+
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -41,6 +43,8 @@ class Machine:
     """Returns after so many seconds."""
     in_thread: InThread = run_in_thread
     """Runs what blocks: writes to the disk, and many signature checks at once."""
+    jittered: Callable[[float], float] = jittered
+    """Returns between half of so many seconds and all of them."""
 
 
 REAL_MACHINE = Machine()

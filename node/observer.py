@@ -16,7 +16,6 @@ import trio
 from ledger.certificate import verify_block_certificate
 from ledger.state import StateView
 from ledger.transition import Executed
-from node.clock import jittered
 from node.replica import LedgerReplica
 from node.sync import CertifiedBlock, PeerLedger
 from node.telemetry import Metrics
@@ -70,7 +69,8 @@ class Observer:
                 self._metrics.blocks_refused.inc()
             self.following = None
             index += 1
-            await trio.sleep(jittered(pause_s))
+            machine = self._replica.machine
+            await machine.sleep(machine.jittered(pause_s))
             pause_s = min(pause_s * 2, RETRY_PAUSE_MAX_S)
 
     async def _follow_once(self, peer: PeerLedger) -> bool:
@@ -109,6 +109,6 @@ class Observer:
         assert self._replica.height > base
 
     async def _commit(self, blocks: list[Executed], certificate: CommitCertificate) -> None:
-        await trio.to_thread.run_sync(self._replica.commit_to_store, blocks, certificate, limiter=self._writing)
+        await self._replica.machine.in_thread(self._replica.commit_to_store, blocks, certificate, limiter=self._writing)
         self._replica.committed(blocks)
         self._metrics.committed(blocks)

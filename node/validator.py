@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from consensus.config import Config, Role, Status
+from consensus.config import Config, Role, Status, Stored
 from consensus.core import Replica
 from consensus.effects import (
     Effects,
@@ -40,6 +40,7 @@ from consensus.effects import (
     TransferLeadership,
 )
 from consensus.errors import ProposalRefusedError, TransferRefusedError
+from consensus.log import LogReader
 from consensus.membership import ConfigurationAt
 from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
 from ledger.limits import NONCE_BYTES
@@ -136,7 +137,7 @@ class Validator:
         send: Send,
         entropy: Callable[[int], int],
         metrics: Metrics,
-        make_core: type[Replica] = Replica,
+        make_core: Callable[[Config, Stored, LogReader, Callable[[int], int]], Replica] = Replica,
         on_configuration: Callable[[], None] = lambda: None,
     ) -> None:
         """Read what is stored and be ready to run.
