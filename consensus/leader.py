@@ -6,6 +6,7 @@ Source: Raft 5.3, 5.4.2, 6; thesis 3.10, 4, 6.2 (CheckQuorum), 6.4; docs/spec/co
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from consensus.acknowledgements import AcknowledgementBook
 from consensus.common import Common
@@ -118,7 +119,7 @@ class Leadership:
         self.peers.drop_departed(self._elapsed)
         if self._elapsed % config.heartbeat_ticks == 0:
             self.peers.heartbeat()
-            self._hand_over_if_ready()
+            self._hand_over_if_ready(again=True)
         if self._elapsed % config.election_ticks == 0:
             self._count_refusals()
             if self.is_refused or not self.peers.check_quorum():
@@ -273,12 +274,13 @@ class Leadership:
             self._transfer = Transfer(to, self._elapsed + self._common.config.election_ticks)
         self._hand_over_if_ready()
 
-    def _hand_over_if_ready(self) -> None:
-        if self._transfer is None:
+    def _hand_over_if_ready(self, *, again: bool = False) -> None:
+        if self._transfer is None or (self._transfer.is_asked and not again):
             return
         common, progress = self._common, self.peers.find(self._transfer.to)
         assert progress is not None, "who votes is a peer, and members do not change meanwhile"
         if progress.match_height == common.log.last_height:
+            self._transfer = replace(self._transfer, is_asked=True)
             common.send(self._transfer.to, TimeoutNow(common.term, common.config.node_id))
 
     def _leave_if_due(self) -> None:

@@ -24,6 +24,8 @@ class Transfer:
     """Who is to lead."""
     until: int
     """The leader's tick at which it is given up."""
+    is_asked: bool = False
+    """It was asked to stand; it is asked again with each heartbeat, since messages get lost."""
 
 
 def find_successor(common: Common, peers: Replication) -> NodeId | None:
