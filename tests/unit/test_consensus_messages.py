@@ -13,6 +13,10 @@ from consensus.limits import ACKNOWLEDGEMENTS_MAX, APPEND_ENTRIES_MAX, MESSAGE_B
 from consensus.messages import (
     TYPE_APPEND,
     TYPE_APPEND_REPLY,
+    TYPE_READ_INDEX_REPLY,
+    TYPE_READ_INDEX_REQUEST,
+    TYPE_SNAPSHOT_OFFER,
+    TYPE_TIMEOUT_NOW,
     TYPES_RESERVED,
     Acknowledgement,
     Append,
@@ -22,8 +26,13 @@ from consensus.messages import (
     NodeId,
     PreVote,
     PreVoteReply,
+    ReadIndexReply,
+    ReadIndexRequest,
     RequestVote,
+    SnapshotOffer,
+    TimeoutNow,
     Vote,
+    author_of,
     decode_message_untrusted,
     encode_message,
 )
@@ -48,6 +57,10 @@ EXAMPLES: list[Message] = [
     Append(3, NODE, 1, 2, HASH, tuple(make_chain([1, 2, 3], HASH, 3)), 2, b"certificate", 9),
     AppendReply(3, NODE, True, 4, 5, 0, 0, 0, 2, 9, (Acknowledgement(4, HASH, SIGNATURE),)),
     AppendReply(3, NODE, False, 0, 0, 8, 2, 6, 2, 9, ()),
+    SnapshotOffer(3, NODE, 5, 9, 7),
+    TimeoutNow(3, NODE),
+    ReadIndexRequest(3, NODE, 8),
+    ReadIndexReply(3, NODE, 8, 6),
 ]
 
 TERMS = st.integers(1, TERM_MAX)
@@ -106,6 +119,10 @@ MESSAGES = st.one_of(
     st.builds(Vote, TERMS, st.just(False), NODES, st.none()),
     appends(),
     replies(),
+    st.builds(SnapshotOffer, TERMS, NODES, st.integers(1, 2**62), HEIGHTS, HEIGHTS),
+    st.builds(TimeoutNow, TERMS, NODES),
+    st.builds(ReadIndexRequest, TERMS, NODES, HEIGHTS),
+    st.builds(ReadIndexReply, TERMS, NODES, HEIGHTS, HEIGHTS),
 )
 
 
@@ -150,7 +167,7 @@ def test_arbitrary_bytes_are_refused_by_a_rejection_only(data: bytes) -> None:
         lambda inner: st.lists(inner, max_size=12).map(tuple),
         max_leaves=30,
     ),
-    number=st.integers(1, 6),
+    number=st.integers(1, 12),
 )
 def test_arbitrary_values_are_refused_by_a_rejection_only(value: codec.Value, number: int) -> None:
     inner = value if isinstance(value, tuple) else (value,)
@@ -235,6 +252,30 @@ def test_a_malformed_append_is_refused_with_its_code(changes: dict[str, object],
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        pytest.param((TYPE_SNAPSHOT_OFFER, 3, NODE, 0, 9, 7), "wire.field.range", id="an offer of genesis"),
+        pytest.param((TYPE_SNAPSHOT_OFFER, 3, NODE, 5, 9), "wire.field.length", id="a short offer"),
+        pytest.param((TYPE_SNAPSHOT_OFFER, 3, NODE, 5, -1, 7), "wire.field.range", id="an offer below genesis"),
+        pytest.param((TYPE_TIMEOUT_NOW, 0, NODE), "wire.field.range", id="a hand-over in term 0"),
+        pytest.param((TYPE_TIMEOUT_NOW, 3), "wire.field.length", id="a hand-over by nobody"),
+        pytest.param((TYPE_READ_INDEX_REQUEST, 3, NODE, 2**62 + 1), "wire.field.range", id="a number too high"),
+        pytest.param((TYPE_READ_INDEX_REQUEST, 3, NODE[:5], 1), "wire.field.length", id="a short reader"),
+        pytest.param((TYPE_READ_INDEX_REPLY, 3, NODE, 1, None), "wire.field.int", id="an answer without height"),
+    ],
+)
+def test_a_malformed_small_message_is_refused_with_its_code(value: codec.Value, code: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        decode_message_untrusted(codec.encode(value))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__ + str(EXAMPLES.index(message)))
+def test_every_message_names_its_author(message: Message) -> None:
+    assert author_of(message) == NODE
+
+
 def test_an_append_has_so_many_blocks_at_most() -> None:
     def build(count: int) -> bytes:
         return encode_append(entries=tuple((1, height, HASH, b"") for height in range(3, 3 + count)))
@@ -311,6 +352,10 @@ def test_the_encodings_are_these_bytes() -> None:
     assert encode_message(EXAMPLES[4]) == b"\x95\x04\x03\xc3" + node + b"\xc4\x40" + SIGNATURE
     assert encode_message(EXAMPLES[5]) == b"\x95\x04\x03\xc2" + node + b"\xc0"
     assert encode_message(EXAMPLES[6]) == b"\x9a\x05\x03" + node + b"\x00\x00" + block + b"\x90\x00\xc0\x00"
+    assert encode_message(EXAMPLES[10]) == b"\x96\x07\x03" + node + b"\x05\x09\x07"
+    assert encode_message(EXAMPLES[11]) == b"\x93\x09\x03" + node
+    assert encode_message(EXAMPLES[12]) == b"\x94\x0a\x03" + node + b"\x08"
+    assert encode_message(EXAMPLES[13]) == b"\x95\x0b\x03" + node + b"\x08\x06"
     assert (
         encode_message(EXAMPLES[8])
         == b"\x9c\x06\x03" + node + b"\xc3\x04\x05\x00\x00\x00\x02\x09\x91\x93\x04" + block + b"\xc4\x40" + SIGNATURE
