@@ -21,6 +21,10 @@ class StorageRefusedError(RejectedError):
     """This data directory is not ours to open (``node.storage.in_use``, ``node.storage.foreign_directory``, ``node.storage.wiped``)."""
 
 
+class SnapshotUnavailableError(UnavailableError):
+    """A snapshot cannot be made, fetched or kept at the moment (``node.snapshot.*``); the store is as it was."""
+
+
 class KeyFileError(RejectedError):
     """A key file is missing, readable by others, or not a key (``node.key.*``)."""
 

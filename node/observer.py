@@ -17,6 +17,7 @@ from ledger.certificate import verify_block_certificate
 from ledger.state import StateView
 from ledger.transition import Executed
 from node.replica import LedgerReplica
+from node.snapshots import SnapshotClient, install_snapshot
 from node.sync import CertifiedBlock, PeerLedger
 from node.telemetry import Metrics
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
@@ -29,6 +30,8 @@ LONG_POLL_S: Final = 20.0
 RETRY_PAUSE_S: Final = 0.2
 """The pause before the next peer is asked; it doubles while none answers."""
 RETRY_PAUSE_MAX_S: Final = 3.0
+HISTORY_PRUNED: Final = "ledger.history.pruned"
+"""A peer has forgotten the block that it was asked for."""
 
 _log = structlog.get_logger("node.observer")
 
@@ -36,10 +39,17 @@ _log = structlog.get_logger("node.observer")
 class Observer:
     """Keeps `replica` up with the network through `peers`."""
 
-    def __init__(self, replica: LedgerReplica, peers: Sequence[PeerLedger], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        replica: LedgerReplica,
+        peers: Sequence[PeerLedger],
+        metrics: Metrics,
+        snapshots: SnapshotClient | None = None,
+    ) -> None:
         self._replica = replica
         self._peers = list(peers)
         self._metrics = metrics
+        self._snapshots = snapshots
         self._writing = trio.CapacityLimiter(1)
         self.following: str | None = None
 
@@ -52,6 +62,7 @@ class Observer:
         """
         pause_s = RETRY_PAUSE_S
         index = 0
+        asked, pruned = 0, False  # Since a peer was of use.
         while True:
             peer = self._peers[index % len(self._peers)]
             try:
@@ -59,9 +70,11 @@ class Observer:
                 advanced = await self._follow_once(peer)
                 pause_s = RETRY_PAUSE_S
                 if advanced:
+                    asked, pruned = 0, False
                     continue
             except UnavailableError as error:
-                _log.info("peer does not answer", peer=peer.name, code=error.code)
+                _log.info("peer does not help", peer=peer.name, code=error.code)
+                pruned = pruned or error.code == HISTORY_PRUNED
             except RejectedError as error:
                 _log.warning(
                     "peer sent blocks that do not hold", peer=peer.name, code=error.code, message=error.message
@@ -69,9 +82,24 @@ class Observer:
                 self._metrics.blocks_refused.inc()
             self.following = None
             index += 1
+            asked += 1
+            if pruned and asked >= len(self._peers):
+                await self._begin_anew()
+                asked, pruned = 0, False
             machine = self._replica.machine
             await machine.sleep(machine.jittered(pause_s))
             pause_s = min(pause_s * 2, RETRY_PAUSE_MAX_S)
+
+    async def _begin_anew(self) -> None:
+        """Go on from a snapshot: everybody was asked, and who answered has forgotten the blocks that come next here."""
+        if self._snapshots is None:
+            return
+        _log.warning("the next block is kept nowhere any more: a snapshot is needed", height=self._replica.height)
+        try:
+            filled = await self._snapshots.fetch(self._replica.height + 1)
+            await install_snapshot(self._replica, filled, None, self._writing)
+        except UnavailableError as error:
+            _log.warning("no snapshot yet", code=error.code, reason=error.message)
 
     async def _follow_once(self, peer: PeerLedger) -> bool:
         """Ask `peer` for what comes next and commit what holds; return whether the peer was of use."""

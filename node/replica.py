@@ -179,6 +179,21 @@ class LedgerReplica:
         """The leaf hashes of the transactions whose signature this node has verified."""
         return self._verified.keys()
 
+    def restart(self) -> None:
+        """Go on from what the store holds, which has become another database; whoever waited for what is in it is woken.
+
+        Nothing may be executed or written meanwhile.
+        """
+        self.store.reload()
+        view = StateView(self.store)
+        assert view.height > self.height, "a replica never goes back"
+        self.chain = Chain(self.store, view.height, view.tip.block_hash, view.header.time_ms)
+        self._view = view
+        for tx_id in [tx_id for tx_id in self._waiting if self.is_committed(tx_id)]:
+            self._waiting.pop(tx_id)[0].set()
+        advanced, self._advanced = self._advanced, trio.Event()
+        advanced.set()
+
     def commit_to_store(self, blocks: Sequence[Executed], certificate: CommitCertificate | None) -> None:
         """Write executed blocks and their certificate durably, all or nothing. Blocking: call it in the writing thread.
 

@@ -7,6 +7,7 @@ blocks.get     (from height, at most bytes, wait in milliseconds)    ((block, ce
 tx.submit      (relay, (transaction, …))                             ((status, tx_id or nil, code or nil, sentence), …)
 patch.get      (file digest, offset, at most bytes)                  (whole size, bytes), or nil when it is not kept
 status.get     ()                                                    (height, block hash)
+snapshot.*     `node.snapshots`
 =============  ====================================================  ====================================================
 
 Everything is one canonical tuple. An answer is bounded by what was asked for and by the peer's own limits, whichever is less.
@@ -54,6 +55,8 @@ BLOCKS_GET: Final = "blocks.get"
 TX_SUBMIT: Final = "tx.submit"
 PATCH_GET: Final = "patch.get"
 STATUS_GET: Final = "status.get"
+SNAPSHOT_OFFER: Final = "snapshot.offer"
+SNAPSHOT_CHUNK: Final = "snapshot.chunk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class SyncServer:
         with trio.move_on_after(wait_ms / 1000):
             await replica.wait_above(start - 1)
         with replica.view() as view:
+            view.check_kept(start)
             return encode(tuple((item.block, item.certificate) for item in certified_blocks(view, start, bytes_max)))
 
     async def _submit(self, peer: KeyId, payload: bytes) -> bytes:
@@ -184,6 +188,17 @@ class PeerLedger:
             items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "results", length=len(chunk))
             results.extend(_submitted_from_value(item) for item in items)
         return results
+
+    async def snapshot_offer(self, height_min: int) -> bytes | None:
+        """Return the manifest of a snapshot at `height_min` or above, or None when the peer has none yet; nothing is verified."""
+        answer = await self._request(SNAPSHOT_OFFER, (height_min,), timeout_s=REQUEST_TIMEOUT_S)
+        return as_optional(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "manifest", as_bytes)
+
+    async def snapshot_chunk(self, digest: Digest, bytes_max: int) -> bytes | None:
+        """Return a chunk of a snapshot, or None when the peer does not have it; the caller compares the digest."""
+        answer = await self._request(SNAPSHOT_CHUNK, (digest,), timeout_s=REQUEST_TIMEOUT_S)
+        value = decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX)
+        return None if value is None else as_bytes(value, "chunk", bytes_max=bytes_max)
 
     async def patch_file(self, digest: Digest, bytes_max: int) -> bytes | None:
         """Return the bytes that the peer keeps under `digest`, or None; the caller compares the digest."""

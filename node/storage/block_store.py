@@ -65,16 +65,29 @@ class BlockStore:
             StorageError: ``node.storage.missing_row``, ``node.storage.damaged``, ``node.storage.checksum``.
         """
         self.store = store
+        self._writing = Lock()
+        self._load()
+
+    def _load(self) -> None:
+        store = self.store
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._entries_bytes = 0
         self._entries_lock = Lock()
         self._truncations = 0
-        self._writing = Lock()
         self._hard_state: HardState | None = None
         self._first_height = read_first_height(store)
         tip = decode_log_tip(self._row(TABLE_LOG_TIP, ONLY_KEY))
         self._last_height, self._last_hash, self._committed_height, self._committed_hash = tip
         self._check_log()
+
+    def reload(self) -> None:
+        """Forget what was read of the store and read it anew: another database stands in its place.
+
+        Raises:
+            StorageError: As for the constructor.
+        """
+        with self._writing:
+            self._load()
 
     @classmethod
     def bootstrap(cls, store: Store, genesis_hash: Digest, genesis_writes: WriteSet) -> BlockStore:
@@ -94,7 +107,7 @@ class BlockStore:
         if genesis_row is None:
             if store.get(TABLE_LOG_TIP, ONLY_KEY) is not None:
                 raise _missing(TABLE_LOG_TERM, height_key(0))
-            rows = dict(_as_rows(genesis_writes))
+            rows = dict(as_rows(genesis_writes))
             rows[TABLE_LOG_TERM, height_key(0)] = encode_log_term(0, genesis_hash)
             rows[TABLE_LOG_TIP, ONLY_KEY] = encode((0, genesis_hash, 0, genesis_hash))
             store.write(rows)
@@ -289,7 +302,7 @@ class BlockStore:
                 rows[TABLE_LOG_ENTRY, key] = None
             else:
                 rows[TABLE_LOG_TERM, key] = encode_log_term(header.term, block_hash)
-            rows.update(_as_rows(block.writes))
+            rows.update(as_rows(block.writes))
         last_height, last_hash = self._last_height, self._last_hash
         if height > last_height:
             last_height, last_hash = height, block_hash
@@ -459,7 +472,7 @@ def read_first_height(reader: SupportsGet) -> int:
     return 1 if row is None else read_height(row)
 
 
-def _as_rows(writes: WriteSet) -> dict[tuple[int, bytes], bytes | None]:
+def as_rows(writes: WriteSet) -> dict[tuple[int, bytes], bytes | None]:
     """Return the same dictionary: a `Table` is an int, which the invariant type of a dictionary's keys cannot say."""
     return cast("dict[tuple[int, bytes], bytes | None]", writes)
 

@@ -300,8 +300,12 @@ class Store:
 
     def has_space(self) -> bool:
         """Return whether the file system has more than `SPACE_RESERVE_BYTES` left for us."""
+        return self.free_bytes() > SPACE_RESERVE_BYTES
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the file system has left for us."""
         status = os.statvfs(self.path)
-        return status.f_bavail * status.f_frsize > SPACE_RESERVE_BYTES
+        return status.f_bavail * status.f_frsize
 
     def close(self) -> None:
         """Close the database and give up the directory; calling it again does nothing."""

@@ -27,7 +27,7 @@ from ledger.keyspace import Overlay, Table, WriteSet, height_key
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from ledger.transition import Executed, execute_block
-from node.errors import StorageError
+from node.errors import StorageError, StorageFailedError
 from node.storage.block_store import (
     decode_hard_state,
     decode_log_term,
@@ -37,6 +37,7 @@ from node.storage.block_store import (
     encode_log_tip,
 )
 from node.storage.checks import HINT, row_error
+from node.storage.database import DatabaseError
 from node.storage.leveldb import Store
 from node.storage.tables import (
     ONLY_KEY,
@@ -280,8 +281,19 @@ class _Filling:
         return True
 
     def flush(self) -> None:
-        """Make everything durable."""
-        self.database.write(self.rows)
+        """Make everything durable.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``.
+        """
+        try:
+            self.database.write(self.rows)
+        except DatabaseError as error:
+            raise StorageFailedError(
+                "node.storage.write_failed",
+                f"writing to {self.database.path} failed: {error}",
+                hint="check the disk and its free space, then start the node again",
+            ) from error
         self.rows = {}
         self._bytes = 0
 

@@ -1,0 +1,339 @@
+"""Snapshots between nodes: serving them, fetching one, and beginning anew from it.
+
+====================  ===================================================  ==========================================================
+method                request                                              response
+====================  ===================================================  ==========================================================
+snapshot.offer        (lowest height that helps)                           manifest (bytes), or nil when there is none yet
+snapshot.chunk        (SHA-256 of a chunk)                                 the chunk (bytes), or nil when it is not here
+====================  ===================================================  ==========================================================
+
+A snapshot is believed because of the certificate in its manifest and the state root that its rows lead to, whoever sent it. Chunks are
+asked for by their digest, so they may come from any node that made a snapshot at that height, and one that is here already is not asked
+for again, also after a restart. `SnapshotClient.fetch` fills a new database beside the one in use, which may take minutes and changes
+nothing; `install_snapshot` then puts it in place in one step.
+
+Source: docs/spec/network.md 5, docs/spec/storage.md 8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from consensus.effects import HardState, hard_state_after_snapshot
+from ledger.configuration import Configuration
+from ledger.genesis import Genesis, genesis_block
+from ledger.keyspace import height_key
+from ledger.limits import SNAPSHOT_CHUNK_BYTES_MAX
+from ledger.snapshot import SnapshotManifest, decode_manifest_untrusted, verify_manifest
+from ledger.snapshot_install import SnapshotInstaller
+from node.errors import SnapshotUnavailableError
+from node.storage.block_store import as_rows, encode_hard_state, encode_log_term, encode_log_tip
+from node.storage.database import DatabaseError
+from node.storage.leveldb import SPACE_RESERVE_BYTES, Store
+from node.storage.snapshot_files import IncomingSnapshot, SnapshotFiles, StoredSnapshot, find_incoming
+from node.storage.tables import ONLY_KEY, TABLE_HARD_STATE, TABLE_LOG_TERM, TABLE_LOG_TIP
+from node.sync import SNAPSHOT_CHUNK, SNAPSHOT_OFFER
+from wire.certificate import CommitCertificate
+from wire.codec import decode_untrusted, encode
+from wire.errors import CorruptionError, RejectedError, UnavailableError
+from wire.fields import as_digest, as_int, as_tuple
+from wire.hashing import Digest
+from wire.keys import KeyId
+
+if TYPE_CHECKING:
+    from node.net.network import Network
+    from node.replica import LedgerReplica
+    from node.storage.database import Database
+    from node.sync import PeerLedger
+
+READS_MAX: Final = 2
+"""Chunks that are read from the disk at once, for all peers together; each is up to `SNAPSHOT_CHUNK_BYTES_MAX` in memory."""
+ROUNDS: Final = 10
+"""How often all peers are asked before a fetch gives up; a peer that has no snapshot yet begins to make one."""
+ROUND_PAUSE_S: Final = 1.0
+FILLED_FACTOR: Final = 3
+"""Bytes on disk for each byte of a snapshot while it is installed: the chunks, the rows, and the state tree over them."""
+_REQUEST_BYTES_MAX: Final = 256
+
+_log = structlog.get_logger("node.snapshots")
+
+
+class SnapshotServer:
+    """Answers peers from the snapshots that this node has.
+
+    Args:
+        files: The snapshots.
+        want: Told the lowest height that would help somebody for whom there is none here.
+    """
+
+    def __init__(self, files: SnapshotFiles, want: Callable[[int], None]) -> None:
+        self._files = files
+        self._want = want
+        self._reading = trio.CapacityLimiter(READS_MAX)
+
+    def register(self, network: Network) -> None:
+        """Answer the methods of this module on `network`."""
+        network.handle(SNAPSHOT_OFFER, self.offer)
+        network.handle(SNAPSHOT_CHUNK, self.chunk)
+
+    async def offer(self, peer: KeyId, payload: bytes) -> bytes:
+        """Return the newest manifest if it is high enough; otherwise let one be made."""
+        del peer
+        (height_min,) = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=1)
+        wanted = as_int(height_min, "height_min", 1)
+        newest: StoredSnapshot | None = self._files.newest
+        if newest is None or newest.height < wanted:
+            self._want(wanted)
+            return encode(None)
+        return encode(newest.manifest_raw)
+
+    async def chunk(self, peer: KeyId, payload: bytes) -> bytes:
+        """Return a chunk by its digest."""
+        del peer
+        (value,) = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=1)
+        digest = as_digest(value, "chunk digest")
+        return encode(await trio.to_thread.run_sync(self._files.chunk, digest, limiter=self._reading))
+
+
+@dataclass(frozen=True, slots=True)
+class FilledSnapshot:
+    """A verified snapshot in a database of its own, ready to take the place of the one in use."""
+
+    manifest: SnapshotManifest
+    database: Database
+    configuration: Configuration
+
+    @property
+    def height(self) -> int:
+        """The height of its state."""
+        return self.manifest.height
+
+    @property
+    def term(self) -> int:
+        """The term of its block."""
+        return self.manifest.header.term
+
+    @property
+    def block_hash(self) -> Digest:
+        """The hash of its block."""
+        return self.manifest.certificate.block_hash
+
+    @property
+    def certificate(self) -> CommitCertificate:
+        """The certificate of its block; verified."""
+        return self.manifest.certificate
+
+
+class SnapshotClient:
+    """Fetches snapshots for `store`; one at a time.
+
+    Args:
+        store: The store in use.
+        genesis: The founding document.
+        peers: Returns whom to ask.
+    """
+
+    def __init__(self, store: Store, genesis: Genesis, peers: Callable[[], Sequence[PeerLedger]]) -> None:
+        self._store = store
+        self._genesis = genesis
+        self._peers = peers
+        self._condemned: set[Digest] = set()
+
+    async def fetch(self, height_min: int) -> FilledSnapshot:
+        """Return a snapshot of a state at `height_min` or above, verified and in a new database; nothing in use has changed.
+
+        What was fetched before an interruption is used again.
+
+        Raises:
+            SnapshotUnavailableError: ``node.snapshot.none`` (no peer has one that holds), ``node.snapshot.no_space``,
+                ``node.snapshot.write_failed``.
+        """
+        failures: Counter[Digest] = Counter()
+        for number in range(ROUNDS):
+            if number:
+                await trio.sleep(ROUND_PAUSE_S)
+            manifest = await self._choose(height_min, failures)
+            if manifest is None:
+                continue
+            incoming = IncomingSnapshot(self._store.path, manifest)
+            try:
+                self._check_space(manifest)
+                await trio.to_thread.run_sync(incoming.begin)
+                if not await self._fetch_chunks(incoming):
+                    # Somebody may have it later, so what is here stays; but anything else that is offered comes first now.
+                    failures[manifest.snapshot_id] += 1
+                    continue
+                filled = await trio.to_thread.run_sync(_fill, self._store, self._genesis, incoming)
+            except RejectedError as error:
+                _log.warning("snapshot does not hold", height=manifest.height, code=error.code, message=error.message)
+                self._condemned.add(manifest.snapshot_id)
+                await trio.to_thread.run_sync(incoming.remove)
+                continue
+            if filled is not None:
+                return filled
+        raise SnapshotUnavailableError(
+            "node.snapshot.none",
+            f"no peer has given a snapshot at height {height_min} or above",
+            hint="see that a peer is reachable that is ahead of this node",
+        )
+
+    async def _choose(self, height_min: int, failures: Mapping[Digest, int]) -> SnapshotManifest | None:
+        """Return the manifest of the snapshot to fetch: one that was begun, otherwise the highest that a peer offers and that holds.
+
+        Those whose chunks could not be had so far come last.
+        """
+        begun = await trio.to_thread.run_sync(find_incoming, self._store.path)
+        if begun is not None and not failures.get(begun.snapshot_id) and self._is_good(begun, height_min):
+            return begun
+        offers = [] if begun is None else [begun]
+        for peer in self._peers():
+            try:
+                raw = await peer.snapshot_offer(height_min)
+                if raw is not None:
+                    offers.append(await trio.to_thread.run_sync(decode_manifest_untrusted, raw))
+            except (UnavailableError, RejectedError) as error:
+                _log.info("peer offers no snapshot", peer=peer.name, code=error.code)
+        for offer in sorted(offers, key=lambda each: (failures.get(each.snapshot_id, 0), -each.height)):
+            if self._is_good(offer, height_min):
+                return offer
+        return None
+
+    def _is_good(self, manifest: SnapshotManifest, height_min: int) -> bool:
+        if manifest.height < height_min or manifest.snapshot_id in self._condemned:
+            return False
+        try:
+            verify_manifest(manifest, self._genesis)
+        except RejectedError as error:
+            _log.warning("snapshot refused", height=manifest.height, code=error.code, message=error.message)
+            self._condemned.add(manifest.snapshot_id)
+            return False
+        return True
+
+    def _check_space(self, manifest: SnapshotManifest) -> None:
+        needed = FILLED_FACTOR * manifest.bytes_total + SPACE_RESERVE_BYTES
+        free = self._store.free_bytes()
+        if free < needed:
+            raise SnapshotUnavailableError(
+                "node.snapshot.no_space",
+                "the disk has no room for a snapshot",
+                hint="free space on the node's disk",
+                expected=f"{needed} bytes",
+                actual=f"{free} bytes",
+            )
+
+    async def _fetch_chunks(self, incoming: IncomingSnapshot) -> bool:
+        """Fetch what is missing; return whether everything is here. When it is not, no peer has given the rest."""
+        missing = await trio.to_thread.run_sync(incoming.missing)
+        count = len(incoming.manifest.chunk_digests)
+        _log.info("fetching a snapshot", height=incoming.manifest.height, chunks=count, missing=len(missing))
+        peers = list(self._peers())
+        for number in missing:
+            for peer in list(peers):
+                if await self._fetch_chunk(incoming, number, peer):
+                    break
+                # Whoever lacks one chunk has most likely another snapshot; the others are asked first from now on.
+                peers.remove(peer)
+                peers.append(peer)
+            else:
+                return False
+        return True
+
+    async def _fetch_chunk(self, incoming: IncomingSnapshot, number: int, peer: PeerLedger) -> bool:
+        digest = incoming.manifest.chunk_digests[number]
+        try:
+            data = await peer.snapshot_chunk(digest, SNAPSHOT_CHUNK_BYTES_MAX)
+        except (UnavailableError, RejectedError) as error:
+            _log.info("peer gives no chunk", peer=peer.name, chunk=number, code=error.code)
+            return False
+        return data is not None and await trio.to_thread.run_sync(incoming.put, number, data)
+
+
+def _fill(store: Store, genesis: Genesis, incoming: IncomingSnapshot) -> FilledSnapshot | None:
+    """Return the fetched snapshot in a new database; None when a chunk's file was damaged meanwhile. Blocking."""
+    manifest = incoming.manifest
+    try:
+        database = store.new_database()
+    except CorruptionError as error:
+        # A disk without room, most likely. The store in use has nothing to do with it.
+        raise SnapshotUnavailableError("node.snapshot.write_failed", error.message, hint=error.hint) from error
+    try:
+        installer = SnapshotInstaller(manifest, genesis, database)
+        for chunk in incoming.chunks():
+            if chunk is None:
+                database.close()
+                return None
+            _write(database, as_rows(installer.feed_untrusted(chunk)))
+        _write(database, as_rows(installer.finish()) | _log_rows(genesis, manifest))
+    except BaseException:
+        database.close()
+        raise
+    return FilledSnapshot(manifest, database, manifest.configuration.configuration)
+
+
+def _write(database: Database, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
+    try:
+        database.write(rows)
+    except DatabaseError as error:
+        raise SnapshotUnavailableError(
+            "node.snapshot.write_failed",
+            f"writing to {database.path} failed: {error}",
+            hint="check the disk and its free space",
+        ) from error
+
+
+def _log_rows(genesis: Genesis, manifest: SnapshotManifest) -> dict[tuple[int, bytes], bytes | None]:
+    """Return the rows that make the snapshot's block the end of the log, committed."""
+    header = manifest.header
+    block_hash = header.hash()
+    return {
+        (TABLE_LOG_TERM, height_key(0)): encode_log_term(0, genesis_block(genesis)[0].block_hash),
+        (TABLE_LOG_TERM, height_key(header.height)): encode_log_term(header.term, block_hash),
+        (TABLE_LOG_TIP, ONLY_KEY): encode_log_tip(header.height, block_hash, header.height, block_hash),
+    }
+
+
+async def install_snapshot(
+    replica: LedgerReplica, filled: FilledSnapshot, hard_state: HardState | None, writing: trio.CapacityLimiter
+) -> None:
+    """Let `replica` be at the snapshot's height, in one durable step; its log ends there.
+
+    The caller sees to it that nothing is being executed or written until this returns: a validator between two steps of its core, with no
+    work waiting, after `consensus.core.Replica.needs_snapshot` allowed it (`consensus.effects` rule 9); an observer between two batches.
+
+    Args:
+        replica: The replica over the store for which the snapshot was fetched.
+        filled: What `SnapshotClient.fetch` returned.
+        hard_state: A validator's, as it is on disk; it is kept, in a later term if the snapshot's block is of one. None for an observer.
+        writing: The one that admits the node's writing thread.
+
+    Raises:
+        StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        SnapshotUnavailableError: ``node.snapshot.write_failed``: nothing has changed.
+    """
+    await trio.to_thread.run_sync(_switch, replica.store.store, filled, hard_state, limiter=writing)
+    replica.restart()
+    await trio.to_thread.run_sync(IncomingSnapshot(replica.store.store.path, filled.manifest).remove)
+    _log.warning("began anew from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
+
+
+def _switch(store: Store, filled: FilledSnapshot, hard_state: HardState | None) -> None:
+    if hard_state is not None:
+        kept = hard_state_after_snapshot(hard_state, filled.term)
+        _write(filled.database, {(TABLE_HARD_STATE, ONLY_KEY): encode_hard_state(kept)})
+    store.switch(filled.database)
+
+
+def install_offline(store: Store, filled: FilledSnapshot) -> None:
+    """Let an observer's store that nobody uses begin at the snapshot's height, in one durable step. Blocking.
+
+    Raises:
+        StorageFailedError: ``node.storage.write_failed``.
+    """
+    _switch(store, filled, None)
+    IncomingSnapshot(store.path, filled.manifest).remove()
