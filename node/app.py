@@ -46,6 +46,7 @@ from node.patch_store import PatchStore
 from node.prepare import note_damage, open_store, prepare, read_genesis
 from node.replica import LedgerReplica
 from node.services import Services
+from node.snapshots import SnapshotClient
 from node.storage.block_store import BlockStore
 from node.storage.leveldb import Store, needs_repair
 from node.submission import Submitted, Submitter
@@ -118,9 +119,11 @@ class Node:
             on_consensus=self._on_consensus,
             on_link=self._on_link,
         )
-        SyncServer(self).register(self.network)
+        sync = SyncServer(self)
+        sync.register(self.network)
+        self.snapshots = SnapshotClient(store, genesis, self.peer_ledgers)
         if config.role == "host" or (config.peers and self._is_new()):
-            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics)
+            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots)
         else:
             self.validator = self._make_validator()
         self.submitter = Submitter(
@@ -133,7 +136,7 @@ class Node:
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
         self.genesis_block_raw = genesis_block(genesis)[0].raw
-        self.upkeep = Upkeep(self)
+        self.upkeep = Upkeep(self, sync)
 
     # -- life ------------------------------------------------------------------------------------------------------
 

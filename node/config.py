@@ -135,10 +135,21 @@ class NodeConfig(BaseSettings):
     """Bytes of transactions waiting for a block."""
     replica_age_max_ms: Annotated[int, Field(ge=1000)] = 60_000
     """The agent decides nothing on a replica whose last certified block is older than this."""
+    history: Annotated[str, Field(pattern=r"^(full|pruned:[1-9][0-9]{0,8})$")] = "full"
+    """`full` keeps every block; `pruned:N` keeps the last N and forgets older ones once a snapshot stands for them."""
+    snapshot_interval_blocks: Annotated[int, Field(ge=1, le=1_000_000_000)] = 10_000
+    """A node that prunes makes a snapshot of its state after at most so many blocks, and at least two for every N."""
+    bootstrap: Literal["replay", "snapshot"] = "replay"
+    """How a new node that follows comes to the present: by executing every block, or from a peer's certified snapshot."""
     scrub_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     """Rows of the store that are read in a second to find damage before it matters; 0 reads none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is logged."""
+
+    @property
+    def history_blocks(self) -> int | None:
+        """How many blocks are kept; None when all are."""
+        return None if self.history == "full" else int(self.history.removeprefix("pruned:"))
 
     @classmethod
     def settings_customise_sources(

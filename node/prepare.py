@@ -1,7 +1,7 @@
-"""What a start does before the node: repairing a store in which damage was found.
+"""What a start does before the node: repairing a store in which damage was found, or beginning a new one from a snapshot.
 
-The node itself needs a sound store. So the repair is a short life of its own before it: the store is opened, a small network asks peers for
-blocks, the store is made anew, everything is closed, and then the node starts as ever.
+The node itself needs a sound store. So this is a short life of its own before it: the store is opened, a small network asks peers for
+blocks or for a snapshot, the store is made, everything is closed, and then the node starts as ever.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from ledger.genesis import Genesis, decode_genesis_untrusted
+from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
+from ledger.keyspace import Table
 from ledger.state import StateView
 from node.config import Home, NodeConfig
-from node.errors import StorageError, find_leaves
+from node.errors import SnapshotUnavailableError, StorageError, find_leaves
 from node.keystore import load_key
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import Network
+from node.snapshots import SnapshotClient, install_offline
+from node.storage.block_store import read_first_height
 from node.storage.leveldb import Store, needs_repair
-from node.storage.rebuild import Rebuild
+from node.storage.rebuild import Rebuild, read_promises
+from node.storage.tables import ONLY_KEY, TABLE_LOG_ENTRY, TABLE_LOG_TIP
 from node.storage.verify import StoreFinding, verify_store
 from node.sync import PeerLedger
 from wire.errors import CorruptionError, RejectedError, UnavailableError
@@ -48,29 +52,40 @@ _log = structlog.get_logger("node.prepare")
 async def prepare(home: Home, config: NodeConfig) -> None:
     """Bring the store at `home` into a state in which the node can use it; most often there is nothing to do.
 
-    Raises:
-        CorruptionError: As for `repair_if_asked`.
-        RejectedError: Key, founding document or directory are refused.
-    """
-    if needs_repair(home.data):
-        await repair_if_asked(home, config, load_key(home.node_key), decode_genesis_untrusted(read_genesis(home)))
-
-
-async def repair_if_asked(home: Home, config: NodeConfig, key: PrivateKey, genesis: Genesis) -> None:
-    """Make the store at `home` anew if damage was found in it; otherwise do nothing.
+    A store in which damage was found is made anew. A new one begins from a peer's snapshot if the settings say so, unless this is a
+    founding validator: it was there from the first block on.
 
     Raises:
-        StorageError: It cannot be repaired; the message names the row that is lost.
+        StorageError: Damage that cannot be repaired; the message names the row that is lost.
         StorageFailedError: ``node.storage.write_failed``.
-        StorageRefusedError: ``node.storage.*``: the directory is not ours to open.
+        RejectedError: Key, founding document or directory are refused.
+        UnavailableError: ``node.snapshot.*``: a new node is to begin from a snapshot, and no peer gives one.
     """
-    if not needs_repair(home.data):
+    if not needs_repair(home.data) and config.bootstrap == "replay":
         return
+    key = load_key(home.node_key)
+    genesis = decode_genesis_untrusted(read_genesis(home))
     store = open_store(home, config, key, genesis)
     try:
-        await _repair(store, config, key, genesis)
+        if store.needs_repair:
+            await _repair(store, config, key, genesis)
+        if config.bootstrap == "snapshot" and _is_new(store) and genesis.validators.find(key.public_key.key_id) is None:
+            await _begin_from_snapshot(store, config, key, genesis)
     finally:
         store.close()
+
+
+def _is_new(store: Store) -> bool:
+    """Return whether the node has not a single block yet, not even the founding one."""
+    return store.get(TABLE_LOG_TIP, ONLY_KEY) is None
+
+
+async def _begin_from_snapshot(store: Store, config: NodeConfig, key: PrivateKey, genesis: Genesis) -> None:
+    _log.info("a snapshot is fetched to begin from", path=str(store.path))
+    async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
+        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(1)
+    await trio.to_thread.run_sync(install_offline, store, filled)
+    _log.info("begins from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
 
 
 def read_genesis(home: Home) -> bytes:
@@ -114,12 +129,50 @@ async def _repair(store: Store, config: NodeConfig, key: PrivateKey, genesis: Ge
         _log.error("damaged row", code=finding.code, message=finding.message)
     if findings:
         async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
-            rebuild = Rebuild(
-                store, genesis, votes=config.role == "validator", fetch=_Fetcher(peers).fetch, report=_report
-            )
-            height = await trio.to_thread.run_sync(rebuild.run)
+            height = await _make_anew(store, genesis, peers, votes=config.role == "validator")
         _log.warning("the store was made anew", findings=len(findings), height=height)
     await trio.to_thread.run_sync(store.repair_done)
+
+
+async def _make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger], *, votes: bool) -> int:
+    """Make the store anew from blocks, or from a snapshot where blocks are not kept any more; return its height."""
+    lost: StorageError | None = None
+    if not _is_pruned(store):
+        rebuild = Rebuild(store, genesis, votes=votes, fetch=_Fetcher(peers).fetch, report=_report)
+        try:
+            return await trio.to_thread.run_sync(rebuild.run)
+        except StorageError as error:
+            if error.details.get("table") not in (Table.BLOCK, TABLE_LOG_ENTRY):
+                raise
+            lost = error
+    promises = read_promises(store, genesis_block(genesis)[0].block_hash, votes=votes)
+    try:
+        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(max(1, promises.last_height))
+    except SnapshotUnavailableError as error:
+        raise lost or StorageError(
+            "node.storage.damaged",
+            f"the store is damaged, it does not hold the whole history, and no snapshot can be had: {error.message}",
+            hint=error.hint,
+        ) from error
+    if votes and filled.term < promises.last_term:
+        # What this node has acknowledged in a later term may count: it must not come back with less (docs/spec/consensus.md 6.3).
+        filled.database.close()
+        raise lost or StorageError(
+            "node.storage.damaged",
+            "the store is damaged, and the snapshot that peers have is of an earlier term than this node's log",
+            hint="start the node again when its peers have a later snapshot",
+            expected=f"term {promises.last_term}",
+            actual=f"term {filled.term}",
+        )
+    await trio.to_thread.run_sync(install_offline, store, filled, promises.hard_state)
+    return filled.height
+
+
+def _is_pruned(store: Store) -> bool:
+    try:
+        return read_first_height(store) > 1
+    except StorageError:
+        return False
 
 
 def _read_all(store: Store) -> list[StoreFinding]:
@@ -163,7 +216,7 @@ def _known_addresses(store: Store, config: NodeConfig, genesis: Genesis, own: Ke
     try:
         validators = [*StateView(store).configuration().nodes, *validators]
     except CorruptionError:
-        _log.warning("the validators are damaged too; the founding ones are asked")
+        _log.info("the validators cannot be read here; the founding ones are asked")
     for validator in validators:
         addresses.setdefault(validator.key_id, with_peer_id_untrusted(validator.address, validator.public_key.raw))
     addresses.pop(own, None)

@@ -161,6 +161,8 @@ class Services:
         with self._node.replica.view() as view:
             start = as_optional_integer(params, "from")
             top = view.height if start is None else min(start, view.height)
+            if top:
+                view.check_kept(top)
             return [
                 {**documents.header_document(block.header), "transactions": len(block.transactions)}
                 for height in range(top, max(-1, top - limit), -1)
@@ -490,6 +492,7 @@ def _block_height(view: StateView, params: Params) -> int:
 def _block(view: StateView, height: int) -> Block:
     block = view.block(height)
     if block is None:
+        view.check_kept(height)
         raise _not_found("block", str(height), view.height)
     return block
 

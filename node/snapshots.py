@@ -329,11 +329,17 @@ def _switch(store: Store, filled: FilledSnapshot, hard_state: HardState | None) 
     store.switch(filled.database)
 
 
-def install_offline(store: Store, filled: FilledSnapshot) -> None:
-    """Let an observer's store that nobody uses begin at the snapshot's height, in one durable step. Blocking.
+def install_offline(store: Store, filled: FilledSnapshot, hard_state: HardState | None = None) -> None:
+    """Let a store that nobody uses begin at the snapshot's height, in one durable step. Blocking.
+
+    Args:
+        store: The store for which the snapshot was fetched.
+        filled: What `SnapshotClient.fetch` returned.
+        hard_state: A validator's; see `install_snapshot`.
 
     Raises:
         StorageFailedError: ``node.storage.write_failed``.
+        SnapshotUnavailableError: ``node.snapshot.write_failed``: nothing has changed.
     """
-    _switch(store, filled, None)
+    _switch(store, filled, hard_state)
     IncomingSnapshot(store.path, filled.manifest).remove()

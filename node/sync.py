@@ -17,6 +17,7 @@ Source: docs/spec/network.md 5.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -46,6 +47,10 @@ LONG_POLL_MS_MAX: Final = 30_000
 """How long a question for blocks may stay open."""
 SUBMIT_BYTES_MAX: Final = 6 * 1024 * 1024
 """Bytes of transactions passed on at once."""
+FOLLOWER_LIVE_S: Final = 60.0
+"""Whoever has asked for blocks within this time follows us."""
+FOLLOWERS_MAX: Final = 1024
+"""Followers remembered; the one that has not asked for the longest time is forgotten."""
 REQUEST_TIMEOUT_S: Final = 10.0
 SENTENCE_BYTES_MAX: Final = 1024
 CODE_BYTES_MAX: Final = 128
@@ -72,6 +77,18 @@ class SyncServer:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._followers: OrderedDict[KeyId, tuple[int, float]] = OrderedDict()
+
+    def followers(self) -> dict[KeyId, int]:
+        """Return who has asked for blocks lately, and from which height on."""
+        since = trio.current_time() - FOLLOWER_LIVE_S
+        return {key_id: height for key_id, (height, asked) in self._followers.items() if asked >= since}
+
+    def _note_follower(self, peer: KeyId, height: int) -> None:
+        self._followers[peer] = (height, trio.current_time())
+        self._followers.move_to_end(peer)
+        if len(self._followers) > FOLLOWERS_MAX:
+            self._followers.popitem(last=False)
 
     def register(self, network: Network) -> None:
         """Answer the methods of this module on `network`."""
@@ -81,9 +98,9 @@ class SyncServer:
         network.handle(STATUS_GET, self._status)
 
     async def _blocks(self, peer: KeyId, payload: bytes) -> bytes:
-        del peer
         values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
         start = as_int(values[0], "from_height", 1)
+        self._note_follower(peer, start)
         bytes_max = min(as_int(values[1], "bytes_max", 1), BLOCKS_BYTES_MAX)
         wait_ms = min(as_int(values[2], "wait_ms"), LONG_POLL_MS_MAX)
         replica = self._node.replica

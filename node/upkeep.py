@@ -1,4 +1,4 @@
-"""What a node does for its store while it runs: reading every row again and again, and repairing what is damaged.
+"""What a node does for its store while it runs: repairing damage before it matters, making snapshots, forgetting what is not to be kept.
 
 Everything here is in the background and bounded; nothing here decides about blocks.
 """
@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.history import HistoryKeeper
 from node.scrub import Scrubber
+from node.snapshots import SnapshotServer
+from node.storage.snapshot_files import SnapshotFiles
+from node.sync import SyncServer
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -18,8 +22,18 @@ if TYPE_CHECKING:
 class Upkeep:
     """The background work of one node on its store."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, sync: SyncServer) -> None:
         self._node = node
+        self._sync = sync
+        self._files = SnapshotFiles(node.replica.store.store.path)
+        self.history = HistoryKeeper(
+            node.replica,
+            self._files,
+            keep_blocks=node.config.history_blocks,
+            interval_blocks=node.config.snapshot_interval_blocks,
+            followers=self._followers,
+        )
+        SnapshotServer(self._files, self.history.want).register(node.network)
         self.scrubber = Scrubber(
             node.replica.store,
             rows_per_s=node.config.scrub_rows_per_s,
@@ -38,13 +52,16 @@ class Upkeep:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.scrubber.run)
+            nursery.start_soon(self.history.run)
 
     def document(self) -> dict[str, Any]:
         """Return how the store is, for the status document."""
         status = self.scrubber.status
         blocks = self._node.replica.store
+        newest = self._files.newest
         return {
             "history_from": 0 if blocks.first_height == 1 else blocks.first_height,
+            "snapshot_height": None if newest is None else newest.height,
             "rows_scrubbed": status.rows,
             "scrub_passes": status.passes,
             "last_scrub_ms": status.last_pass_ms,
@@ -62,6 +79,15 @@ class Upkeep:
         metrics.scrub_damaged.set(status.damaged)
         metrics.scrub_repaired.set(status.repaired)
         metrics.scrub_waiting.set(status.waiting)
+
+    def _followers(self) -> dict[str, int]:
+        """Return the live followers and the next block that each needs: those that ask, and those whom this node as leader sends to."""
+        found = {key_id.hex()[:16]: height for key_id, height in self._sync.followers().items()}
+        if self._node.validator is not None:
+            for key_id, progress in self._node.validator.status.progress.items():
+                if progress.is_heard:
+                    found[key_id.hex()[:16]] = progress.match_height + 1
+        return found
 
     def _find_raw(self, height: int) -> bytes | None:
         if height == 0:

@@ -29,6 +29,8 @@ _CONFLICTS: Final = (
 
 def status_of(error: PatchwardenError) -> int:
     """Return the HTTP status that an error of ours is answered with."""
+    if error.code == "ledger.history.pruned":
+        return HTTPStatus.GONE  # It is not coming back here; another node may have it.
     if isinstance(error, UnavailableError):
         return HTTPStatus.SERVICE_UNAVAILABLE
     if not isinstance(error, RejectedError):

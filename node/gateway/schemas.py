@@ -93,6 +93,8 @@ class Storage(Answer):
 
     history_from: Height
     """The lowest height whose block and history are kept; 0 where everything is."""
+    snapshot_height: Height | None
+    """Height of the newest snapshot that this node serves."""
     rows_scrubbed: int
     """Rows read since the start, to find damage."""
     scrub_passes: int

@@ -27,6 +27,7 @@ from consensus.config import Stored
 from consensus.effects import HardState, Persist
 from consensus.messages import Entry
 from ledger.keyspace import HISTORY_KEY, Table, WriteSet, height_key, read_height
+from ledger.pruning import prune_blocks, prune_executed, sweep_history
 from node.errors import StorageError, StorageRefusedError
 from node.storage.checks import row_error
 from node.storage.database import Snapshot
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 _TERM_BYTES: Final = 8
 _ROW_BYTES_MAX: Final = 1024
 
+PRUNE_STEP_BLOCKS: Final = 64
+"""Blocks deleted in one write."""
 ENTRY_CACHE_BYTES: Final = 16 * 1024 * 1024
 """Blocks read again and again while several followers catch up."""
 
@@ -346,6 +349,43 @@ class BlockStore:
         """Answer no questions about blocks below `height` from now on, so that `prune_rows` may delete them. Never blocks."""
         assert height <= self._committed_height, "what is not committed is not pruned"
         self._first_height = max(self._first_height, height)
+
+    def prune_step(self, blocks_max: int) -> bool:
+        """Delete the oldest blocks below `first_height`, or what is left of them; return False when there is nothing left to delete.
+
+        Args:
+            blocks_max: Blocks in this step.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        """
+        with self._writing:
+            start = read_first_height(self.store)
+            rows = as_rows(prune_blocks(self, self._first_height, blocks_max))
+            stop = start if not rows else read_height(rows[Table.META, HISTORY_KEY] or b"")
+            # Of the height below the first one the log's term and hash stay: what the first block follows.
+            for height in range(max(1, start - 1), stop - 1):
+                rows[TABLE_LOG_TERM, height_key(height)] = None
+            rows |= as_rows(prune_executed(self, blocks_max))
+            if rows:
+                self.store.write(rows)
+            return bool(rows)
+
+    def sweep_step(self, cursor: bytes, rows_max: int) -> bytes | None:
+        """Delete entries of HISTORY about blocks that are gone; return where to go on, or None at the end of the table.
+
+        Args:
+            cursor: Empty to begin.
+            rows_max: Rows looked at in this step.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        """
+        writes, following = sweep_history(self, cursor, rows_max)
+        if writes:
+            with self._writing:
+                self.store.write(as_rows(writes))
+        return following
 
     def _check_log(self) -> None:
         """Raise unless every block from genesis to the tip has its row where it must be; reads keys of the uncommitted part only."""

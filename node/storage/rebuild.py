@@ -79,6 +79,60 @@ class _Lost:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What only this node knows: how far its log reached, and how it has voted."""
+
+    last_height: int
+    last_hash: Digest
+    committed_height: int
+    committed_hash: Digest
+    hard_state: HardState | None
+    """None for a node that does not vote."""
+    last_term: int
+    """Of the last block of the log; at most that of `hard_state` if the row is lost."""
+
+
+def read_promises(store: Store, genesis_hash: Digest, *, votes: bool) -> Promises:
+    """Return what a damaged store still says about this node's own promises.
+
+    Args:
+        store: The damaged store.
+        genesis_hash: Hash of block 0: where a node begins again that has promised nothing.
+        votes: Whether this node's votes and acknowledgements count.
+
+    Raises:
+        StorageError: ``node.storage.missing_row``: a validator's row is lost that nobody can make anew.
+    """
+    row = _read(store, TABLE_LOG_TIP, ONLY_KEY)
+    if row is None and votes:
+        raise row_error(
+            "node.storage.missing_row", TABLE_LOG_TIP, ONLY_KEY, "is lost: nobody knows how far this log reached"
+        )
+    # Whoever does not vote has promised nothing, and begins again.
+    last, last_hash, committed, committed_hash = (
+        (0, genesis_hash, 0, genesis_hash) if row is None else decode_log_tip(row)
+    )
+    row = _read(store, TABLE_HARD_STATE, ONLY_KEY)
+    if row is None and votes:
+        # It may never have voted; but in a damaged store a row that is not there proves nothing.
+        raise row_error(
+            "node.storage.missing_row", TABLE_HARD_STATE, ONLY_KEY, "is lost: nobody knows how this node has voted"
+        )
+    hard_state = None if row is None else decode_hard_state(row)
+    row = _read(store, TABLE_LOG_TERM, height_key(last))
+    last_term = decode_log_term(row)[0] if row is not None else 0 if hard_state is None else hard_state.term
+    return Promises(last, last_hash, committed, committed_hash, hard_state, last_term)
+
+
+def _read(store: Store, table: int, key: bytes) -> bytes | None:
+    """Return the row if anything of it can be read."""
+    try:
+        return store.get(table, key)
+    except StorageError:
+        return store.salvage(table, key)
+
+
 class Rebuild:
     """Makes the store of one node anew; use it once. Blocking: call `run` in a thread.
 
@@ -113,8 +167,8 @@ class Rebuild:
                 ``node.storage.damaged``: the blocks do not lead to the hash that this node committed.
             StorageFailedError: ``node.storage.write_failed``.
         """
-        last, last_hash, committed, committed_hash = self._read_tip()
-        hard_state = self._read_hard_state()
+        promises = read_promises(self._store, self._genesis_block.block_hash, votes=self._votes)
+        committed, committed_hash = promises.committed_height, promises.committed_hash
         new = _Filling(self._store.new_database())
         try:
             new.put(self._genesis_writes)
@@ -128,10 +182,11 @@ class Rebuild:
                     expected=committed_hash,
                     actual=StateView(new).tip.block_hash,
                 )
-            last, last_hash, term = self._copy_tail(new, committed, last, last_hash)
+            last, last_hash, term = self._copy_tail(new, promises)
             new.rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(last, last_hash, committed, committed_hash)
-            if hard_state is not None:
-                new.rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(hard_state_after_snapshot(hard_state, term))
+            if promises.hard_state is not None:
+                kept = hard_state_after_snapshot(promises.hard_state, term)
+                new.rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(kept)
             new.flush()
             self._store.switch(new.database)
         except BaseException:
@@ -139,43 +194,13 @@ class Rebuild:
             raise
         return committed
 
-    # What only this node knows
-
-    def _read_tip(self) -> tuple[int, Digest, int, Digest]:
-        row = self._read(TABLE_LOG_TIP, ONLY_KEY)
-        if row is not None:
-            return decode_log_tip(row)
-        if self._votes:
-            raise row_error(
-                "node.storage.missing_row", TABLE_LOG_TIP, ONLY_KEY, "is lost: nobody knows how far this log reached"
-            )
-        # Whoever does not vote has promised nothing, and begins again.
-        genesis_hash = self._genesis_block.block_hash
-        return 0, genesis_hash, 0, genesis_hash
-
-    def _read_hard_state(self) -> HardState | None:
-        row = self._read(TABLE_HARD_STATE, ONLY_KEY)
-        if row is not None:
-            return decode_hard_state(row)
-        if self._votes:
-            # It may never have voted; but in a damaged store a row that is not there proves nothing.
-            raise row_error(
-                "node.storage.missing_row", TABLE_HARD_STATE, ONLY_KEY, "is lost: nobody knows how this node has voted"
-            )
-        return None
-
-    def _read(self, table: int, key: bytes) -> bytes | None:
-        """Return the row if anything of it can be read."""
-        try:
-            return self._store.get(table, key)
-        except StorageError:
-            return self._store.salvage(table, key)
-
     # Committed blocks
 
     def _replay(self, new: _Filling, committed: int) -> None:
         for height in range(1, committed + 1):
-            raw = self._read(Table.BLOCK, height_key(height)) or self._read(TABLE_LOG_ENTRY, height_key(height))
+            raw = _read(self._store, Table.BLOCK, height_key(height)) or _read(
+                self._store, TABLE_LOG_ENTRY, height_key(height)
+            )
             executed = None if raw is None else _execute(new, raw)
             if executed is None:
                 executed = self._fetch_committed(new, height)
@@ -183,7 +208,7 @@ class Rebuild:
             new.rows[TABLE_LOG_TERM, height_key(height)] = encode_log_term(
                 executed.block.header.term, executed.block_hash
             )
-            certificate = self._read(Table.CERTIFICATE, height_key(height))
+            certificate = _read(self._store, Table.CERTIFICATE, height_key(height))
             if certificate is not None:
                 new.rows[Table.CERTIFICATE, height_key(height)] = certificate
             if new.flush_if_large():
@@ -199,16 +224,17 @@ class Rebuild:
 
     # The tail
 
-    def _copy_tail(self, new: _Filling, committed: int, last: int, last_hash: Digest) -> tuple[int, Digest, int]:
+    def _copy_tail(self, new: _Filling, promises: Promises) -> tuple[int, Digest, int]:
         """Take over the blocks above the committed one; return height, hash and term of the last.
 
         They are executed, to be sure of them, and not kept executed: that is for the node to do when it starts.
         """
         reader: Overlay | _Filling = new
         tip = StateView(new).tip
-        for height in range(committed + 1, last + 1):
-            expected = last_hash if height == last else self._expected_hash(height)
-            raw = self._read(TABLE_LOG_ENTRY, height_key(height))
+        last = promises.last_height
+        for height in range(promises.committed_height + 1, last + 1):
+            expected = promises.last_hash if height == last else self._expected_hash(height)
+            raw = _read(self._store, TABLE_LOG_ENTRY, height_key(height))
             executed = None if raw is None else _execute(reader, raw)
             superseded = False
             if executed is None or (expected is not None and executed.block_hash != expected):
@@ -239,14 +265,14 @@ class Rebuild:
         raise _Lost(TABLE_LOG_ENTRY, height).error()
 
     def _expected_hash(self, height: int) -> Digest | None:
-        row = self._read(TABLE_LOG_TERM, height_key(height))
+        row = _read(self._store, TABLE_LOG_TERM, height_key(height))
         if row is not None:
             return decode_log_term(row)[1]
-        row = self._read(Table.HEADER, height_key(height))
+        row = _read(self._store, Table.HEADER, height_key(height))
         if row is not None:
             return decode_header_untrusted(row).hash()
         for table in (Table.BLOCK, TABLE_LOG_ENTRY):
-            row = self._read(table, height_key(height + 1))
+            row = _read(self._store, table, height_key(height + 1))
             if row is not None:
                 return decode_block_untrusted(row).header.previous_hash
         return None
