@@ -175,7 +175,7 @@ class Execution:
             )
         if not verified:
             _check_signature(transaction, key, "the validator")
-        return settle_validators(self._draft, self._template.height, body)
+        return settle_validators(self._draft, self._template.height, self._template.term, body)
 
     def execute(self, transaction: Transaction, *, verified: bool) -> None:
         """Execute the transaction, or refuse it and change nothing.

@@ -45,17 +45,18 @@ def change_validators(view: StateView, context: Context, action: ValidatorAction
     return Effects(_records(configuration, changed, context.height), subjects)
 
 
-def settle_validators(view: StateView, height: int, body: ValidatorSettle) -> Effects:
+def settle_validators(view: StateView, height: int, term: int, body: ValidatorSettle) -> Effects:
     """Return the plain configuration that ends the change under way. The signer has a vote in the joint one.
 
     Args:
         view: What the ledger knows.
         height: Of the block in which this is executed.
+        term: Of that block.
         body: What a validator says.
 
     Raises:
-        RejectedError: ``ledger.validator.not_joint``, ``ledger.validator.wrong_chain``, ``ledger.proof.validators`` (a header of another
-            configuration), ``ledger.proof.certificate``, ``wire.certificate.*``.
+        RejectedError: ``ledger.validator.not_joint``, ``ledger.validator.wrong_chain``, ``ledger.validator.later_term``,
+            ``ledger.proof.validators`` (a header of another configuration), ``ledger.proof.certificate``, ``wire.certificate.*``.
     """
     configuration = view.configuration()
     if not configuration.is_joint:
@@ -63,6 +64,11 @@ def settle_validators(view: StateView, height: int, body: ValidatorSettle) -> Ef
     chain_id = view.chain_id
     if body.header.chain_id != chain_id:
         raise refuse("validator.wrong_chain", "the header is of another network", chain_id, body.header.chain_id)
+    if body.header.term > term:
+        # What a leader knows to be certified is of its own term or before (docs/spec/consensus.md 8.2 rests on it).
+        raise refuse(
+            "validator.later_term", "the header is of a later term than this block", f"at most {term}", body.header.term
+        )
     # A joint configuration never comes back, because it brings a key that is new or takes one away for ever: a header that names it is of
     # this change.
     verify_block_certificate(body.certificate, body.header, configuration)

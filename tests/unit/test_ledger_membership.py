@@ -318,6 +318,7 @@ def test_what_ends_no_change_is_refused(chain: Chain) -> None:
     foreign = replace(good.header, chain_id="other-net")
     for wrong, code in (
         (replace(good, header=foreign), "ledger.validator.wrong_chain"),
+        (replace(good, header=replace(good.header, term=good.header.term + 1)), "ledger.validator.later_term"),
         (body, "ledger.proof.validators"),
         (replace(good, certificate=body.certificate), "ledger.proof.certificate"),
         (replace(good, header=replace(good.header, time_ms=1)), "ledger.proof.certificate"),
