@@ -1,6 +1,6 @@
 """Leading: proposing, counting signed acknowledgements, certifying, keeping the followers' timers quiet, handing over.
 
-Source: Raft 5.3, 5.4.2, 6; thesis 3.10, 4, 6.2 (CheckQuorum), 6.4; docs/spec/consensus.md 5 to 10.
+Source: Raft 5.3, 5.4.2, 6; thesis 3.10, 4, 6.2 (CheckQuorum), 6.4; docs/spec/consensus.md 5 to 11.
 """
 
 from __future__ import annotations

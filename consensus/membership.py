@@ -4,7 +4,7 @@ A `Configuration` is what one block's ledger state says about the validators. Wh
 nothing is decided without a majority of each (Raft 6). `Configurations` knows which one rules at which height of the log, also when blocks
 are truncated. Nothing else in this package counts members.
 
-Source: docs/spec/consensus.md 3.
+Source: docs/spec/consensus.md 3 and 9.
 """
 
 from __future__ import annotations

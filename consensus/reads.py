@@ -7,7 +7,7 @@ older answer can be taken for one. Requests that come while a round is under way
 
 There are no lease reads. A lease is a promise about time, and ticks do not pass while a process is stopped or a clock jumps.
 
-Source: docs/spec/consensus.md 9.
+Source: docs/spec/consensus.md 11.
 """
 
 from __future__ import annotations

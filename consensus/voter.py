@@ -2,7 +2,7 @@
 
 Whether this node believes to be a voter does not matter here. A candidate asks those whom its own configuration counts, and may know of a
 change that has not come here yet; without the vote of a learner that was promoted meanwhile a network could stand still. Who counts a
-vote looks at its configuration, so nobody's vote counts who has none (docs/spec/consensus.md 4.7).
+vote looks at its configuration, so nobody's vote counts who has none (docs/spec/consensus.md 4.8).
 
 Source: Raft 5.4.1, 9.6; docs/spec/consensus.md 4.
 """
