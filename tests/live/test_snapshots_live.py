@@ -1,0 +1,126 @@
+"""Pruned history and snapshots under real processes: new hosts begin from a snapshot, slow ones converge, killed ones go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ledger import bodies
+from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+KEPT = 20
+SEED = 20261122
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    settings: dict[str, object] = {"history": f"pruned:{KEPT}", "idle_block_interval_ms": 400}
+    with running_cluster(tmp_path_factory.mktemp("net"), validators=3, settings=settings) as cluster:
+        for name in ("web1@acme", "web2@acme", "web3@acme", "web4@acme"):
+            cluster.register(name, "host")
+        yield cluster
+
+
+def advance(cluster: Cluster, blocks: int) -> None:
+    """Let the chain grow by at least so many blocks."""
+    begin = cluster.leader().status(cluster.client)["height"]
+    while cluster.leader().status(cluster.client)["height"] < begin + blocks:
+        report = bodies.HostReport("inventory", "app", os.urandom(100))
+        (result,) = cluster.submit([cluster.sign(report, "web1@acme")])
+        assert result["status"] == "committed"
+
+
+def history_from(cluster: Cluster, node: NodeProcess) -> int:
+    return int(node.status(cluster.client)["storage"]["history_from"])
+
+
+def wait_pruned(cluster: Cluster, beyond: int) -> None:
+    for node in cluster.validators:
+        cluster.wait_for(lambda node=node: history_from(cluster, node) > beyond, f"{node.name} has pruned", node)  # type: ignore[misc]
+
+
+def configure(node: NodeProcess, **settings: object) -> None:
+    with (node.home / "config.toml").open("a", encoding="utf-8") as file:
+        file.writelines(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+
+
+def test_validators_prune_and_say_so_when_asked_for_what_is_gone(cluster: Cluster) -> None:
+    advance(cluster, 3 * KEPT)
+    wait_pruned(cluster, 1)
+    for node in cluster.validators:
+        response = cluster.client.get(f"{node.rpc}/v1/blocks/1")
+        assert response.status_code == 410
+        assert response.json()["code"] == "ledger.history.pruned"
+        storage = node.status(cluster.client)["storage"]
+        assert storage["snapshot_height"] + 1 >= storage["history_from"]
+        assert cluster.client.get(f"{node.rpc}/v1/blocks/{storage['history_from'] + 2}").status_code == 200
+        assert cluster.client.get(f"{node.rpc}/v1/blocks/0").status_code == 200
+
+
+def test_a_new_host_begins_from_a_snapshot(cluster: Cluster) -> None:
+    host = cluster.add_host("web2@acme")
+    configure(host, bootstrap="snapshot")
+    cluster.start([host])
+    assert "begins from a snapshot" in host.log()
+    assert history_from(cluster, host) > 1
+    cluster.wait_equal([*cluster.validators, host])
+    advance(cluster, 3)
+    cluster.wait_equal([*cluster.validators, host])
+    assert host.stop() == 0
+    cluster.start([host])
+    cluster.wait_equal([*cluster.validators, host])
+
+
+def test_a_new_host_that_wants_all_blocks_takes_a_snapshot_when_nobody_has_them(cluster: Cluster) -> None:
+    host = cluster.add_host("web3@acme")
+    cluster.start([host])
+    cluster.wait_for(lambda: history_from(cluster, host) > 1, "the host has begun anew", host)
+    assert "began anew from a snapshot" in host.log()
+    cluster.wait_equal([*cluster.validators, host])
+
+
+def test_a_host_slower_than_pruning_converges(cluster: Cluster) -> None:
+    host = next(host for host in cluster.hosts if host.name == "web3")
+    before = host.status(cluster.client)["height"]
+    host.signal(signal.SIGSTOP)
+    advance(cluster, 3 * KEPT)
+    # It is no live follower any more after a while, and beyond twice the kept history nobody waits for it anyway.
+    wait_pruned(cluster, before + 1)
+    host.signal(signal.SIGCONT)
+    cluster.wait_for(lambda: history_from(cluster, host) > before, "the host has begun anew", host, timeout_s=90)
+    cluster.wait_equal([*cluster.validators, host])
+
+
+def test_a_host_killed_at_any_moment_of_its_beginning_goes_on(cluster: Cluster) -> None:
+    chance = random.Random(SEED)
+    host = cluster.add_host("web4@acme")
+    configure(host, bootstrap="snapshot")
+    for _ in range(6):
+        host.start()
+        time.sleep(chance.uniform(0.3, 2.5))
+        host.kill()
+        if chance.random() < 0.3:
+            shutil.rmtree(host.home / "data", ignore_errors=True)
+    cluster.start([host])
+    assert history_from(cluster, host) > 1
+    cluster.wait_equal([*cluster.validators, host])
+
+
+def test_a_pruned_validator_comes_back_and_agrees(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    node = next(node for node in cluster.validators[1:] if node is not leader)
+    first = history_from(cluster, node)
+    node.kill()
+    advance(cluster, 5)
+    cluster.start([node])
+    assert history_from(cluster, node) >= first
+    cluster.wait_equal(cluster.validators)
