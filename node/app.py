@@ -38,6 +38,7 @@ from node.config import Home, NodeConfig
 from node.errors import StorageError
 from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
+from node.machine import spare_collector
 from node.membership import known_nodes
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import LinkChange, Network
@@ -576,7 +577,9 @@ async def run_node(home: Home, config: NodeConfig) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)
-            await node.run()
+            async with trio.open_nursery() as running:
+                await running.start(node.run)
+                spare_collector()
             nursery.cancel_scope.cancel()
     except BaseException as error:
         node.note_damage(error)
