@@ -46,7 +46,7 @@ from consensus.messages import Append, Entry, decode_message_untrusted, encode_m
 from ledger.limits import NONCE_BYTES
 from ledger.mempool import Mempool
 from ledger.settlement import find_settlement
-from ledger.transaction import build_transaction
+from ledger.transaction import Transaction, build_transaction
 from ledger.transition import Executed, build_block
 from node.config import NodeConfig
 from node.membership import changed_configuration, committed_configuration, may_change_configuration
@@ -80,6 +80,7 @@ EXPIRE_BLOCKS: Final = 64
 
 Send = Callable[[KeyId, bytes], bool]
 
+_CONFIGURATION_UNREADY: Final = "consensus.configuration_unready"
 _WRONG_HEIGHT: Final = "ledger.block.wrong_height"
 _WRONG_PREVIOUS: Final = "ledger.block.wrong_previous"
 
@@ -388,12 +389,21 @@ class Validator:
         in_flight = status.last_height - status.commit_height
         if election is None and not self._is_block_due(in_flight):
             return
-        tip = self._replica.chain.tip()
-        parent_time_ms = self._replica.chain.tip_time_ms
         candidates = self._mempool.take(count_max=self._config.block_transactions_max)
+        without_changes = tuple(each for each in candidates if not may_change_configuration(each))
         if not status.can_change_configuration:
             # They wait in the mempool for the change under way, or for this leader's first commit.
-            candidates = tuple(each for each in candidates if not may_change_configuration(each))
+            candidates = without_changes
+        refusal = self._build_and_propose(status, candidates)
+        if refusal is not None and refusal.code == _CONFIGURATION_UNREADY:
+            # Those who are up could not finish the change: it waits, and everything else goes on.
+            self._build_and_propose(status, without_changes)
+
+    def _build_and_propose(self, status: Status, candidates: Sequence[Transaction]) -> ProposalRefusedError | None:
+        """Propose a block of these upon the last one, unless there is nothing to certify; return why the core refused it, if it did."""
+        election = self._election
+        tip = self._replica.chain.tip()
+        parent_time_ms = self._replica.chain.tip_time_ms
         built = build_block(
             tip,
             candidates,
@@ -408,17 +418,19 @@ class Validator:
             _log.info("transaction refused while building", tx_id=transaction.tx_id.hex(), code=error.code)
         block = built.block
         entry = Entry(term=status.term, height=block.header.height, block_hash=block.block_hash, data=block.raw)
-        if election is None and not block.transactions and in_flight == 0 and not self._is_idle_block_due():
-            return  # Everything that waited was refused; there is nothing to certify.
+        is_idle = status.last_height == status.commit_height
+        if election is None and not block.transactions and is_idle and not self._is_idle_block_due():
+            return None  # Everything that waited was refused; there is nothing to certify.
         try:
             effects = self._core.step(Propose(entry, changed_configuration(built.executed)))
-        except ProposalRefusedError:
-            return  # The window closed meanwhile; the transactions are still in the mempool.
+        except ProposalRefusedError as error:
+            return error  # The window closed meanwhile, or the like; the transactions are still in the mempool.
         self._election = None
         self._metrics.proposals.inc()
         self._replica.chain.push(built.executed)
         self._mempool.remove(built.executed.tx_ids)
         self._perform(effects)
+        return None
 
     def _is_block_due(self, in_flight: int) -> bool:
         waiting = len(self._mempool)
