@@ -129,12 +129,12 @@ async def _repair(store: Store, config: NodeConfig, key: PrivateKey, genesis: Ge
         _log.error("damaged row", code=finding.code, message=finding.message)
     if findings:
         async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
-            height = await _make_anew(store, genesis, peers, votes=config.role == "validator")
+            height = await make_anew(store, genesis, peers, votes=config.role == "validator")
         _log.warning("the store was made anew", findings=len(findings), height=height)
     await trio.to_thread.run_sync(store.repair_done)
 
 
-async def _make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger], *, votes: bool) -> int:
+async def make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger], *, votes: bool) -> int:
     """Make the store anew from blocks, or from a snapshot where blocks are not kept any more; return its height."""
     lost: StorageError | None = None
     if not _is_pruned(store):
