@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp-setup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench faults format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +68,9 @@ coverage: setup ## branch coverage of the pure packages; fails under the thresho
 
 bench: setup ## measure
 	@$(BIN)/python -m tests.bench
+
+faults: setup ## hurt real nodes in network namespaces under load, as root; FAULTS="--minutes 30 --seed 7" says how
+	@$(BIN)/python -m tests.faults $(FAULTS) || { code=$$?; [ $$code -eq 77 ] || exit $$code; }
 
 format: setup ## rewrite the code as ruff would
 	@$(BIN)/ruff check --fix .
