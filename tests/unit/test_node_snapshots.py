@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from consensus.effects import HardState
+from consensus.config import Config
+from consensus.core import Replica
+from consensus.effects import HardState, InstalledSnapshot, Persist
+from consensus.messages import Entry
 from ledger import bodies
 from ledger.errors import HistoryPrunedError, NotYetAvailableError
 from ledger.genesis import genesis_block
 from ledger.keyspace import Table, height_key
 from ledger.snapshot import decode_manifest_untrusted
 from node.errors import SnapshotUnavailableError
+from node.membership import core_configuration
 from node.observer import Observer
 from node.replica import LedgerReplica
 from node.snapshots import SnapshotClient, SnapshotServer, install_offline, install_snapshot
@@ -286,6 +290,50 @@ async def test_a_validator_keeps_its_vote_and_never_has_a_log_ahead_of_its_term(
         assert filled.configuration == chain.view.configuration()
     with open_replica(tmp_path / "data", chain.genesis) as replica:
         assert replica.store.load().hard_state == after
+
+
+async def test_the_consensus_core_goes_on_from_an_installed_snapshot(
+    tmp_path: Path, chain: Chain, files: SnapshotFiles
+) -> None:
+    """What the validator's driver does: ask the core, install between two of its steps, tell the core (`consensus.effects` rule 9)."""
+    key = node_key(1)
+    with open_replica(tmp_path / "data", chain.genesis) as replica:
+        # A block of an earlier term, acknowledged and never committed.
+        behind = chain.blocks[1]
+        entry = Entry(behind.header.term, 1, behind.block_hash, behind.raw)
+        replica.store.persist(Persist(HardState(1, None), None, (entry,)))
+        executed = await replica.execute_untrusted(behind.raw, block_hash=None, now_ms=None)
+        assert replica.chain.tip_height == executed.height == 1
+        stored = replica.store.load()
+        config = Config(
+            chain_id=chain.genesis.chain_id,
+            node_id=key.public_key.key_id,
+            key=key,
+            validators=tuple(chain.view.validators().public_keys.values()),
+        )
+        core = Replica(config, stored, replica.store, lambda _: 0)
+        filled = await client_of(replica.store.store, chain, FakePeer("peer", files)).fetch(2)
+        assert core.needs_snapshot(filled.height, filled.term, filled.block_hash)
+        assert not core.needs_snapshot(1, behind.header.term, behind.block_hash)
+        await install_snapshot(replica, filled, stored.hard_state, trio.CapacityLimiter(1))
+        core.step(
+            InstalledSnapshot(
+                filled.height,
+                filled.term,
+                filled.block_hash,
+                core_configuration(filled.configuration),
+                filled.certificate,
+            )
+        )
+        status = core.status
+        assert (status.commit_height, status.last_height, status.last_hash) == (
+            filled.height,
+            filled.height,
+            filled.block_hash,
+        )
+        assert status.term == filled.term
+        assert replica.chain.tip_height == filled.height, "what was executed above the old tip is forgotten"
+        assert replica.store.load().hard_state == HardState(filled.term, None)
 
 
 async def test_a_peer_without_a_snapshot_that_is_high_enough_is_told_so(
