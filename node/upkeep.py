@@ -1,15 +1,17 @@
-"""What a node does for its store while it runs: repairing damage before it matters, making snapshots, forgetting what is not to be kept.
+"""What a node does for its store while it runs: repair damage, make snapshots, forget what is not kept, lead only while there is room.
 
 Everything here is in the background and bounded; nothing here decides about blocks.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from node.history import HistoryKeeper
+from node.room import lead_only_with_room
 from node.scrub import Scrubber
 from node.snapshots import SnapshotServer
 from node.storage.snapshot_files import SnapshotFiles
@@ -53,6 +55,16 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.scrubber.run)
             nursery.start_soon(self.history.run)
+            if (validator := self._node.validator) is not None:
+                nursery.start_soon(
+                    partial(
+                        lead_only_with_room,
+                        is_leader=lambda: validator.is_leader,
+                        has_space=self._node.replica.store.store.has_space,
+                        hand_over=validator.transfer_leadership,
+                        sleep=self._node.replica.machine.sleep,
+                    )
+                )
 
     def document(self) -> dict[str, Any]:
         """Return how the store is, for the status document."""
