@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
+from structlog.testing import capture_logs
 
 from consensus.effects import HardState, Persist
 from consensus.messages import Entry
@@ -161,20 +162,18 @@ async def test_nothing_is_pruned_before_a_snapshot_is_whole(replica: LedgerRepli
     assert heights_of(replica, Table.BLOCK) == list(range(HEIGHT + 1))
 
 
-async def test_a_live_follower_is_waited_for_and_the_log_says_so(
-    replica: LedgerReplica, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await keep(replica, keep_blocks=20, followers={"slow": 30, "quick": HEIGHT + 1})
+async def test_a_live_follower_is_waited_for_and_the_log_says_so(replica: LedgerReplica) -> None:
+    with capture_logs() as log:
+        await keep(replica, keep_blocks=20, followers={"slow": 30, "quick": HEIGHT + 1})
     assert_kept_from(replica, 30)
-    assert "history is kept longer for a slow follower" in capsys.readouterr().out
+    assert "history is kept longer for a slow follower" in [line["event"] for line in log]
 
 
-async def test_a_follower_that_is_too_slow_is_left_behind_and_the_log_says_so(
-    replica: LedgerReplica, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await keep(replica, keep_blocks=20, followers={"slow": 3})
+async def test_a_follower_that_is_too_slow_is_left_behind_and_the_log_says_so(replica: LedgerReplica) -> None:
+    with capture_logs() as log:
+        await keep(replica, keep_blocks=20, followers={"slow": 3})
     assert_kept_from(replica, HEIGHT - 2 * 20 + 1)
-    assert "a follower is too slow and will need a snapshot" in capsys.readouterr().out
+    assert "a follower is too slow and will need a snapshot" in [line["event"] for line in log]
 
 
 async def test_pruning_that_was_interrupted_is_finished_by_the_next_run(replica: LedgerReplica) -> None:
