@@ -22,6 +22,7 @@ from node.submission import Submitted
 from tests.sim.errors import ViolationError
 from tests.sim.linearizability import NEVER, Action, Answer, Call, is_linearizable
 from tests.sim.oracle import demand
+from tests.sim.timing import LINEARIZABLE_TIMEOUT_S
 from tests.testkit.ledger import administrator_of, key_of
 from wire.errors import RejectedError, UnavailableError
 
@@ -41,8 +42,6 @@ LONGEST_CALL_S = max(TIMEOUTS_MS) / 1000 + PATIENCE_S
 """A client whose node died waits so long before it asks another one."""
 EXPIRES_SOON_BLOCKS = 3
 EXPIRES_LATE_BLOCKS = 50_000
-ARE_REFUSALS_READS = False
-"""Whether a refusal must be as fresh as a linearizable read."""
 REFUSALS = {
     (Action.CREATE, "ledger.identity.exists"): Answer.EXISTS,
     (Action.WRITE, "ledger.identity.not_found"): Answer.MISSING,
@@ -74,7 +73,7 @@ class Clients:
         self._idle = trio.Event()
         self.open: dict[str, Open] = {}
         self._calls: dict[str, list[Call]] = {}
-        self._refused: dict[bytes, str] = {}
+        self._refused: dict[bytes, tuple[Open, str]] = {}
         self._acknowledged: dict[bytes, int] = {}
         self._seen_by: dict[int, int] = {}
         """For each node the greatest height at which it has acknowledged or shown something."""
@@ -112,8 +111,11 @@ class Clients:
         await trio.sleep(rng.uniform(0, 1.0))
         while not self._world.are_faults_over:
             number += 1
-            if rng.random() < 0.25:
+            kind = rng.random()
+            if kind < 0.15:
                 await self._look(name, rng)
+            elif kind < 0.35:
+                await self._read(name, rng)
             else:
                 await self._change(name, rng, number)
             await trio.sleep(rng.choice((0.0, 0.005, 0.05, 0.3)))
@@ -169,6 +171,26 @@ class Clients:
             height >= floor, "read.old", f"{node.name} shows height {height} after it acknowledged or showed {floor}"
         )
         self._seen_by[node.index] = max(height, self._seen_by.get(node.index, 0))
+
+    async def _read(self, name: str, rng: Random) -> None:
+        """Read what is committed, not what one node has."""
+        node = rng.choice(self._world.nodes)
+        key = f"host{rng.randrange(self._world.plan.identities)}-all@{ORGANISATION}"
+        answers: list[str | None] = []
+
+        async def read(process: Process) -> None:
+            await process.wait_linearizable()
+            record = process.replica.latest_view().identity(key)
+            answers.append(None if record is None else record.roles[0])
+
+        began = self._moment()
+        try:
+            await self._call(node, read, LINEARIZABLE_TIMEOUT_S + PATIENCE_S, rng)
+        except UnavailableError:
+            return
+        self.counts["reads"] += 1
+        self._world.trace.note(name, f"reads {key} = {answers[0]} through {node.name}")
+        self._calls.setdefault(key, []).append(Call(Action.READ, answers[0], began, self._moment(), Answer.DONE))
 
     async def _probe(self, node: SimNode) -> None:
         rng = Random(f"probe {self._world.plan.seed} {node.index}")
@@ -290,11 +312,10 @@ class Clients:
             # Not now: the mempool is full. Nothing is known, and this client gives up.
             self._note(call, Answer.UNKNOWN)
             return
-        self._refused[call.transaction.tx_id] = code
+        self._refused[call.transaction.tx_id] = call, code
         answer = REFUSALS.get((call.action, code))
         if answer is not None:
-            if ARE_REFUSALS_READS:
-                self._note(call, answer)
+            self._note(call, answer)
         else:
             demand(
                 code == "ledger.tx.expired",
@@ -322,12 +343,16 @@ class Clients:
                 "acknowledged.lost",
                 f"{tx_id.hex()[:16]} was acknowledged at {height}",
             )
-        for tx_id, code in self._refused.items():
-            demand(
-                tx_id not in locations,
-                "refused.executed",
-                f"{tx_id.hex()[:16]} was refused with {code} and stands at {locations.get(tx_id)}",
-            )
+        for tx_id, (call, code) in self._refused.items():
+            if tx_id in locations:
+                # A refusal speaks of its moment. What an earlier attempt has left in a mempool may be executed when times have changed.
+                demand(
+                    call.attempts > 1,
+                    "refused.executed",
+                    f"{tx_id.hex()[:16]} was refused with {code} at once and stands at {locations[tx_id]}",
+                )
+                self.counts["refused and executed later"] += 1
+                self._calls[call.key].append(Call(call.action, call.value, call.began, NEVER, Answer.UNKNOWN))
         for key, calls in sorted(self._calls.items()):
             self.counts["calls"] += len(calls)
             demand(

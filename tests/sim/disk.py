@@ -14,6 +14,7 @@ from random import Random
 
 from node.errors import StorageError, StorageFailedError
 from node.storage.checks import open_row, row_key, seal_row
+from node.storage.database import ScannedRow
 
 Rows = dict[bytes, bytes]
 Boundary = Callable[[str], None]
@@ -147,15 +148,16 @@ class SimStore:
     def has_space(self) -> bool:
         return not (self.disk.is_nearly_full or self.disk.is_full)
 
-    def scan(self) -> Iterator[tuple[int, bytes, StorageError | None]]:
+    def scan(self, start: bytes = b"") -> Iterator[ScannedRow]:
+        assert not start
         for table, rows in sorted(self.disk.tables.items()):
             for key in sorted(rows):
                 try:
                     read_row(rows, table, key)
                 except StorageError as error:
-                    yield table, key, error
+                    yield ScannedRow(table, key, error, value_holds=False)
                 else:
-                    yield table, key, None
+                    yield ScannedRow(table, key, None)
 
     def write(self, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
         """Make a batch durable, or fail, or end with the machine: before it, within it, or after it."""

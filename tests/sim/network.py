@@ -45,14 +45,14 @@ class Network:
         """Return whether nothing gets from one machine to the other."""
         return any((sender, to) in pairs for pairs in self.cuts.values())
 
-    def carry(self, sender: int, to: int, what: str, deliver: Callable[[], None]) -> None:
-        """Let `deliver` be called in a while; perhaps never, perhaps twice."""
+    def carry(self, sender: int, to: int, what: str, deliver: Callable[[], None], *, may_repeat: bool = False) -> None:
+        """Let `deliver` be called in a while, or never; perhaps twice when it `may_repeat`."""
         rng, rates = self._random, QUIET if self.is_quiet else STORM if self.storms else self._world.plan.rates
         trace, name = self._world.trace, f"v{sender + 1}>v{to + 1}"
         if rng.random() < rates.loss:
             trace.note(name, f"lost: {what}")
             return
-        copies = 2 if rng.random() < rates.repetition else 1
+        copies = 2 if may_repeat and rng.random() < rates.repetition else 1
         for copy in range(copies):
             due = self._world.now + rng.uniform(*rates.delay_ms) / 1000
             if copy == 0 and rng.random() >= rates.reordering:
@@ -89,7 +89,9 @@ class Endpoint:
         world.oracle.note_sent(node, to.id, message)
         if not node.is_linked(to.index):
             return False
-        self._network.carry(node.index, to.index, show(message), lambda: to.take_message(node.id, payload))
+        self._network.carry(
+            node.index, to.index, show(message), lambda: to.take_message(node.id, payload), may_repeat=True
+        )
         return True
 
     async def request(

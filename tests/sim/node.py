@@ -34,6 +34,7 @@ from tests.sim.disk import SimDisk, SimStore
 from tests.sim.errors import MachineEndedError, ViolationError
 from tests.sim.network import Endpoint, serve_on
 from tests.sim.plan import TICK_MS
+from tests.sim.timing import LINEARIZABLE_TIMEOUT_S
 from wire.certificate import CommitCertificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId, PrivateKey
@@ -89,6 +90,8 @@ class Parts:
     replica: type[LedgerReplica] = LedgerReplica
     submitter: type[Submitter] = Submitter
     mempool: type[Mempool] = Mempool
+    are_promises_checked: bool = True
+    """Whether each message is compared with its sender's disk. Without that, a planted bug must be found by its consequences."""
 
 
 class Process:
@@ -155,6 +158,7 @@ class Process:
             is_leader=lambda: self.validator.is_leader,
             forward=self._forward,
             mempool_grew=self.validator.mempool_grew,
+            wait_current=self.wait_linearizable,
         )
 
     def _make_core(self, config: Config, stored: Stored, log: LogReader, entropy: Callable[[int], int]) -> SimCore:
@@ -162,6 +166,18 @@ class Process:
         core = world.parts.core(replace(config, **world.plan.core), stored, log, entropy)  # type: ignore[arg-type]
         core.process = self
         return core
+
+    async def wait_linearizable(self) -> None:
+        """Return when this replica holds everything that was committed anywhere before the call, as `node.app` does.
+
+        Raises:
+            UnavailableError: No leader confirmed it in time.
+        """
+        with trio.move_on_after(LINEARIZABLE_TIMEOUT_S):
+            height = await self.validator.read_index()
+            await self.replica.wait_above(height - 1)
+            return
+        raise UnavailableError("node.read.timeout", "no leader confirmed that this replica is current in time")
 
     async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
         leader = self.validator.status.leader
@@ -324,7 +340,8 @@ class SimNode:
     def _account_for(self, process: Process, errors: list[BaseException]) -> None:
         """Take note of why a process ended; raise unless it had to."""
         for error in errors:
-            if isinstance(error, ViolationError | trio.Cancelled):
+            # An interrupt is for whoever runs the simulator; it says nothing about the node.
+            if isinstance(error, ViolationError | trio.Cancelled | KeyboardInterrupt):
                 raise error
         for error in errors:
             if isinstance(error, MachineEndedError):

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 NO_HARD_STATE = HardState()
 
-EXPECTED_ALARMS = frozenset({"consensus.block_refused", "consensus.divergence"})
+EXPECTED_ALARMS = frozenset({"consensus.block_refused", "consensus.divergence", "consensus.leader_refused"})
 """Clocks that are wrong make a follower refuse a block for a while that others accept."""
 
 
@@ -320,6 +320,8 @@ class Oracle:
     def note_sent(self, node: SimNode, to: NodeId, message: Message) -> None:
         """A message leaves: what it promises must be on disk."""
         self.counts["messages"] += 1
+        if not self._world.parts.are_promises_checked:
+            return
         shadow = self.shadow(node)
         match message:
             case Vote(term=term, granted=True, signature=signature):

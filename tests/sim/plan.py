@@ -12,7 +12,11 @@ from random import Random
 
 SIZES = (1, 2, 3, 3, 3, 4, 4, 5, 5, 7)
 TICK_MS = 50
-CLOCK_JUMPS_MS = (-3_600_000, -5000, -100, 100, 5000)
+CLOCK_JUMPS_MS = (-3_600_000, -5000, -100, 100, 5000, 3_600_000)
+FAR_AHEAD_MS = 60_000
+"""Followers refuse blocks that lie further ahead of their clocks. A leader that made one can only be outvoted by the others, so at most one
+machine is ever that far ahead, and only where the others are a majority. (Half of the machines that far ahead stop a network until its
+clocks have caught up with the block.)"""
 
 
 class Kind(StrEnum):
@@ -234,14 +238,22 @@ def _draw_faults(rng: Random, size: int, fault_s: float) -> tuple[Fault, ...]:
     faults: list[Fault] = []
     at_s = rng.uniform(0.2, 1.5)
     mean_s = rng.choice((0.4, 0.8, 2.0))
-    # Rotten machines stay away for good, and a majority of the others must be left to go on.
-    may_rot = (size - 1) // 2
+    # Rotten machines stay away for good, and one whose clock was far ahead can neither lead nor vote for the others until the true time
+    # has caught up with its block: a majority without them must be left to go on.
+    left = (size - 1) // 2
+    has_far_clock = False
     while at_s < fault_s:
         (kind,) = rng.choices(kinds, weights)
         fault = _draw_fault(rng, kind, len(faults), round(at_s, 3), size)
-        if kind is Kind.BIT_ROT:
-            may_rot -= 1
-        if kind is not Kind.BIT_ROT or may_rot >= 0:
+        if kind is Kind.CLOCK and fault.amount > FAR_AHEAD_MS:
+            if not has_far_clock and left == 0:
+                fault = replace(fault, amount=FAR_AHEAD_MS // 2)
+            elif not has_far_clock:
+                has_far_clock, left = True, left - 1
+        if kind is not Kind.BIT_ROT:
+            faults.append(fault)
+        elif left > 0:
+            left -= 1
             faults.append(fault)
         at_s += rng.expovariate(1 / mean_s)
     return tuple(faults)
@@ -263,7 +275,10 @@ def _draw_fault(rng: Random, kind: Kind, number: int, at_s: float, size: int) ->
         case Kind.STORM:
             return Fault(number, kind, at_s, seconds, ())
         case Kind.CLOCK:
-            return Fault(number, kind, at_s, seconds, one, amount=rng.choice(CLOCK_JUMPS_MS))
+            amount = rng.choice(CLOCK_JUMPS_MS)
+            if amount > FAR_AHEAD_MS:
+                one = (0,)
+            return Fault(number, kind, at_s, seconds, one, amount=amount)
         case Kind.SLOW_DISK:
             return Fault(number, kind, at_s, seconds, one, amount=rng.choice((20, 100, 500)))
         case Kind.BIT_ROT:

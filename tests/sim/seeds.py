@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-FAILED: Final[dict[int, str]] = {}
-"""Seeds that failed once, with what they found."""
+QUICK: Final = (1, 2, 4, 5, 7, 9)
+"""A few seconds of everything, on every run of the tests."""
 
-FIXED: Final = (*range(1, 21), *FAILED)
+FAILED: Final[dict[int, str]] = {
+    17: "stale refusal: a leader whose disk was the slowest refused what others had acknowledged the ground for",
+    31: "two validators, one clock: the leader's block lay an hour ahead",
+    319: "a broken disk and a wrong clock: two faults among four were one too many, the plan says so now",
+}
+"""Seeds that failed once, with what they found. Plans have changed since, so a seed may no longer be the run that it was."""
+
+FIXED: Final = (*range(1, 41), *(seed for seed in FAILED if seed > 40))
+"""What `make sim` begins with."""

@@ -399,6 +399,9 @@ def run_plan(
 def _find_violation(group: BaseExceptionGroup[BaseException]) -> ViolationError:
     errors = list(leaves(group))
     for error in errors:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+    for error in errors:
         if isinstance(error, ViolationError):
             return error
     if isinstance(errors[0], AssertionError):
