@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -628,7 +629,8 @@ class Validator:
             body.header.height + SETTLE_WINDOW,
             body.header.time_ms,
         )
-        self._mempool.add(transaction)
+        with suppress(UnavailableError):  # A full mempool: asked for again with the next commit.
+            self._mempool.add(transaction)
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
