@@ -127,11 +127,17 @@ async def _repair(store: Store, config: NodeConfig, key: PrivateKey, genesis: Ge
     findings = await trio.to_thread.run_sync(_read_all, store)
     for finding in findings[:FINDINGS_LOGGED_MAX]:
         _log.error("damaged row", code=finding.code, message=finding.message)
-    if findings:
-        async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
+    async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
+        try:
             height = await make_anew(store, genesis, peers, votes=config.role == "validator")
-        _log.warning("the store was made anew", findings=len(findings), height=height)
-    await trio.to_thread.run_sync(store.repair_done)
+        except StorageError as error:
+            if findings:
+                raise
+            # Every row holds; what LevelDB met lies between them. The node can run, and the next start tries again.
+            _log.warning("the store could not be made anew yet", code=error.code, reason=error.message)
+        else:
+            _log.warning("the store was made anew", findings=len(findings), height=height)
+            await trio.to_thread.run_sync(store.repair_done)
 
 
 async def make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger], *, votes: bool) -> int:
