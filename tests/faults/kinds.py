@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -29,6 +29,8 @@ LEADER_SHARE: Final = 0.5
 """How often the leader is chosen, who would otherwise be one of four."""
 FAIL_TIMEOUT_S: Final = 20.0
 """A node whose disk fails must end within this; under load it writes all the time."""
+ADMISSION_S_MAX: Final = 10.0
+"""A leader that has no room must have made room for another one within this."""
 SHORT_PAUSE_S: Final = 0.2
 CLOCK_STEPS_S: Final = (-86_400, -3_600, -90, -5, 5, 45, 90, 3_600, 86_400)
 
@@ -304,20 +306,42 @@ def _slow_disk(stage: Stage, chance: random.Random) -> Iterator[str]:
 
 @kind("disk-low", need="small disk")
 def _disk_low(stage: Stage, chance: random.Random) -> Iterator[str]:
-    del chance
     node = _small_disk_node(stage)
     with stage.taking(node):
+        leads = chance.random() < LEADER_SHARE and _make_leader(stage, node)
         disk.fill(node, disk.LOW_BYTES)
         try:
             if (code := _submission_code(stage, node)) != DISK_LOW:
                 stage.violate(f"{node.name} has a nearly full disk and answers a submission with {code!r}")
             if node.status() is None:
                 stage.violate(f"{node.name} has a nearly full disk and answers no question")
-            yield f"{disk.LOW_BYTES >> 20} MiB left on the disk of {node.name}"
+            if leads:
+                _expect_admission_elsewhere(stage, node)
+            yield f"{disk.LOW_BYTES >> 20} MiB left on the disk of {node.name}{', which led' if leads else ''}"
         finally:
             disk.release(node)
         if (code := _submission_code(stage, node)) == DISK_LOW:
             stage.violate(f"{node.name} has room again and still admits nothing")
+
+
+def _make_leader(stage: Stage, node: Node) -> bool:
+    """Let leadership be handed to the node, if whoever leads can be asked; return whether it leads."""
+    leader = stage.cluster.find_leader()
+    if leader is None or node not in stage.cluster.validators:
+        return False
+    if leader is not node:
+        with suppress(PatchwardenError):
+            leader.call("node.transfer-leadership", to=node.name)
+    return stage.cluster.find_leader() is node
+
+
+def _expect_admission_elsewhere(stage: Stage, node: Node) -> None:
+    others = [other for other in stage.cluster.validators if other is not node and other.name not in stage.busy]
+    transaction = stage.cluster.sign(bodies.HostReport("inventory", "elsewhere", b""), HOST_IDENTITY)
+    try:
+        stage.cluster.submit(transaction, among=others, timeout_s=ADMISSION_S_MAX)
+    except HarnessError as error:
+        stage.violate(f"the leader {node.name} has a nearly full disk, and nothing is admitted anywhere: {error}")
 
 
 @kind("disk-full", need="small disk")

@@ -695,9 +695,8 @@ class Cluster:
             self.settle()
 
     def install_snapshot(self, node: SimNode) -> bool:
-        """Let a node that was told to fetch a snapshot find one and install it; return whether it did."""
-        assert node.need_snapshot is not None
-        least = node.need_snapshot.height_min
+        """Let a node find a snapshot that is high enough for what it was told, if it was, and install it; return whether it did."""
+        least = 1 if node.need_snapshot is None else node.need_snapshot.height_min
         offers = [(donor.disk, height) for donor in self.nodes for height in donor.disk.certificates if height >= least]
         if not offers:
             return False
@@ -759,7 +758,7 @@ class Cluster:
                 node.crash()
                 for other in self.nodes:
                     if other.alive:
-                        other.step(PeerUnreachable(node.id))
+                        other.step(PeerUnreachable(node.id, is_closed=rng.random() < 0.5))
             return True
         if rng.random() < faults.crash * 4:
             node = rng.choice(self.nodes)
@@ -813,7 +812,8 @@ class Cluster:
         if living and rng.random() < faults.reads:
             rng.choice(living).read()
         elif living and rng.random() < faults.pruning:
-            self.prune(rng.choice(living))
+            # Nobody may be harmed by a snapshot that it has not asked for either.
+            rng.choice([self.prune, self.install_snapshot])(rng.choice(living))
         elif leading and rng.random() < faults.transfers:
             self.transfer(rng.choice(leading), rng.choice([None, rng.choice(self.nodes).id]))
         elif leading and rng.random() < faults.changes:
