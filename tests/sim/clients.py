@@ -77,6 +77,8 @@ class Clients:
         self._acknowledged: dict[bytes, int] = {}
         self._seen_by: dict[int, int] = {}
         """For each node the greatest height at which it has acknowledged or shown something."""
+        self._created: list[str] = []
+        """Registers that somebody has just heard are there: who writes to one of them now meets nodes that do not know it yet."""
         self.counts: Counter[str] = Counter()
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -127,15 +129,22 @@ class Clients:
         key = f"host{rng.randrange(self._world.plan.identities)}-{name if rng.random() < 0.2 else 'all'}@{ORGANISATION}"
         value = f"attestor:{name}-{number}"
         action = Action.CREATE if rng.random() < 0.2 else Action.WRITE
+        node = rng.choice(self._world.nodes)
+        if rng.random() < 0.3:
+            if self._created:
+                key, action, node = self._created.pop(), Action.WRITE, self._world.leader() or node
+            else:
+                key, action = f"fresh-{name}-{number}@{ORGANISATION}", Action.CREATE
         expires = EXPIRES_SOON_BLOCKS if rng.random() < 0.1 else EXPIRES_LATE_BLOCKS
         transaction = self._sign(action, key, value, expires)
         call = self.open[name] = Open(name, action, key, value, transaction, self._moment())
-        node = rng.choice(self._world.nodes)
         while True:
             call.attempts += 1
             result = await self._submit(node, transaction, rng, rng.choice(TIMEOUTS_MS))
             if result.status == "committed":
                 self._acknowledge(node, call, result)
+                if action is Action.CREATE:
+                    self._created.append(key)
                 break
             if result.status == "refused":
                 self._refuse(call, result)
