@@ -29,8 +29,9 @@ from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.hashing import Digest
 from wire.keys import public_key_from_spki_untrusted
 
-VERIFIED_TRANSACTIONS_MAX: Final = 200_000
-"""Remembered transactions whose signature this node has verified; the oldest are forgotten and would be verified again."""
+VERIFIED_TRANSACTIONS_MAX: Final = 50_000
+"""Remembered transactions whose signature this node has verified and that are in no committed block yet: more than a mempool and the
+blocks above the committed one hold, at 200 bytes each. The oldest are forgotten and would be verified again."""
 VERIFY_INLINE_MAX: Final = 8
 """Signatures verified on the event loop at once (about half a millisecond); more go to the verifying thread."""
 WAITERS_MAX: Final = 50_000
@@ -210,6 +211,9 @@ class LedgerReplica:
         self._view = StateView(self.store)
         for executed in blocks:
             self.transactions_committed += len(executed.tx_ids)
+            for transaction in executed.transactions:
+                # Nobody executes it again; kept, these would be most of what a node remembers.
+                self._verified.pop(transaction.leaf_hash, None)
             for tx_id in executed.tx_ids:
                 if (entry := self._waiting.pop(tx_id, None)) is not None:
                     entry[0].set()

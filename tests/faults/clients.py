@@ -138,7 +138,7 @@ class Client(threading.Thread):
 
     def _judge(self, node: Node, result: dict[str, Any], attempt: int) -> Answer | None:
         if result["status"] == "committed":
-            self.workload.cluster.height_seen = max(self.workload.cluster.height_seen, result["height"])
+            self.workload.committed(result["height"])
             return Answer(node, result["height"], "", attempt)
         error = result["error"] or {"code": result["status"], "family": ""}
         self.workload.count(error["code"])
@@ -307,6 +307,9 @@ class Workload:
         self.ended = threading.Event()
         self.answers: Counter[str] = Counter()
         """How often each refusal or failure came; they are what retries are for."""
+        self.acknowledged = 0
+        """Transactions."""
+        self._counting = threading.Lock()
         self._began = time.monotonic()
         self.clients: list[Client] = [RegisterClient(f"c{number}", self) for number in range(clients)]
         self.clients += [LoadClient(f"load{number}", self) for number in range(loaders)]
@@ -315,6 +318,12 @@ class Workload:
         """Return the name of one of the registers of this moment."""
         epoch = int((time.monotonic() - self._began) / EPOCH_S)
         return f"r{epoch}-{chance.randrange(REGISTERS)}@{ORGANISATION}"
+
+    def committed(self, height: int) -> None:
+        """Count a transaction that was acknowledged as committed."""
+        self.cluster.height_seen = max(self.cluster.height_seen, height)
+        with self._counting:
+            self.acknowledged += 1
 
     def count(self, code: str) -> None:
         """Count an answer that was not the one hoped for."""

@@ -121,11 +121,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_kib(pid: int) -> int | None:
-    """Return the resident memory of a process, or None when it is gone."""
+def private_kib(pid: int) -> int | None:
+    """Return the private memory of a process, or None when it is gone.
+
+    That is what it has written itself. Pages of files that it has mapped, LevelDB's tables among them, are the system's to take back and
+    do not count.
+    """
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1])
     except OSError:
         return None

@@ -44,8 +44,9 @@ def measure_failover(directory: Path, times: int, seed: int) -> Result:
     recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes")
     with running_cluster(cluster):
-        blocks, sampler = BlockLedger(cluster.nodes), Sampler(cluster)
+        blocks = BlockLedger(cluster.nodes)
         workload = Workload(cluster, recorder, seed=seed, clients=2, loaders=0)
+        sampler = Sampler(cluster, lambda: workload.acknowledged)
         blocks.start()
         sampler.start()
         workload.start()
@@ -110,10 +111,10 @@ def measure_calm(directory: Path, minutes: float, seed: int) -> Result:
     cluster = Cluster(directory / "nodes")
     with running_cluster(cluster):
         leader = cluster.wait_leader()
-        sampler = Sampler(cluster)
         workload = Workload(
             cluster, recorder, seed=seed, clients=2, loaders=FULL_LOADERS, batch=FULL_BATCH, batch_interval_s=0
         )
+        sampler = Sampler(cluster, lambda: workload.acknowledged)
         sampler.start()
         workload.start()
         time.sleep(3)

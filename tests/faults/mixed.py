@@ -125,7 +125,7 @@ class MixedRun:
         """Let clients and watches run during the body; then print what they counted."""
         workload = Workload(self.cluster, recorder, seed=self.seed)
         blocks = BlockLedger(self.cluster.nodes)
-        sampler = Sampler(self.cluster)
+        sampler = Sampler(self.cluster, lambda: workload.acknowledged)
         begin = time.monotonic()
         blocks.start()
         sampler.start()
@@ -141,7 +141,7 @@ class MixedRun:
             f"{sampler.load_text()} on {os.cpu_count()} processors; the switch used {switch_share:.0%} of one"
         )
         for slope in sampler.slopes():
-            if slope.kib_per_minute is not None:
+            if slope.is_whole or slope.late_kib_per_minute is not None:
                 self.result.add(f"memory  {slope}")
         answers = ", ".join(f"{count} {code}" for code, count in workload.answers.most_common(12))
         self.result.add(f"answers that were tried again: {answers or 'none'}")

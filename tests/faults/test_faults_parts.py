@@ -15,7 +15,7 @@ from tests.faults.kinds import KINDS
 from tests.faults.network import Impairment, combine, firewall_ruleset, switch_rules
 from tests.faults.schedule import draw_rounds
 from tests.faults.switch import Switch
-from tests.faults.watch import least_squares
+from tests.faults.watch import WARM_UP_S, Sample, judge_memory, least_squares
 
 # The network
 
@@ -151,3 +151,15 @@ def test_node_that_goes_back_is_found() -> None:
 
 def test_slope_of_a_line_is_its_slope() -> None:
     assert least_squares([(0, 1), (1, 3), (2, 5)]) == 2
+
+
+def test_memory_is_judged_by_the_last_half_of_a_life_after_its_warm_up() -> None:
+    warm_up = [Sample(at, int(1000 * at), 10 * int(at)) for at in range(int(WARM_UP_S))]
+    rising = [Sample(WARM_UP_S + at, 50_000 + 10 * at, 10 * at) for at in range(100)]
+    flat = [Sample(WARM_UP_S + 100 + at, 60_000 + 2 * at, 1000 + 20 * at) for at in range(101)]
+    slope = judge_memory("v1", 1, [*warm_up, *rising, *flat], is_whole=True)
+    assert slope is not None
+    assert slope.late_kib_per_minute == pytest.approx(120)
+    assert slope.late_kib_per_thousand == pytest.approx(100)
+    assert (slope.first_kib, slope.last_kib, slope.most_kib) == (50_000, 60_200, 60_200)
+    assert judge_memory("v1", 1, warm_up, is_whole=True) is None

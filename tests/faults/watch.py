@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from node.local.client import LocalClient
 from tests.faults.cluster import Cluster
-from tests.faults.machine import resident_kib
+from tests.faults.machine import private_kib
 from tests.faults.node import Node
 from wire.errors import PatchwardenError
 
@@ -24,6 +24,8 @@ WARM_UP_S: Final = 30.0
 """Caches fill at first; a process's memory is judged from here on."""
 SLOPE_SPAN_S_MIN: Final = 30.0
 """A shorter life after the warm-up gives no slope worth printing."""
+SLOPE_TRANSACTIONS_MIN: Final = 1_000
+"""With fewer transactions there is no slope for each of them worth printing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,31 +103,61 @@ class BlockLedger:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One process's memory at one moment."""
+
+    at: float
+    """Monotonic seconds."""
+    kib: int
+    """Private memory."""
+    transactions: int
+    """Acknowledged to all clients by then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Slope:
     """How one process's memory went."""
 
     node: str
     pid: int
+    is_whole: bool
+    """Whether the process lived through the whole run."""
     span_s: float
     """From the end of its warm-up to its last sample."""
     first_kib: int
     last_kib: int
     most_kib: int
-    kib_per_minute: float | None
-    """By least squares; None for a short life."""
     late_kib_per_minute: float | None
-    """The same over the last third of its life, when its caches have filled."""
+    """By least squares over the last half of its life, when its caches have filled; None for a short life."""
+    late_kib_per_thousand: float | None
+    """The same for each 1,000 transactions; None when there were hardly any."""
 
     def __str__(self) -> str:
+        late = "too short a life"
+        if self.late_kib_per_minute is not None:
+            late = f"in the last half {self.late_kib_per_minute / 1024:+.3f} MiB/min"
+            if self.late_kib_per_thousand is not None:
+                late += f", {self.late_kib_per_thousand:+.1f} KiB per 1,000 transactions"
         return (
-            f"{self.node:<3} pid {self.pid:<7} {self.span_s:6.0f} s after warm-up  {self.first_kib / 1024:6.1f} -> "
-            f"{self.last_kib / 1024:6.1f} MiB (most {self.most_kib / 1024:6.1f})  "
-            f"{_shown(self.kib_per_minute)}, in the last third {_shown(self.late_kib_per_minute)}"
+            f"{self.node:<3} pid {self.pid:<7} {'never restarted' if self.is_whole else 'restarted':<15} {self.span_s:6.0f} s  "
+            f"{self.first_kib / 1024:6.1f} -> {self.last_kib / 1024:6.1f} MiB (most {self.most_kib / 1024:6.1f}); {late}"
         )
 
 
-def _shown(slope: float | None) -> str:
-    return "too short a life" if slope is None else f"{slope:+.0f} KiB/min"
+def judge_memory(node: str, pid: int, samples: Sequence[Sample], *, is_whole: bool) -> Slope | None:
+    """Return how the memory went after the warm-up, or None when the process hardly outlived it."""
+    after = [sample for sample in samples if sample.at >= samples[0].at + WARM_UP_S]
+    if len(after) < 2:
+        return None
+    span_s = after[-1].at - after[0].at
+    late = [sample for sample in after if sample.at >= after[-1].at - span_s / 2]
+    per_minute = per_thousand = None
+    if span_s >= SLOPE_SPAN_S_MIN:
+        per_minute = least_squares([(sample.at, sample.kib) for sample in late]) * 60
+        if late[-1].transactions - late[0].transactions >= SLOPE_TRANSACTIONS_MIN:
+            per_thousand = least_squares([(sample.transactions, sample.kib) for sample in late]) * 1000
+    most = max(sample.kib for sample in samples)
+    return Slope(node, pid, is_whole, span_s, after[0].kib, after[-1].kib, most, per_minute, per_thousand)
 
 
 def least_squares(points: Sequence[tuple[float, float]]) -> float:
@@ -136,45 +168,43 @@ def least_squares(points: Sequence[tuple[float, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
 
 
-def _slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """Return KiB a minute, or None when the points span too little time to say."""
-    return least_squares(points) * 60 if points[-1][0] - points[0][0] >= SLOPE_SPAN_S_MIN else None
-
-
 class Sampler(threading.Thread):
     """Takes each node's memory and the machine's load once a second."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, count_transactions: Callable[[], int]) -> None:
         super().__init__(name="sampler", daemon=True)
         self._cluster = cluster
+        self._count_transactions = count_transactions
         self._ended = threading.Event()
-        self._samples: dict[tuple[str, int], list[tuple[float, int]]] = {}
+        self._samples: dict[tuple[str, int], list[Sample]] = {}
         self.loads: list[float] = []
 
     def run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             self.loads.append(os.getloadavg()[0])
+            transactions = self._count_transactions()
             for node in self._cluster.nodes:
-                if node.is_running and (kib := resident_kib(node.pid)) is not None:
-                    self._samples.setdefault((node.name, node.pid), []).append((time.monotonic(), kib))
+                if node.is_running and (kib := private_kib(node.pid)) is not None:
+                    sample = Sample(time.monotonic(), kib, transactions)
+                    self._samples.setdefault((node.name, node.pid), []).append(sample)
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
 
+    def most_kib(self, node: str) -> int:
+        """Return the most private memory that any process of the node had; 0 when none was seen."""
+        return max((s.kib for (name, _), samples in self._samples.items() if name == node for s in samples), default=0)
+
     def slopes(self) -> list[Slope]:
         """Return how the memory of each process went that lived beyond its warm-up, the longest-lived of each node first."""
-        slopes = []
-        for (name, pid), samples in self._samples.items():
-            begin = samples[0][0] + WARM_UP_S
-            points = [(at, kib) for at, kib in samples if at >= begin]
-            if len(points) < 2:
-                continue
-            span_s = points[-1][0] - points[0][0]
-            late = [(at, kib) for at, kib in points if at >= points[-1][0] - span_s / 3]
-            most = max(kib for _, kib in points)
-            slopes.append(Slope(name, pid, span_s, points[0][1], points[-1][1], most, _slope(points), _slope(late)))
-        return sorted(slopes, key=lambda slope: (slope.node, -slope.span_s))
+        lives = Counter(name for name, _ in self._samples)
+        slopes = [
+            slope
+            for (name, pid), samples in self._samples.items()
+            if (slope := judge_memory(name, pid, samples, is_whole=lives[name] == 1)) is not None
+        ]
+        return sorted(slopes, key=lambda slope: (not slope.is_whole, slope.node, -slope.span_s))
 
     def load_text(self) -> str:
         """Return the machine's load average over the run."""

@@ -103,6 +103,14 @@ async def test_submitting_again_gives_the_first_answer(cluster: Cluster, nursery
     assert len(cluster.mempool) == 0
 
 
+async def test_verified_signature_is_remembered_until_the_transaction_is_committed(cluster: Cluster) -> None:
+    transaction = _register(cluster.chain, "alice@acme")
+    await cluster.submitter.submit([transaction.raw], wait="admitted", timeout_ms=WAIT_MS)
+    assert cluster.replica.verified == {transaction.leaf_hash}
+    await cluster.commit_waiting()
+    assert cluster.replica.verified == set()
+
+
 async def test_waiting_transaction_is_admitted_once(cluster: Cluster) -> None:
     transaction = _register(cluster.chain, "alice@acme")
     for _ in range(2):
