@@ -26,7 +26,6 @@ from ledger.block import (
     Block,
     Header,
     build_raw_block,
-    check_proposer_signature,
     hash_election,
     too_many_transactions,
 )
@@ -34,20 +33,31 @@ from ledger.bodies import ValidatorSettle
 from ledger.errors import BlockRefusedError
 from ledger.execution import Execution, Sealed, block_writes
 from ledger.keyspace import Reader, WriteSet
-from ledger.limits import TIME_AHEAD_MS_MAX
 from ledger.records import Configuration, KeyRecord
 from ledger.signers import find_signing_key
-from ledger.state import StateView, Tip
+from ledger.state import StateView
+from ledger.succession import header_refusals, link_refusals, refuse_block, validator_refusals
 from ledger.transaction import SignatureJob, Transaction, TxId, decode_transaction_untrusted, signature_job
-from wire.certificate import (
-    ElectionCertificate,
-    decode_election_certificate_untrusted,
-    proposal_message,
-    verify_election_quorums,
-)
-from wire.errors import RejectedError, show_value
+from wire.certificate import proposal_message
+from wire.errors import RejectedError
 from wire.hashing import Digest
 from wire.keys import PrivateKey, PublicKey
+
+__all__ = [
+    "Admission",
+    "Built",
+    "Executed",
+    "build_block",
+    "check_transaction",
+    "derived_refusals",
+    "execute_block",
+    "header_refusals",
+    "link_refusals",
+    "refused_transaction",
+    "signature_jobs",
+    "size_refusals",
+    "validator_refusals",
+]
 
 _BLOCK_FRAME_BYTES: Final = 640
 """More than a block takes besides its transactions and its election certificate: header, signature, lengths."""
@@ -255,59 +265,13 @@ def build_block(
     return Built(block, _executed(block, sealed, execution.transactions), tuple(refused), left)
 
 
-def header_refusals(
-    tip: Tip, configuration: Configuration, block: Block, *, now_ms: int | None
-) -> Iterator[BlockRefusedError]:
-    """Yield every way in which the block does not follow `tip`, its transactions and derived fields aside.
-
-    Args:
-        tip: The block before.
-        configuration: The one after the block before: it says who may propose, and who may be elected by whom.
-        block: From anybody.
-        now_ms: The caller's clock, or None.
-    """
-    yield from link_refusals(tip, block, now_ms=now_ms)
-    yield from validator_refusals(tip, configuration, block)
-
-
-def link_refusals(tip: Tip, block: Block, *, now_ms: int | None) -> Iterator[BlockRefusedError]:
-    """Yield every way in which the block's own fields do not follow the block before; no signature is checked."""
-    header, parent = block.header, tip.header
-    if header.chain_id != parent.chain_id:
-        yield _refuse("wrong_chain", header, "belongs to another network", parent.chain_id, header.chain_id)
-    if header.height != parent.height + 1:
-        yield _refuse("wrong_height", header, "is not the next one", parent.height + 1, header.height)
-    if header.previous_hash != tip.block_hash:
-        yield _refuse("wrong_previous", header, "does not extend the tip", tip.block_hash, header.previous_hash)
-    if header.time_ms < parent.time_ms:
-        yield _refuse("time_backwards", header, "is older than the block before", parent.time_ms, header.time_ms)
-    if now_ms is not None and header.time_ms > now_ms + TIME_AHEAD_MS_MAX:
-        yield _refuse(
-            "time_ahead", header, "lies in the future", f"at most {now_ms + TIME_AHEAD_MS_MAX} ms", header.time_ms
-        )
-
-
-def validator_refusals(tip: Tip, configuration: Configuration, block: Block) -> Iterator[BlockRefusedError]:
-    """Yield every way in which the validators' signatures do not stand behind the block's proposer."""
-    header = block.header
-    proposer = configuration.proposers.get(header.proposer)
-    if proposer is None:
-        yield _refuse("unknown_proposer", header, "was not proposed by a validator", None, header.proposer)
-    else:
-        try:
-            check_proposer_signature(block, proposer)
-        except BlockRefusedError as error:
-            yield error
-    yield from _election_refusals(tip, configuration, block)
-
-
 def size_refusals(execution: Execution, block: Block) -> Iterator[BlockRefusedError]:
     """Yield every way in which the block is larger than its network's founding document allows."""
     network = execution.network
     if len(block.transactions) > network.block_transactions_max:
         yield too_many_transactions(len(block.transactions), network.block_transactions_max)
     if len(block.raw) > network.block_bytes_max:
-        yield _refuse(
+        yield refuse_block(
             "too_large", block.header, "is too long", f"at most {network.block_bytes_max} bytes", len(block.raw)
         )
 
@@ -317,7 +281,7 @@ def derived_refusals(claimed: Header, derived: Header) -> Iterator[BlockRefusedE
     for name in ("transactions_root", "log_size", "log_root", "state_root", "validators_hash", "policy_hash"):
         ours, theirs = getattr(derived, name), getattr(claimed, name)
         if ours != theirs:
-            yield _refuse(name, claimed, f"claims another {name} than its transactions lead to", ours, theirs)
+            yield refuse_block(name, claimed, f"claims another {name} than its transactions lead to", ours, theirs)
 
 
 def refused_transaction(index: int, tx_id: bytes, error: RejectedError) -> BlockRefusedError:
@@ -327,54 +291,6 @@ def refused_transaction(index: int, tx_id: bytes, error: RejectedError) -> Block
         f"transaction {index} of the block cannot be executed: {error.message}",
         details={"index": index, "tx_id": tx_id.hex(), "cause": error.code},
     )
-
-
-def _election_refusals(tip: Tip, configuration: Configuration, block: Block) -> Iterator[BlockRefusedError]:
-    header, parent = block.header, tip.header
-    if header.election_hash != hash_election(block.election):
-        yield _refuse("election_hash", header, "carries another election certificate than its header says",
-            header.election_hash, hash_election(block.election),
-        )  # fmt: skip
-    if header.term < parent.term:
-        yield _refuse("term_backwards", header, "is of an older term than the block before", parent.term, header.term)
-    elif header.term == parent.term:
-        if block.election is not None:
-            yield _refuse("unexpected_election", header, "is not its term's first and carries an election certificate")
-        if header.proposer != parent.proposer:
-            yield _refuse("proposer_changed", header, "has another proposer than the block before in the same term",
-                parent.proposer, header.proposer,
-            )  # fmt: skip
-    elif block.election is None:
-        yield _refuse(
-            "missing_election", header, f"is the first of term {header.term} and lacks the election certificate"
-        )
-    else:
-        try:
-            certificate = decode_election_certificate_untrusted(block.election)
-            verify_election_quorums(certificate, parent.chain_id, configuration.quorums)
-        except RejectedError as error:
-            yield _refuse(
-                "bad_election", header, f"carries an invalid election certificate: {error.message}", cause=error.code
-            )
-        else:
-            yield from _candidate_refusals(tip, block, certificate)
-
-
-def _candidate_refusals(tip: Tip, block: Block, certificate: ElectionCertificate) -> Iterator[BlockRefusedError]:
-    header = block.header
-    if certificate.term != header.term:
-        yield _refuse("election_term", header, "carries another term's election", header.term, certificate.term)
-    if certificate.candidate != header.proposer:
-        yield _refuse(
-            "election_candidate", header, "was not proposed by the one elected", certificate.candidate, header.proposer
-        )
-    voted = (certificate.last_term, certificate.last_height, certificate.last_hash)
-    actual = (tip.header.term, tip.header.height, tip.block_hash)
-    if voted != actual:
-        yield _refuse("election_parent", header, "does not extend the block that its proposer was elected on",
-            f"term {voted[0]}, height {voted[1]}, {voted[2].hex()}",
-            f"term {actual[0]}, height {actual[1]}, {actual[2].hex()}",
-        )  # fmt: skip
 
 
 def _decode(block: Block) -> list[Transaction]:
@@ -392,22 +308,3 @@ def _executed(block: Block, sealed: Sealed, transactions: tuple[Transaction, ...
     writes.update(block_writes(block, sealed.tip))
     tx_ids = tuple(each.tx_id for each in transactions)
     return Executed(block, block.block_hash, writes, tx_ids, transactions, sealed.configuration)
-
-
-def _refuse(
-    rule: str, header: Header, sentence: str, expected: object = None, actual: object = None, *, cause: str = ""
-) -> BlockRefusedError:
-    details: dict[str, str | int] = {"height": header.height}
-    if expected is not None:
-        details["expected"] = show_value(expected)
-    if actual is not None:
-        details["actual"] = show_value(actual)
-    if cause:
-        details["cause"] = cause
-    return BlockRefusedError(
-        f"ledger.block.{rule}",
-        f"block {header.height} {sentence}",
-        expected=expected,
-        actual=actual,
-        details=details,
-    )
