@@ -8,12 +8,16 @@
 A block is forgotten only when a snapshot above it is whole on this node's disk, so that whoever needs the block can begin above it. For a
 follower that is alive and slow it is kept longer, up to as many blocks again, and the log says so; then it is forgotten all the same, and
 the log says that too: one slow follower must not fill everybody's disk.
+
+Whoever was left behind fetches a snapshot, which may take longer than N blocks take to be made. So that it is not left behind again when it
+has it, the snapshot and the blocks above it are kept meanwhile, for `FETCH_HOLD_S` at most.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -21,6 +25,7 @@ import trio
 
 from ledger.errors import NotYetAvailableError
 from node.replica import LedgerReplica
+from node.snapshots import FETCH_HOLD_S
 from node.storage.block_store import PRUNE_STEP_BLOCKS
 from node.storage.snapshot_files import SnapshotFiles, StoredSnapshot
 from wire.errors import UnavailableError
@@ -39,6 +44,14 @@ SWEEP_ROWS: Final = 2_000
 _log = structlog.get_logger("node.history")
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """Blocks above `height`, that of a snapshot, are kept since `begun` for those who fetch it."""
+
+    height: int
+    begun: float
+
+
 class HistoryKeeper:
     """Makes the snapshots of `replica` and prunes its history.
 
@@ -48,6 +61,7 @@ class HistoryKeeper:
         keep_blocks: How many blocks to keep; None keeps all.
         interval_blocks: How many blocks lie between two snapshots, at most; without pruning they are made only when a peer asks.
         followers: Returns, for each follower that is alive, its name and the next block that it needs.
+        fetched: Returns the heights of the snapshots that somebody is fetching from here.
     """
 
     def __init__(
@@ -58,6 +72,7 @@ class HistoryKeeper:
         keep_blocks: int | None,
         interval_blocks: int,
         followers: Callable[[], Mapping[str, int]],
+        fetched: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._replica = replica
         self._files = files
@@ -66,10 +81,12 @@ class HistoryKeeper:
             interval_blocks if keep_blocks is None else max(1, min(interval_blocks, keep_blocks // 2))
         )
         self._followers = followers
+        self._fetched = fetched
         self._wanted = 0
         self._made_at = -ASKED_PAUSE_S
         self._holding_for: str | None = None
         self._left_behind: str | None = None
+        self._hold: _Hold | None = None
 
     def want(self, height: int) -> None:
         """Take note that a peer would be helped by a snapshot at `height` or above. Never blocks."""
@@ -113,6 +130,7 @@ class HistoryKeeper:
         except UnavailableError as error:
             _log.warning("no snapshot was made", code=error.code, reason=error.message)
             return
+        await self._replica.machine.in_thread(self._files.forget_old, self._fetched())
         self._made_at = trio.current_time()
         _log.info("snapshot made", height=made.height, chunks=len(made.manifest.chunk_digests))
 
@@ -146,7 +164,24 @@ class HistoryKeeper:
             _log.warning("a follower is too slow and will need a snapshot", follower=name, next_height=needed[name])
             self._left_behind = name
         self._holding_for = name
-        return held
+        return min(held, self._held_for_fetching(needed, newest.height))
+
+    def _held_for_fetching(self, needed: Mapping[str, int], newest_height: int) -> int:
+        """Return from where on blocks are kept for those who must fetch a snapshot first; above every block when there is nobody."""
+        nothing = self._replica.height + 1
+        fetched = self._fetched()
+        first_height = self._replica.store.first_height
+        if not fetched and all(height >= first_height for height in needed.values()):
+            self._hold = None
+            return nothing
+        if not self._replica.store.store.has_space():
+            return nothing
+        now = trio.current_time()
+        if self._hold is None or now - self._hold.begun > FETCH_HOLD_S:
+            if self._hold is not None:
+                _log.warning("a follower takes too long to fetch a snapshot: history is kept no longer for it")
+            self._hold = _Hold(newest_height, now)
+        return min([self._hold.height, *(height for height in fetched if height >= first_height - 1)]) + 1
 
     async def _prune_further(self) -> None:
         """Delete what lies below the first kept height, step by step."""

@@ -17,7 +17,7 @@ from ledger.certificate import verify_block_certificate
 from ledger.state import StateView
 from ledger.transition import Executed
 from node.replica import LedgerReplica
-from node.snapshots import SnapshotClient, install_snapshot
+from node.snapshots import SnapshotClient, at_least, install_snapshot
 from node.sync import CertifiedBlock, PeerLedger
 from node.telemetry import Metrics
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
@@ -96,7 +96,7 @@ class Observer:
             return
         _log.warning("the next block is kept nowhere any more: a snapshot is needed", height=self._replica.height)
         try:
-            filled = await self._snapshots.fetch(self._replica.height + 1)
+            filled = await self._snapshots.fetch(at_least(self._replica.height + 1))
             await install_snapshot(self._replica, filled, None, self._writing)
         except UnavailableError as error:
             _log.warning("no snapshot yet", code=error.code, reason=error.message)

@@ -21,7 +21,7 @@ from node.errors import SnapshotUnavailableError, StorageError, find_leaves
 from node.keystore import load_key
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import Network
-from node.snapshots import SnapshotClient, install_offline
+from node.snapshots import SnapshotClient, at_least, install_offline
 from node.storage.block_store import read_first_height
 from node.storage.leveldb import Store, needs_repair
 from node.storage.rebuild import Rebuild, read_promises
@@ -83,7 +83,7 @@ def _is_new(store: Store) -> bool:
 async def _begin_from_snapshot(store: Store, config: NodeConfig, key: PrivateKey, genesis: Genesis) -> None:
     _log.info("a snapshot is fetched to begin from", path=str(store.path))
     async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
-        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(1)
+        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(at_least(1))
     await trio.to_thread.run_sync(install_offline, store, filled)
     _log.info("begins from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
 
@@ -153,7 +153,7 @@ async def make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger],
             lost = error
     promises = read_promises(store, genesis_block(genesis)[0].block_hash, votes=votes)
     try:
-        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(max(1, promises.last_height))
+        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(at_least(max(1, promises.last_height)))
     except SnapshotUnavailableError as error:
         raise lost or StorageError(
             "node.storage.damaged",

@@ -10,14 +10,15 @@ snapshot.chunk        (SHA-256 of a chunk)                                 the c
 A snapshot is believed because of the certificate in its manifest and the state root that its rows lead to, whoever sent it. Chunks are
 asked for by their digest, so they may come from any node that made a snapshot at that height, and one that is here already is not asked
 for again, also after a restart. `SnapshotClient.fetch` fills a new database beside the one in use, which may take minutes and changes
-nothing; `install_snapshot` then puts it in place in one step.
+nothing; `install_snapshot` then puts it in place in one step. The network goes on meanwhile: what would help is asked again and again
+(`Demand`), and who serves keeps what is being fetched for a while (`SnapshotServer.fetched`).
 
 Source: docs/spec/network.md 5, docs/spec/storage.md 8.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -33,10 +34,11 @@ from ledger.limits import SNAPSHOT_CHUNK_BYTES_MAX
 from ledger.snapshot import SnapshotManifest, decode_manifest_untrusted, verify_manifest
 from ledger.snapshot_install import SnapshotInstaller
 from node.errors import SnapshotUnavailableError
-from node.storage.block_store import as_rows, encode_hard_state, encode_log_term, encode_log_tip
+from node.machine import REAL_MACHINE, Machine
+from node.storage.block_store import BlockStore, as_rows, encode_hard_state, encode_log_term, encode_log_tip
 from node.storage.database import DatabaseError
 from node.storage.leveldb import SPACE_RESERVE_BYTES, Store
-from node.storage.snapshot_files import IncomingSnapshot, SnapshotFiles, StoredSnapshot, find_incoming
+from node.storage.snapshot_files import IncomingFiles, IncomingSnapshot, SnapshotFiles, StoredSnapshot
 from node.storage.tables import ONLY_KEY, TABLE_HARD_STATE, TABLE_LOG_TERM, TABLE_LOG_TIP
 from node.sync import SNAPSHOT_CHUNK, SNAPSHOT_OFFER
 from wire.certificate import CommitCertificate
@@ -59,6 +61,12 @@ ROUNDS: Final = 10
 ROUND_PAUSE_S: Final = 1.0
 FILLED_FACTOR: Final = 3
 """Bytes on disk for each byte of a snapshot while it is installed: the chunks, the rows, and the state tree over them."""
+FETCHERS_MAX: Final = 1024
+"""Peers remembered that fetch chunks; the one that has not asked for the longest time is forgotten."""
+FETCH_LIVE_S: Final = 120.0
+"""Whoever has asked for a chunk within this time is fetching, or filling its database with what it has fetched."""
+FETCH_HOLD_S: Final = 900.0
+"""How long a snapshot, and the blocks above it, are kept for somebody who fetches."""
 _REQUEST_BYTES_MAX: Final = 256
 
 _log = structlog.get_logger("node.snapshots")
@@ -70,12 +78,32 @@ class SnapshotServer:
     Args:
         files: The snapshots.
         want: Told the lowest height that would help somebody for whom there is none here.
+        machine: Threads.
     """
 
-    def __init__(self, files: SnapshotFiles, want: Callable[[int], None]) -> None:
+    def __init__(self, files: SnapshotFiles, want: Callable[[int], None], machine: Machine = REAL_MACHINE) -> None:
         self._files = files
         self._want = want
+        self._machine = machine
         self._reading = trio.CapacityLimiter(READS_MAX)
+        self._fetching: OrderedDict[KeyId, _Fetching] = OrderedDict()
+
+    def fetched(self) -> dict[KeyId, int]:
+        """Return who is fetching a snapshot from here, and its height; not those that have taken `FETCH_HOLD_S` for it."""
+        now = trio.current_time()
+        return {
+            peer: fetching.height
+            for peer, fetching in self._fetching.items()
+            if now - fetching.asked <= FETCH_LIVE_S and now - fetching.begun <= FETCH_HOLD_S
+        }
+
+    def _note_fetching(self, peer: KeyId, height: int) -> None:
+        now = trio.current_time()
+        before = self._fetching.pop(peer, None)
+        begun = now if before is None or before.height != height else before.begun
+        self._fetching[peer] = _Fetching(height, begun, now)
+        if len(self._fetching) > FETCHERS_MAX:
+            self._fetching.popitem(last=False)
 
     def register(self, network: Network) -> None:
         """Answer the methods of this module on `network`."""
@@ -95,10 +123,36 @@ class SnapshotServer:
 
     async def chunk(self, peer: KeyId, payload: bytes) -> bytes:
         """Return a chunk by its digest."""
-        del peer
         (value,) = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=1)
         digest = as_digest(value, "chunk digest")
-        return encode(await trio.to_thread.run_sync(self._files.chunk, digest, limiter=self._reading))
+        height = self._files.height_of(digest)
+        if height is not None:
+            self._note_fetching(peer, height)
+        return encode(await self._machine.in_thread(self._files.chunk, digest, limiter=self._reading))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetching:
+    """A peer that fetches the snapshot at `height`: when it began, and when it last asked for a chunk."""
+
+    height: int
+    begun: float
+    asked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Which snapshot helps. Asked again and again, because the network goes on while one is fetched."""
+
+    height_min: Callable[[], int | None]
+    """Returns the least height that helps now; None when no snapshot is needed any more."""
+    accepts: Callable[[SnapshotManifest], bool] = lambda _: True
+    """Whether this one, which is high enough and verified, may be installed here as far as can be told now."""
+
+
+def at_least(height: int) -> Demand:
+    """Return the demand for any snapshot at `height` or above."""
+    return Demand(lambda: height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +162,8 @@ class FilledSnapshot:
     manifest: SnapshotManifest
     database: Database
     configuration: Configuration
+    incoming: IncomingSnapshot
+    """What it was made from; of no use when it is installed."""
 
     @property
     def height(self) -> int:
@@ -130,6 +186,34 @@ class FilledSnapshot:
         return self.manifest.certificate
 
 
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far a fetch is."""
+
+    height: int
+    chunks: int
+    """How many there are."""
+    chunks_here: int
+
+
+@dataclass(slots=True)
+class _Search:
+    """What one call of `SnapshotClient.fetch` has learnt."""
+
+    demand: Demand
+    failures: Counter[Digest]
+    """How often the chunks of a snapshot, by its id, could not be had."""
+    above: int = 0
+    """The greatest height of an offer that holds and does not help: peers are asked for something later."""
+
+    def is_high_enough(self, manifest: SnapshotManifest) -> bool:
+        height_min = self.demand.height_min()
+        return height_min is not None and manifest.height >= height_min
+
+    def helps(self, manifest: SnapshotManifest) -> bool:
+        return self.is_high_enough(manifest) and self.demand.accepts(manifest)
+
+
 class SnapshotClient:
     """Fetches snapshots for `store`; one at a time.
 
@@ -137,81 +221,126 @@ class SnapshotClient:
         store: The store in use.
         genesis: The founding document.
         peers: Returns whom to ask.
+        machine: Time and threads.
+        incoming: Where to keep what is being fetched; by default in the store's directory.
     """
 
-    def __init__(self, store: Store, genesis: Genesis, peers: Callable[[], Sequence[PeerLedger]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        genesis: Genesis,
+        peers: Callable[[], Sequence[PeerLedger]],
+        machine: Machine = REAL_MACHINE,
+        incoming: IncomingFiles | None = None,
+    ) -> None:
         self._store = store
         self._genesis = genesis
         self._peers = peers
+        self._machine = machine
+        self._incoming = IncomingFiles(store.path) if incoming is None else incoming
         self._condemned: set[Digest] = set()
+        self.progress: FetchProgress | None = None
+        """The fetch under way; None when there is none."""
 
-    async def fetch(self, height_min: int) -> FilledSnapshot:
-        """Return a snapshot of a state at `height_min` or above, verified and in a new database; nothing in use has changed.
+    async def fetch(self, demand: Demand) -> FilledSnapshot:
+        """Return a snapshot that meets `demand`, verified and in a new database; nothing in use has changed.
 
-        What was fetched before an interruption is used again.
+        What was fetched before an interruption is used again. One that is of no use any more, because the network went on, is given up for
+        a later one.
 
         Raises:
             SnapshotUnavailableError: ``node.snapshot.none`` (no peer has one that holds), ``node.snapshot.no_space``,
-                ``node.snapshot.write_failed``.
+                ``node.snapshot.write_failed``, ``node.snapshot.not_needed``.
         """
-        failures: Counter[Digest] = Counter()
-        for number in range(ROUNDS):
-            if number:
-                await trio.sleep(ROUND_PAUSE_S)
-            manifest = await self._choose(height_min, failures)
-            if manifest is None:
-                continue
-            incoming = IncomingSnapshot(self._store.path, manifest)
-            try:
-                self._check_space(manifest)
-                await trio.to_thread.run_sync(incoming.begin)
-                if not await self._fetch_chunks(incoming):
-                    # Somebody may have it later, so what is here stays; but anything else that is offered comes first now.
-                    failures[manifest.snapshot_id] += 1
-                    continue
-                filled = await trio.to_thread.run_sync(_fill, self._store, self._genesis, incoming)
-            except RejectedError as error:
-                _log.warning("snapshot does not hold", height=manifest.height, code=error.code, message=error.message)
-                self._condemned.add(manifest.snapshot_id)
-                await trio.to_thread.run_sync(incoming.remove)
-                continue
-            if filled is not None:
-                return filled
+        search = _Search(demand, Counter())
+        try:
+            for number in range(ROUNDS):
+                if number:
+                    await self._machine.sleep(ROUND_PAUSE_S)
+                height_min = demand.height_min()
+                if height_min is None:
+                    await self.forget_incoming()
+                    raise SnapshotUnavailableError("node.snapshot.not_needed", "no snapshot is needed any more")
+                manifest = await self._choose(search, height_min)
+                if manifest is not None and (filled := await self._fetch(manifest, search)) is not None:
+                    return filled
+        finally:
+            self.progress = None
         raise SnapshotUnavailableError(
             "node.snapshot.none",
-            f"no peer has given a snapshot at height {height_min} or above",
+            "no peer has given a snapshot that helps",
             hint="see that a peer is reachable that is ahead of this node",
         )
 
-    async def _choose(self, height_min: int, failures: Mapping[Digest, int]) -> SnapshotManifest | None:
+    async def forget_incoming(self, height_max: int | None = None) -> None:
+        """Remove what was fetched of a snapshot, if it is at `height_max` or below: it is of no use then."""
+        begun = await self._machine.in_thread(self._incoming.find)
+        if begun is not None and (height_max is None or begun.height <= height_max):
+            await self._machine.in_thread(self._incoming.open(begun).remove)
+
+    async def _fetch(self, manifest: SnapshotManifest, search: _Search) -> FilledSnapshot | None:
+        """Fetch this snapshot and fill a database with it; None when that did not work."""
+        incoming = self._incoming.open(manifest)
+        try:
+            self._check_space(manifest)
+            await self._machine.in_thread(incoming.begin)
+            if not await self._fetch_chunks(incoming, search):
+                # Somebody may have it later, so what is here stays; but anything else that is offered comes first now.
+                search.failures[manifest.snapshot_id] += 1
+                return None
+            filled = await self._machine.in_thread(_fill, self._store, self._genesis, incoming)
+        except RejectedError as error:
+            _log.warning("snapshot does not hold", height=manifest.height, code=error.code, message=error.message)
+            self._condemned.add(manifest.snapshot_id)
+            await self._machine.in_thread(incoming.remove)
+            return None
+        if filled is not None and not search.helps(manifest):
+            _log.info("a later snapshot is needed by now", height=manifest.height)
+            await self.discard(filled)
+            return None
+        return filled
+
+    async def discard(self, filled: FilledSnapshot) -> None:
+        """Forget a snapshot that was fetched and will not be installed, with everything of it on disk."""
+
+        def remove() -> None:
+            self._store.discard(filled.database)
+            filled.incoming.remove()
+
+        await self._machine.in_thread(remove)
+
+    async def _choose(self, search: _Search, height_min: int) -> SnapshotManifest | None:
         """Return the manifest of the snapshot to fetch: one that was begun, otherwise the highest that a peer offers and that holds.
 
         Those whose chunks could not be had so far come last.
         """
-        begun = await trio.to_thread.run_sync(find_incoming, self._store.path)
-        if begun is not None and not failures.get(begun.snapshot_id) and self._is_good(begun, height_min):
+        begun = await self._machine.in_thread(self._incoming.find)
+        if begun is not None and not search.failures[begun.snapshot_id] and self._is_good(begun, search):
             return begun
         offers = [] if begun is None else [begun]
         for peer in self._peers():
             try:
-                raw = await peer.snapshot_offer(height_min)
+                raw = await peer.snapshot_offer(max(height_min, search.above + 1))
                 if raw is not None:
-                    offers.append(await trio.to_thread.run_sync(decode_manifest_untrusted, raw))
+                    offers.append(await self._machine.in_thread(decode_manifest_untrusted, raw))
             except (UnavailableError, RejectedError) as error:
                 _log.info("peer offers no snapshot", peer=peer.name, code=error.code)
-        for offer in sorted(offers, key=lambda each: (failures.get(each.snapshot_id, 0), -each.height)):
-            if self._is_good(offer, height_min):
+        for offer in sorted(offers, key=lambda each: (search.failures[each.snapshot_id], -each.height)):
+            if self._is_good(offer, search):
                 return offer
         return None
 
-    def _is_good(self, manifest: SnapshotManifest, height_min: int) -> bool:
-        if manifest.height < height_min or manifest.snapshot_id in self._condemned:
+    def _is_good(self, manifest: SnapshotManifest, search: _Search) -> bool:
+        if not search.is_high_enough(manifest) or manifest.snapshot_id in self._condemned:
             return False
         try:
             verify_manifest(manifest, self._genesis)
         except RejectedError as error:
             _log.warning("snapshot refused", height=manifest.height, code=error.code, message=error.message)
             self._condemned.add(manifest.snapshot_id)
+            return False
+        if not search.demand.accepts(manifest):
+            search.above = max(search.above, manifest.height)
             return False
         return True
 
@@ -227,13 +356,18 @@ class SnapshotClient:
                 actual=f"{free} bytes",
             )
 
-    async def _fetch_chunks(self, incoming: IncomingSnapshot) -> bool:
-        """Fetch what is missing; return whether everything is here. When it is not, no peer has given the rest."""
-        missing = await trio.to_thread.run_sync(incoming.missing)
-        count = len(incoming.manifest.chunk_digests)
-        _log.info("fetching a snapshot", height=incoming.manifest.height, chunks=count, missing=len(missing))
+    async def _fetch_chunks(self, incoming: IncomingSnapshot, search: _Search) -> bool:
+        """Fetch what is missing; return whether everything is here. When it is not, no peer has given the rest, or it is not needed."""
+        missing = await self._machine.in_thread(incoming.missing)
+        manifest = incoming.manifest
+        count = len(manifest.chunk_digests)
+        _log.info("fetching a snapshot", height=manifest.height, chunks=count, missing=len(missing))
         peers = list(self._peers())
-        for number in missing:
+        for fetched, number in enumerate(missing):
+            self.progress = FetchProgress(manifest.height, count, count - len(missing) + fetched)
+            if not search.helps(manifest):
+                _log.info("a later snapshot is needed by now", height=manifest.height)
+                return False
             for peer in list(peers):
                 if await self._fetch_chunk(incoming, number, peer):
                     break
@@ -251,7 +385,7 @@ class SnapshotClient:
         except (UnavailableError, RejectedError) as error:
             _log.info("peer gives no chunk", peer=peer.name, chunk=number, code=error.code)
             return False
-        return data is not None and await trio.to_thread.run_sync(incoming.put, number, data)
+        return data is not None and await self._machine.in_thread(incoming.put, number, data)
 
 
 def _fill(store: Store, genesis: Genesis, incoming: IncomingSnapshot) -> FilledSnapshot | None:
@@ -266,14 +400,14 @@ def _fill(store: Store, genesis: Genesis, incoming: IncomingSnapshot) -> FilledS
         installer = SnapshotInstaller(manifest, genesis, database)
         for chunk in incoming.chunks():
             if chunk is None:
-                database.close()
+                store.discard(database)
                 return None
             _write(database, as_rows(installer.feed_untrusted(chunk)))
         _write(database, as_rows(installer.finish()) | _log_rows(genesis, manifest))
     except BaseException:
-        database.close()
+        store.discard(database)
         raise
-    return FilledSnapshot(manifest, database, manifest.configuration.configuration)
+    return FilledSnapshot(manifest, database, manifest.configuration.configuration, incoming)
 
 
 def _write(database: Database, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
@@ -316,17 +450,18 @@ async def install_snapshot(
         StorageFailedError: ``node.storage.write_failed``; the node must stop.
         SnapshotUnavailableError: ``node.snapshot.write_failed``: nothing has changed.
     """
-    await trio.to_thread.run_sync(_switch, replica.store.store, filled, hard_state, limiter=writing)
+    machine = replica.machine
+    await machine.in_thread(_switch, replica.store, filled, hard_state, limiter=writing)
     replica.restart()
-    await trio.to_thread.run_sync(IncomingSnapshot(replica.store.store.path, filled.manifest).remove)
+    await machine.in_thread(filled.incoming.remove)
     _log.warning("began anew from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
 
 
-def _switch(store: Store, filled: FilledSnapshot, hard_state: HardState | None) -> None:
+def _switch(target: Store | BlockStore, filled: FilledSnapshot, hard_state: HardState | None) -> None:
     if hard_state is not None:
         kept = hard_state_after_snapshot(hard_state, filled.term)
         _write(filled.database, {(TABLE_HARD_STATE, ONLY_KEY): encode_hard_state(kept)})
-    store.switch(filled.database)
+    target.switch(filled.database)
 
 
 def install_offline(store: Store, filled: FilledSnapshot, hard_state: HardState | None = None) -> None:
@@ -342,4 +477,4 @@ def install_offline(store: Store, filled: FilledSnapshot, hard_state: HardState 
         SnapshotUnavailableError: ``node.snapshot.write_failed``: nothing has changed.
     """
     _switch(store, filled, hard_state)
-    IncomingSnapshot(store.path, filled.manifest).remove()
+    filled.incoming.remove()

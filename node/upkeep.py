@@ -28,14 +28,16 @@ class Upkeep:
         self._node = node
         self._sync = sync
         self._files = SnapshotFiles(node.replica.store.store.path)
+        server = SnapshotServer(self._files, self._want_snapshot, node.replica.machine)
+        server.register(node.network)
         self.history = HistoryKeeper(
             node.replica,
             self._files,
             keep_blocks=node.config.history_blocks,
             interval_blocks=node.config.snapshot_interval_blocks,
             followers=self._followers,
+            fetched=lambda: set(server.fetched().values()),
         )
-        SnapshotServer(self._files, self.history.want).register(node.network)
         self.scrubber = Scrubber(
             node.replica.store,
             rows_per_s=node.config.scrub_rows_per_s,
@@ -91,6 +93,9 @@ class Upkeep:
         metrics.scrub_damaged.set(status.damaged)
         metrics.scrub_repaired.set(status.repaired)
         metrics.scrub_waiting.set(status.waiting)
+
+    def _want_snapshot(self, height: int) -> None:
+        self.history.want(height)
 
     def _followers(self) -> dict[str, int]:
         """Return the live followers and the next block that each needs: those that ask, and those whom this node as leader sends to."""

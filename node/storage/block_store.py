@@ -30,7 +30,7 @@ from ledger.keyspace import HISTORY_KEY, Table, WriteSet, height_key, read_heigh
 from ledger.pruning import prune_blocks, prune_executed, sweep_history
 from node.errors import StorageError, StorageRefusedError
 from node.storage.checks import row_error
-from node.storage.database import Snapshot
+from node.storage.database import Database, Snapshot
 from node.storage.leveldb import Store
 from node.storage.tables import (
     ONLY_KEY,
@@ -90,6 +90,19 @@ class BlockStore:
             StorageError: As for the constructor.
         """
         with self._writing:
+            self._load()
+
+    def switch(self, database: Database) -> None:
+        """Use `database`, which `Store.new_database` made, from now on, in one durable step. Blocks.
+
+        Pruning and repair write rows that they have derived from rows of the old one: none of them runs meanwhile.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+            StorageError: As for the constructor.
+        """
+        with self._writing:
+            self.store.switch(database)
             self._load()
 
     @classmethod

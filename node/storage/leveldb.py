@@ -249,6 +249,12 @@ class Store:
             raise _write_failed(self.path / name, str(error)) from error
         return Database(self.path / name)
 
+    def discard(self, database: Database) -> None:
+        """Remove a database that `new_database` made and nobody wants any more; calling it again does nothing."""
+        assert database is not self._database, "the database is in use"
+        database.close()
+        shutil.rmtree(database.path, ignore_errors=True)
+
     def switch(self, database: Database) -> None:
         """Use `database`, which `new_database` made, from now on, in one durable step; the old one goes with its last reader.
 

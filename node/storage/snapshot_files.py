@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from wire.errors import RejectedError
 from wire.hashing import Digest, sha256
 
 SNAPSHOTS_KEPT: Final = 2
-"""The newest, and the one before it, which somebody may be in the middle of fetching."""
+"""The newest, and the one before it, which somebody may be about to fetch."""
+SNAPSHOTS_HELD_MAX: Final = 2
+"""Older ones that are kept as well because somebody is in the middle of fetching them."""
 MANIFEST: Final = "manifest"
 _PART: Final = "part-"
 _WHOLE: Final = re.compile(r"[0-9]{12}")
@@ -80,7 +82,7 @@ class SnapshotFiles:
         self._index()
 
     def make(self, reader: Snapshot, pause: Callable[[], None] = lambda: None) -> StoredSnapshot:
-        """Make the snapshot of the state that `reader` has, durably, and forget all but the newest `SNAPSHOTS_KEPT`.
+        """Make the snapshot of the state that `reader` has, durably.
 
         Args:
             reader: One state; the caller closes it.
@@ -110,11 +112,29 @@ class SnapshotFiles:
             raise _write_failed(part, error) from error
         made = StoredSnapshot(whole, decode_manifest_untrusted(raw), raw)
         self._snapshots = [each for each in self._snapshots if each.height < made.height] + [made]
-        for old in self._snapshots[:-SNAPSHOTS_KEPT]:
-            _remove(old.path)
-        self._snapshots = self._snapshots[-SNAPSHOTS_KEPT:]
         self._index()
         return made
+
+    def forget_old(self, fetched: Collection[int] = ()) -> None:
+        """Remove all but the newest `SNAPSHOTS_KEPT`, and of those that are being fetched the newest `SNAPSHOTS_HELD_MAX` more.
+
+        Args:
+            fetched: The heights of the snapshots that somebody is fetching.
+        """
+        older, newest = self._snapshots[:-SNAPSHOTS_KEPT], self._snapshots[-SNAPSHOTS_KEPT:]
+        held = [each for each in older if each.height in fetched][-SNAPSHOTS_HELD_MAX:]
+        self._snapshots = held + newest
+        self._index()
+        for old in older:
+            if old not in held:
+                _remove(old.path)
+
+    def height_of(self, digest: Digest) -> int | None:
+        """Return the height of the snapshot that has the chunk with this digest, the newest one if several have; None if none has."""
+        for snapshot in reversed(self._snapshots):
+            if digest in snapshot.manifest.chunk_digests:
+                return snapshot.height
+        return None
 
     def chunk(self, digest: Digest) -> bytes | None:
         """Return the chunk with this digest, or None when no snapshot here has it. A damaged snapshot is given up."""
@@ -134,6 +154,25 @@ class SnapshotFiles:
             for snapshot in self._snapshots
             for number, digest in enumerate(snapshot.manifest.chunk_digests)
         }
+
+
+class IncomingFiles:
+    """Where snapshots are kept that are being fetched.
+
+    Args:
+        data: The node's data directory.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def find(self) -> SnapshotManifest | None:
+        """Return the manifest of a snapshot whose fetching was interrupted, or None. Its validators are not verified."""
+        return find_incoming(self._data)
+
+    def open(self, manifest: SnapshotManifest) -> IncomingSnapshot:
+        """Return the place for the snapshot that `manifest`, verified by the caller, describes; nothing is made yet."""
+        return IncomingSnapshot(self._data, manifest)
 
 
 class IncomingSnapshot:
