@@ -10,37 +10,24 @@ Source: docs/spec/ledger.md 11.
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.block import Header, decode_header_untrusted
-from ledger.certificate import verify_block_certificate
-from ledger.configuration import Configuration
-from ledger.configuration_history import (
-    ConfigurationProof,
-    build_configuration_proof,
-    verify_configuration_proof,
-)
+from ledger.block import Header
+from ledger.configuration_history import ConfigurationProof, build_configuration_proof
 from ledger.errors import LedgerCorruptionError, NotYetAvailableError, ProofRefusedError
 from ledger.genesis import Genesis
 from ledger.keyspace import Reader, Table, log_node_key
+from ledger.proof_json import ProofReader, certified_members, to_base64
 from ledger.state import StateView
 from ledger.transaction import Transaction, decode_transaction_untrusted
-from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
-from wire.codec import decode_untrusted, encode
-from wire.errors import RejectedError
-from wire.hashing import DIGEST_BYTES, Digest
-from wire.limits import TX_BYTES_MAX
+from ledger.trust import TrustedHead, verify_certified_header
+from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
+from wire.hashing import Digest
 from wire.merkle import PROOF_HASHES_MAX, ReadNode, consistency_proof, inclusion_proof, verify_inclusion
 
 RECEIPT_VERSION: Final = 1
 _MEMBERS: Final = frozenset({"version", "chain_id", "transaction", "log_index", "audit_path", "header", "certificate"})
-_CONFIGURATION: Final = "configuration"
-"""A member that is there when the header's configuration is not the founding one."""
-_TEXT_MAX: Final = 2 * TX_BYTES_MAX
-"""The longest base64 text in a receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +49,12 @@ class Receipt:
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form: digests in hexadecimal, longer bytes in base64."""
-        changed: dict[str, object] = {}
-        if self.configuration is not None:
-            changed[_CONFIGURATION] = _to_base64(encode(self.configuration.to_value()))
-        return changed | {
+        return {
             "version": RECEIPT_VERSION,
-            "chain_id": self.header.chain_id,
-            "transaction": _to_base64(self.transaction),
+            **certified_members(self.header, self.certificate, self.configuration),
+            "transaction": to_base64(self.transaction),
             "log_index": self.log_index,
             "audit_path": [digest.hex() for digest in self.audit_path],
-            "header": _to_base64(self.header.encode()),
-            "certificate": _to_base64(encode_commit_certificate(self.certificate)),
         }
 
     @classmethod
@@ -82,32 +64,14 @@ class Receipt:
         Raises:
             ProofRefusedError: ``ledger.receipt.malformed``.
         """
-        if not isinstance(value, dict) or value.keys() - {_CONFIGURATION} != _MEMBERS:
-            raise _malformed(
-                f"a receipt has exactly the members {', '.join(sorted(_MEMBERS))}, and maybe {_CONFIGURATION}"
-            )
-        if value["version"] != RECEIPT_VERSION:
+        reader = ProofReader(_malformed)
+        members = reader.members(value, _MEMBERS)
+        if members["version"] != RECEIPT_VERSION:
             raise _malformed("the version is not known")
-        log_index, path = value["log_index"], value["audit_path"]
-        if type(log_index) is not int or log_index < 0:
-            raise _malformed("log_index is not a number from 0")
-        if not isinstance(path, list) or len(path) > PROOF_HASHES_MAX:
-            raise _malformed(f"audit_path is not a list of at most {PROOF_HASHES_MAX} digests")
-        try:
-            header = decode_header_untrusted(_from_base64(value, "header"))
-            certificate = decode_commit_certificate_untrusted(_from_base64(value, "certificate"))
-            configuration = None
-            if _CONFIGURATION in value:
-                raw = _from_base64(value, _CONFIGURATION)
-                configuration = ConfigurationProof.from_value_untrusted(decode_untrusted(raw, bytes_max=_TEXT_MAX))
-        except RejectedError as error:
-            if isinstance(error, ProofRefusedError):
-                raise
-            raise _malformed(error.message) from error
-        if value["chain_id"] != header.chain_id:
-            raise _malformed("chain_id is not the header's")
-        audit_path = tuple(_digest(item) for item in path)
-        return cls(_from_base64(value, "transaction"), log_index, audit_path, header, certificate, configuration)
+        log_index = reader.number(members, "log_index")
+        audit_path = reader.digests(members, "audit_path", PROOF_HASHES_MAX)
+        header, certificate, configuration = reader.certified(members)
+        return cls(reader.base64(members, "transaction"), log_index, audit_path, header, certificate, configuration)
 
 
 def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
@@ -138,39 +102,32 @@ def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
     return Receipt(block.transactions[location.index], location.log_index, path, header, certificate, configuration)
 
 
-def verify_receipt(receipt: Receipt, genesis: Genesis) -> Transaction:
-    """Return the transaction that the receipt proves to be on the chain that `genesis` founded.
+def verify_receipt(receipt: Receipt, trusted: Genesis | TrustedHead) -> Transaction:
+    """Return the transaction that the receipt proves to be on the chain that the caller trusts.
 
     Args:
         receipt: From anybody.
-        genesis: The founding document that the caller trusts.
+        trusted: The founding document, or a head that was verified before.
 
     Raises:
         RejectedError: ``ledger.receipt.wrong_chain``, ``ledger.proof.*``, also for the validators' changes, ``wire.certificate.*``,
             ``wire.merkle.*``, ``ledger.tx.*`` for a transaction without its form.
     """
-    if receipt.header.chain_id != genesis.chain_id:
-        raise ProofRefusedError(
-            "ledger.receipt.wrong_chain",
-            "the receipt is of another network",
-            expected=genesis.chain_id,
-            actual=receipt.header.chain_id,
-        )
-    configuration = Configuration(genesis.validators)
-    if receipt.configuration is not None:
-        configuration = verify_configuration_proof(receipt.configuration, genesis.chain_id, genesis.validators)
-    verify_block_certificate(receipt.certificate, receipt.header, configuration)
-    transaction = decode_transaction_untrusted(receipt.transaction)
-    if transaction.chain_id != genesis.chain_id:
-        raise ProofRefusedError(
-            "ledger.receipt.wrong_chain",
-            "the transaction is for another network",
-            expected=genesis.chain_id,
-            actual=transaction.chain_id,
-        )
+    head = TrustedHead.founding(trusted) if isinstance(trusted, Genesis) else trusted
     header = receipt.header
+    if header.chain_id != head.chain_id:
+        raise wrong_chain("the receipt is of another network", head.chain_id, header.chain_id)
+    verify_certified_header(head, header, receipt.certificate, receipt.configuration)
+    transaction = decode_transaction_untrusted(receipt.transaction)
+    if transaction.chain_id != head.chain_id:
+        raise wrong_chain("the transaction is for another network", head.chain_id, transaction.chain_id)
     verify_inclusion(transaction.leaf_hash, receipt.log_index, header.log_size, receipt.audit_path, header.log_root)
     return transaction
+
+
+def wrong_chain(sentence: str, expected: str, actual: str) -> ProofRefusedError:
+    """Return the refusal of a receipt that is about another network."""
+    return ProofRefusedError("ledger.receipt.wrong_chain", sentence, expected=expected, actual=actual)
 
 
 def build_consistency_proof(reader: Reader, size_before: int, size_after: int) -> tuple[Digest, ...]:
@@ -219,33 +176,6 @@ def _first_certified(view: StateView, height: int) -> tuple[Header, CommitCertif
         f"no block from {height} on is certified yet",
         hint="ask again in a moment",
     )
-
-
-def _to_base64(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode("ascii")
-
-
-def _from_base64(value: Mapping[str, object], name: str) -> bytes:
-    text = value[name]
-    if not isinstance(text, str) or len(text) > _TEXT_MAX:
-        raise _malformed(f"{name} is not a base64 text of at most {_TEXT_MAX} characters")
-    try:
-        data = binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise _malformed(f"{name} is not base64") from None
-    if _to_base64(data) != text:
-        raise _malformed(f"{name} is not in the one canonical form of base64")
-    return data
-
-
-def _digest(value: object) -> Digest:
-    try:
-        digest = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        digest = b""
-    if len(digest) != DIGEST_BYTES or digest.hex() != value:
-        raise _malformed("audit_path holds something that is not a digest in lower hexadecimal digits")
-    return Digest(digest)
 
 
 def _malformed(why: str) -> ProofRefusedError:

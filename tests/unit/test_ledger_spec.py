@@ -1,4 +1,4 @@
-"""The specification page and the code name the same refusals."""
+"""The specification pages and the code name the same refusals."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SHORT = {
     "transition.py": (r'_refuse\(\s*"(\w+)"', "ledger.block."),
     "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
+PAGES = ("ledger.md", "proofs.md")
 SNAPSHOT = re.compile(r'\brefuse_snapshot\(\s*"(\w+)"')
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')
@@ -30,9 +31,9 @@ def codes_in_source(root: Path) -> set[str]:
     return codes
 
 
-def test_the_page_names_every_code_and_no_other(repository_root: Path) -> None:
-    page = (repository_root / "docs" / "spec" / "ledger.md").read_text()
-    published = set(re.findall(r"`(ledger\.[a-z]+\.\w+)`", page))
+def test_the_pages_name_every_code_and_no_other(repository_root: Path) -> None:
+    pages = "".join((repository_root / "docs" / "spec" / name).read_text() for name in PAGES)
+    published = set(re.findall(r"`(ledger\.[a-z]+\.\w+)`", pages))
     source = codes_in_source(repository_root)
     assert len(source) > 100
     assert published == source

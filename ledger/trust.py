@@ -1,0 +1,124 @@
+"""What a stranger trusts, and what follows from it: a certified header is believed because of validators that are trusted already.
+
+Trust begins with the founding document, which names the first validators, or with a *head*: a certified header that was verified before, or
+that came on a way that the stranger trusts (a checkpoint carried by hand), and the configuration of the validators after it. A proof brings
+a header, its certificate, and the changes of the validators since the founding; those that came after the head are followed, the ones
+before it are not needed.
+
+Source: docs/spec/proofs.md 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ledger.block import Header
+from ledger.certificate import verify_block_certificate
+from ledger.configuration import Configuration
+from ledger.configuration_history import ConfigurationChange, ConfigurationProof, verify_configuration_proof
+from ledger.errors import ProofRefusedError
+from ledger.genesis import Genesis
+from wire.certificate import CommitCertificate
+
+_GET_NEWER: Final = "ask for the proof under a header that is not older than the checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedHead:
+    """What somebody believes of a chain: who its validators are, and since when."""
+
+    chain_id: str
+    """The network."""
+    configuration: Configuration
+    """The validators after `header`."""
+    header: Header | None = None
+    """The newest certified header that is believed; None: nothing but the founding document."""
+
+    @classmethod
+    def founding(cls, genesis: Genesis) -> TrustedHead:
+        """Return what somebody believes who has the founding document alone."""
+        return cls(genesis.chain_id, Configuration(genesis.validators))
+
+    @property
+    def height(self) -> int:
+        """Height of `header`, 0 for the founding document."""
+        return 0 if self.header is None else self.header.height
+
+
+def verify_certified_header(
+    trusted: TrustedHead,
+    header: Header,
+    certificate: CommitCertificate,
+    configuration: ConfigurationProof | None,
+) -> TrustedHead:
+    """Return the head that the proof leads to: its block is committed, if the validators that are trusted are.
+
+    The header may also be an older one than the trusted head's, as long as the same validators decided about it.
+
+    Args:
+        trusted: What the caller believes.
+        header: From anybody, as all that follows.
+        certificate: The header's commit certificate.
+        configuration: What leads from the founding validators to those of the header; None when they are the trusted ones.
+
+    Raises:
+        ProofRefusedError: ``ledger.proof.wrong_chain``, ``ledger.proof.split_view`` (of the head's height, and not the head),
+            ``ledger.proof.configuration``, ``ledger.proof.validators``, ``ledger.proof.certificate``.
+        InvalidCertificateError: ``wire.certificate.*``.
+    """
+    if header.chain_id != trusted.chain_id:
+        raise ProofRefusedError(
+            "ledger.proof.wrong_chain",
+            "the header is of another network",
+            expected=trusted.chain_id,
+            actual=header.chain_id,
+        )
+    found = trusted.configuration
+    if header.validators_hash != found.hash and configuration is not None:
+        found = _follow(trusted, header, configuration)
+    verify_block_certificate(certificate, header, found)
+    # Only now: a conflict is news only when somebody has signed it.
+    if trusted.header is not None and header.height == trusted.height and header.hash() != trusted.header.hash():
+        raise ProofRefusedError(
+            "ledger.proof.split_view",
+            f"two different blocks are certified at height {header.height}: the validators have shown two histories",
+            hint="keep both: `patchwarden audit blame` names who is guilty",
+            expected=trusted.header.hash(),
+            actual=header.hash(),
+        )
+    return TrustedHead(trusted.chain_id, found, header)
+
+
+def _follow(trusted: TrustedHead, header: Header, proof: ConfigurationProof) -> Configuration:
+    """Return the configuration to which `proof` leads from the trusted validators, through the changes after the trusted head."""
+    changes = proof.changes
+    if trusted.header is not None:
+        changes = _changes_since(trusted, proof)
+    if changes and header.height <= changes[-1].header.height:
+        raise ProofRefusedError(
+            "ledger.proof.configuration",
+            "the header is not later than the last change of the validators that it is said to follow",
+            expected=f"above {changes[-1].header.height}",
+            actual=header.height,
+        )
+    later = ConfigurationProof(changes, proof.configuration)
+    return verify_configuration_proof(later, trusted.chain_id, trusted.configuration.voters)
+
+
+def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[ConfigurationChange, ...]:
+    """Return the changes that were finished after the trusted head."""
+    if trusted.configuration.is_joint:
+        # The change under way at the head: its header may be older than the head, its end is not.
+        for index, change in enumerate(proof.changes):
+            if change.configuration == trusted.configuration:
+                return proof.changes[index:]
+    later = tuple(change for change in proof.changes if change.header.height > trusted.height)
+    first = later[0].configuration.voters if later else proof.configuration.voters
+    if first != trusted.configuration.voters:
+        raise ProofRefusedError(
+            "ledger.proof.configuration",
+            f"the proof does not lead from the validators at height {trusted.height} to those of its header",
+            hint=_GET_NEWER,
+        )
+    return later
