@@ -120,6 +120,11 @@ class Replica:
             progress=leadership.peers.progress if leadership else MappingProxyType({}),
         )
 
+    @property
+    def leadership(self) -> tuple[int, NodeId | None]:
+        """The term, and who leads in it as far as this replica knows: of the status, what is asked for after every event."""
+        return self._common.term, self._common.leader
+
     def needs_snapshot(self, height: int, term: int, block_hash: Digest) -> bool:
         """Return whether this node may give up its log for a snapshot of that block, and has something from it.
 

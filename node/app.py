@@ -62,7 +62,9 @@ from wire.keys import KeyId, PrivateKey
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 DRAIN_TIMEOUT_S: Final = 2.0
-"""How long a stop waits for what was admitted to be committed."""
+"""How long a stop waits for what was submitted to be answered."""
+ANSWER_S: Final = 0.05
+"""How long the last answers may take to leave."""
 READY_AGE_MAX_MS: Final = 60_000
 """A node whose last block is older than this is not ready, leader or not."""
 LINEARIZABLE_TIMEOUT_S: Final = 3.0
@@ -152,6 +154,9 @@ class Node:
                 nursery.start_soon(self._join, nursery)
             elif self.observer is not None:
                 nursery.start_soon(self.observer.run)
+            nursery.start_soon(self.submitter.run)
+            if self.validator is None:
+                nursery.start_soon(self._watch_proposer)
             await nursery.start(LocalServer(self.home.socket, Services(self).methods()).run)
             if self.gateway is not None:
                 nursery.start_soon(self.gateway.run)
@@ -176,6 +181,8 @@ class Node:
             entropy=clock.entropy,
             metrics=self.metrics,
             on_configuration=self._link_validators,
+            snapshots=self.snapshots,
+            on_leader=self._on_leader,
         )
 
     def _is_new(self) -> bool:
@@ -213,16 +220,25 @@ class Node:
         self._stop.set()
 
     async def _drain(self) -> None:
-        """Take no more, and give what was admitted a moment to be committed."""
+        """Take no more, let another node lead, and give what is under way a moment to be answered."""
         self.submitter.open = False
-        if self.validator is None or not self._leads():
-            return
+        # A successor that is asked takes over within a round trip; one that has to miss us first needs an election time-out.
+        if self.validator is not None and not await self.validator.transfer_leadership():
+            _log.info("nobody took the leadership", name=self.config.name)
         with trio.move_on_after(DRAIN_TIMEOUT_S):
+            await self.submitter.hand_on()
             while len(self.mempool) and self._leads():
                 await self.replica.wait_above(self.replica.height)
-        # A successor that is asked takes over within a round trip; one that has to miss us first needs an election time-out.
-        handed_over = await self.validator.transfer_leadership()
-        _log.info("leadership handed over" if handed_over else "nobody took the leadership", name=self.config.name)
+            await self.submitter.drain()
+            await trio.sleep(ANSWER_S)
+
+    async def _watch_proposer(self) -> None:
+        """Tell the submitter when another node leads, for as long as this one learns of it from its blocks only."""
+        while self.validator is None:
+            proposer = self.replica.latest_view().header.proposer
+            await self.replica.wait_above(self.replica.height)
+            if self.replica.latest_view().header.proposer != proposer:
+                self.submitter.leader_changed()
 
     def _leads(self) -> bool:
         return self.validator is not None and self.validator.is_leader
@@ -277,6 +293,9 @@ class Node:
     def _on_link(self, peer: KeyId, change: LinkChange) -> None:
         if self.validator is not None:
             self.validator.link_changed(peer, is_up=change is LinkChange.UP, is_closed=change is LinkChange.CLOSED)
+
+    def _on_leader(self) -> None:
+        self.submitter.leader_changed()
 
     def _nodes(self) -> dict[KeyId, LedgerValidator]:
         """Return every validator and learner that the committed ledger, or a block above it, names."""

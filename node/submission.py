@@ -6,7 +6,8 @@ therefore means "not known yet", never "failed".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, Literal
@@ -20,9 +21,12 @@ from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
 from node.replica import LedgerReplica
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.hashing import Digest
+from wire.limits import MEBIBYTE
 
 FORWARD_RETRY_S: Final = 0.1
 """The pause before a submission looks for a leader again."""
+HAND_ON_BYTES_MAX: Final = 2 * MEBIBYTE
+"""Of the transactions that a former leader passes on in one request."""
 FORWARD_TIMEOUT_S: Final = 5.0
 """How long the leader may take to admit what was passed on."""
 PLACE_AGAIN_S: Final = 1.5
@@ -85,6 +89,10 @@ class Submitter:
         self._forward = forward
         self._mempool_grew = mempool_grew
         self._wait_current = wait_current
+        self._waits: dict[trio.CancelScope, None] = {}
+        self._leader_known = trio.Event()
+        self._under_way = 0
+        self._drained = trio.Event()
         self.open = True
 
     async def submit(self, raws: Sequence[bytes], *, wait: Wait, timeout_ms: int) -> list[Submitted]:
@@ -102,10 +110,15 @@ class Submitter:
                 actual=len(raws),
             )
         deadline = trio.current_time() + min(timeout_ms, WAIT_TIMEOUT_MS_MAX) / 1000
-        leads = self._is_leader()
-        results, pending = await self._check(raws, leads=leads)
-        if pending:
-            await self._place(pending, results, wait=wait, deadline=deadline, led=leads)
+        self._under_way += 1
+        try:
+            leads = self._is_leader()
+            results, pending = await self._check(raws, leads=leads)
+            if pending:
+                await self._place(pending, results, wait=wait, deadline=deadline, led=leads)
+        finally:
+            self._under_way -= 1
+            self._drained.set()
         return [result if result is not None else _unknown(None) for result in results]
 
     async def admit(self, raws: Sequence[bytes]) -> list[Submitted]:
@@ -119,6 +132,51 @@ class Submitter:
         results, pending = await self._check(raws, leads=True)
         self._admit_checked(pending, results)
         return [result if result is not None else _unknown(None) for result in results]
+
+    def leader_changed(self) -> None:
+        """Place what waits for its block again at once: another node leads now, and what the last one had may be gone with it."""
+        for scope in self._waits:
+            scope.cancel()
+        self._leader_known.set()
+
+    async def run(self) -> None:
+        """Pass on what was admitted here whenever another node begins to lead, until cancelled."""
+        while True:
+            await self._leader_known.wait()
+            self._leader_known = trio.Event()
+            await self.hand_on()
+
+    async def hand_on(self) -> None:
+        """Return when everything that was admitted here waits at the node that leads now, or this node leads itself."""
+        while not self._is_leader() and (batch := self._mempool.take(HAND_ON_BYTES_MAX, SUBMIT_TRANSACTIONS_MAX)):
+            try:
+                answers = await self._forward([transaction.raw for transaction in batch], FORWARD_TIMEOUT_S)
+            except UnavailableError:
+                answers = []
+            settled = [t.tx_id for t, answer in zip(batch, answers, strict=False) if _is_settled(answer)]
+            self._mempool.remove(settled)
+            if not settled:
+                await self._pause(FORWARD_RETRY_S)
+
+    async def drain(self) -> None:
+        """Return when every submission that is under way has its answer; the caller sets the deadline."""
+        while self._under_way:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    @contextmanager
+    def _until_leader_changes(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """Cancel the body after so many seconds, or when another node begins to lead."""
+        with trio.move_on_after(seconds) as scope:
+            self._waits[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._waits[scope]
+
+    async def _pause(self, seconds: float) -> None:
+        with self._until_leader_changes(seconds):
+            await trio.sleep_forever()
 
     async def _check(
         self, raws: Sequence[bytes], *, leads: bool
@@ -225,7 +283,7 @@ class Submitter:
                     for index, transaction in pending:
                         results[index] = self._find_committed(transaction.tx_id) or _unknown(transaction.tx_id, error)
                     return
-                await trio.sleep(FORWARD_RETRY_S)
+                await self._pause(FORWARD_RETRY_S)
                 continue
             pending = [(i, t) for i, t in pending if (r := results[i]) is not None and r.status == "admitted"]
             if wait != "committed":
@@ -261,10 +319,12 @@ class Submitter:
     ) -> bool:
         """Wait for the blocks of `pending`; return True when some must be placed again.
 
-        They must when no block took them for a while: their leader may have fallen, or have found them invalid when it built its block.
+        They must when another node begins to lead, and when no block took them for a while: their leader may have fallen unnoticed, or
+        have found them invalid when it built its block.
         """
         for index, transaction in pending:
-            with trio.move_on_after(max(0.0, min(PLACE_AGAIN_S, deadline - trio.current_time()))) as waiting:
+            left_s = max(0.0, min(PLACE_AGAIN_S, deadline - trio.current_time()))
+            with self._until_leader_changes(left_s) as waiting:
                 await self._replica.wait_transaction(transaction.tx_id)
             if not waiting.cancelled_caught:
                 results[index] = self._find_committed(transaction.tx_id)
@@ -282,6 +342,13 @@ class Submitter:
     def _find_committed(self, tx_id: Digest) -> Submitted | None:
         location = self._replica.latest_view().location(tx_id)
         return None if location is None else Submitted(tx_id, "committed", height=location.height)
+
+
+def _is_settled(answer: Submitted) -> bool:
+    """Return whether the leader has the transaction now, or will never take it."""
+    return answer.status in ("admitted", "committed") or (
+        answer.status == "refused" and isinstance(answer.error, RejectedError)
+    )
 
 
 def _unknown(tx_id: Digest | None, error: PatchwardenError | None = None) -> Submitted:

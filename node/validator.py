@@ -141,6 +141,7 @@ class Validator:
         metrics: Metrics,
         make_core: Callable[[Config, Stored, LogReader, Callable[[int], int]], Replica] = Replica,
         on_configuration: Callable[[], None] = lambda: None,
+        on_leader: Callable[[], None] = lambda: None,
     ) -> None:
         """Read what is stored and be ready to run.
 
@@ -148,6 +149,7 @@ class Validator:
             CorruptionError: Stored blocks do not execute.
         """
         self._on_configuration = on_configuration
+        self._on_leader = on_leader
         self.removed = trio.Event()
         """Set when it is committed that this node is no member any more."""
         configurations = [committed_configuration(replica.store)]
@@ -189,6 +191,8 @@ class Validator:
         self._reads: dict[int, _Read] = {}
         self._next_read = 1
         self._stepped_down = trio.Event()
+        self._leader_seen: tuple[int, KeyId] | None = None
+        self._leader_known = trio.Event()
         self._is_leaving = False
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
@@ -266,18 +270,40 @@ class Validator:
         Args:
             to: Who shall lead; None for whoever is furthest.
         """
-        if not self.is_leader:
+        led = self._leader_seen
+        if led is None or not self.is_leader:
             return True
+        begin = trio.current_time()
         self._post(TransferLeadership(to))
         # The core gives up by itself after an election time-out and then takes proposals again.
         with trio.move_on_after(2 * self._config.election_ticks * self._config.tick_ms / 1000):
             await self._stepped_down.wait()
-        return not self.is_leader
+            await self._wait_other_leader(led)
+        term, successor = self._core.leadership
+        if successor == led[1]:
+            return False
+        took_ms = round((trio.current_time() - begin) * 1000, 1)
+        _log.info("leadership handed over", to=(successor or b"").hex()[:16], term=term, took_ms=took_ms)
+        return True
+
+    async def _wait_other_leader(self, led: tuple[int, KeyId]) -> None:
+        """Return when somebody leads in a later term than `led`, at once when `led` still stands."""
+        while self._core.leadership != led and self._leader_seen == led:
+            await self._leader_known.wait()
 
     def _release_transfer(self) -> None:
         """Wake whoever waits for the end of this leadership, or for the refusal to end it."""
         stepped_down, self._stepped_down = self._stepped_down, trio.Event()
         stepped_down.set()
+
+    def _note_leader(self) -> None:
+        """Tell it when another node leads, or the same one in another term."""
+        term, leader = self._core.leadership
+        if leader is not None and (term, leader) != self._leader_seen:
+            self._leader_seen = term, leader
+            known, self._leader_known = self._leader_known, trio.Event()
+            known.set()
+            self._on_leader()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in consensus until cancelled, or until this node is no member any more.
@@ -325,6 +351,7 @@ class Validator:
                 if not self._events:
                     self._propose_if_due()
             self._propose_if_due()
+            self._note_leader()
             await trio.lowlevel.checkpoint()
 
     def _perform(self, effects: Effects) -> None:

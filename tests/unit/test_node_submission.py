@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from ledger import bodies
 from ledger.mempool import Mempool
 from ledger.transaction import Transaction
 from node.limits import SUBMIT_TRANSACTIONS_MAX
 from node.replica import LedgerReplica
-from node.submission import Submitted, Submitter
+from node.submission import PLACE_AGAIN_S, Submitted, Submitter
 from tests.testkit.ledger import Chain, administrator_of, key_of
 from tests.testkit.node import open_replica
 from wire.errors import RejectedError, UnavailableError
@@ -343,3 +344,65 @@ async def test_only_a_leader_admits_for_others(cluster: Cluster) -> None:
     with pytest.raises(UnavailableError) as caught:
         await cluster.submitter.admit([_register(cluster.chain, "a@acme").raw])
     assert caught.value.code == "node.not_leader"
+
+
+async def test_what_waits_is_placed_again_as_soon_as_another_node_leads(
+    cluster: Cluster, nursery: trio.Nursery
+) -> None:
+    """What the last leader had may be gone with it. Guarded by `Submitter.leader_changed`: without it the caller waits `PLACE_AGAIN_S`."""
+    cluster.leads = False
+    transaction = _register(cluster.chain, "alice@acme")
+    cluster.forward_answer = lambda raws: [Submitted(transaction.tx_id, "admitted") for _ in raws]
+    answers: list[Submitted] = []
+
+    async def submit() -> None:
+        answers.extend(await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=WAIT_MS))
+
+    begin = trio.current_time()
+    nursery.start_soon(submit)
+    await trio.testing.wait_all_tasks_blocked()
+    cluster.leads = True  # The very node that waits has been elected.
+    cluster.submitter.leader_changed()
+    with trio.move_on_after(PLACE_AGAIN_S):
+        await cluster.grew.wait()
+    assert trio.current_time() - begin < PLACE_AGAIN_S
+    await cluster.commit_waiting()
+    await cluster.submitter.drain()
+    assert answers == [Submitted(transaction.tx_id, "committed", height=1)]
+
+
+async def test_former_leader_passes_on_what_it_admitted(cluster: Cluster, nursery: trio.Nursery) -> None:
+    first, second, third = (_register(cluster.chain, name) for name in ("alice@acme", "bob@beta", "carol@gamma"))
+    await cluster.submitter.submit([first.raw, second.raw, third.raw], wait="admitted", timeout_ms=WAIT_MS)
+    asked: list[list[bytes]] = []
+
+    def answer(raws: Sequence[bytes]) -> list[Submitted]:
+        asked.append(list(raws))
+        full = UnavailableError("ledger.mempool.full", "too many transactions wait for a block")
+        exists = RejectedError("ledger.identity.exists", "exists")
+        if len(asked) == 1:
+            return [
+                Submitted(first.tx_id, "admitted"),
+                Submitted(second.tx_id, "refused", error=full),
+                Submitted(third.tx_id, "refused", error=exists),
+            ]
+        return [Submitted(second.tx_id, "committed")]
+
+    cluster.forward_answer = answer
+    cluster.forward_errors = [UnavailableError("node.no_leader", "no leader is known")]
+    cluster.leads = False
+    nursery.start_soon(cluster.submitter.run)
+    cluster.submitter.leader_changed()
+    with trio.fail_after(WAIT_MS / 1000):
+        await cluster.submitter.hand_on()
+    assert len(cluster.mempool) == 0
+    assert asked[0] == [first.raw, second.raw, third.raw]
+    assert all(raws == [second.raw] for raws in asked[1:])
+
+
+async def test_leader_keeps_what_it_admitted(cluster: Cluster, nursery: trio.Nursery) -> None:
+    await cluster.submitter.submit([_register(cluster.chain, "a@acme").raw], wait="admitted", timeout_ms=WAIT_MS)
+    nursery.start_soon(cluster.submitter.run)
+    cluster.submitter.leader_changed()  # Itself, in another term.
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(cluster.mempool) == 1
