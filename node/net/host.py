@@ -1,6 +1,6 @@
 """py-libp2p 0.8.1, hardened: TCP, Noise and Yamux only, members only, and no peer's mistake ends the process.
 
-This is the only module that imports libp2p, which takes a second: import it when a network starts. What it changes, and why (each was
+This module and `node.net.muxer` import libp2p, which takes a second: import it when a network starts. What it changes, and why (each was
 measured; docs/spec/network.md 6 tells the whole story):
 
 * Noise alone is offered. By default libp2p also accepts plaintext, under which a peer's identity proves nothing.
@@ -10,6 +10,7 @@ measured; docs/spec/network.md 6 tells the whole story):
 * Handshakes under way are bounded, and a new one closes the oldest, so that silent connections cannot lock the door.
 * libp2p's own dialling in the background, resource manager, identify requests, retries and negative cache are off: each peer has one dial
   loop of ours.
+* The multiplexer is `node.net.muxer`: the same protocol at a fifth of the cost.
 * A connection is ended by closing its socket. Everything politer waits for a lock that a stuck peer holds.
 """
 
@@ -35,7 +36,6 @@ from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from node.errors import ListenError, PeerRefusedError, PeerUnavailableError
@@ -52,6 +52,7 @@ from node.net.limits import (
     STREAMS_PER_CONNECTION_MAX,
     STREAMS_WAITING_MAX,
 )
+from node.net.muxer import Muxer
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -66,7 +67,8 @@ class LibP2PStream:
     """A stream of a connection as `node.net.channel` wants it: one kind of error for every way in which a connection ends."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        # libp2p's own wrapper takes a lock for each call, to keep a state that nobody here asks for.
+        self._stream = stream.muxed_stream
 
     async def read(self, bytes_max: int) -> bytes:
         """Return what has arrived, 1 to `bytes_max` bytes.
@@ -140,7 +142,7 @@ class LibP2PHost:
         self._host = new_host(
             key_pair=key_pair,
             sec_opt={NOISE_ID: _GatedNoise(key_pair, gate)},
-            muxer_opt={TProtocol(YAMUX_ID): Yamux},
+            muxer_opt={TProtocol(YAMUX_ID): Muxer},
             negotiate_timeout=int(HANDSHAKE_S_MAX),
             connection_config=ConnectionConfig(
                 min_connections=0,
@@ -224,12 +226,18 @@ class LibP2PHost:
         self._swarm.set_resource_manager(None)
         self._swarm.auto_connector.maybe_connect = nothing
         self._swarm.set_stream_handler(self._on_stream)
+        self._swarm.upgrader.muxer_multistream.new_conn = self._new_muxer
         self._swarm._handle_inbound_connection = self._on_socket
         # What we must know about a peer stands in the ledger; what it says about itself we do not ask.
         self._host._schedule_identify = lambda *_, **__: None
         self._host.remove_stream_handler(ID_PUSH)
         for protocol in (PROTOCOL_CONSENSUS, PROTOCOL_RPC):
             self._host.set_stream_handler(TProtocol(protocol), self._stream_handler(protocol))
+
+    async def _new_muxer(self, secured: Any, peer_id: Any) -> Muxer:
+        """Negotiate Yamux and return ours; libp2p would make its own."""
+        await self._swarm.upgrader.muxer_multistream.select_transport(secured)
+        return Muxer(secured, peer_id)
 
     async def _on_socket(self, socket_stream: Any, address: object) -> None:
         """Take one inbound TCP connection from handshake to end."""
