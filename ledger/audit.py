@@ -14,25 +14,30 @@ level           checks
 Signatures of transactions go to a *verifier* in batches, one for each block. It may check them elsewhere and later (worker processes); up
 to `PENDING_BLOCKS_MAX` blocks may be on their way while the replay goes on.
 
-Source: docs/spec/ledger.md 13.
+A replay can stop between any two blocks (`Auditor.suspend`) and go on later, in another process, with the tables that it left.
+
+Source: docs/spec/ledger.md 13; docs/spec/audit.md.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, TypeAlias
+from itertools import zip_longest
+from operator import attrgetter
+from typing import Final, Protocol, Self, TypeAlias
 
 from ledger.audit_membership import ConfigurationFollower
+from ledger.audit_state import FINDINGS_MAX, AuditState, Finding
 from ledger.block import Block, Header, decode_block_untrusted
 from ledger.certificate import check_certificate_subject, verify_block_certificate
 from ledger.configuration import Configuration
 from ledger.errors import BlockRefusedError
 from ledger.execution import Execution
 from ledger.genesis import Genesis, genesis_block
-from ledger.keyspace import MemoryStore, Table
+from ledger.keyspace import MemoryStore, Reader, Table, WriteSet
 from ledger.state import StateView, Tip
 from ledger.transaction import (
     SignatureJob,
@@ -43,7 +48,7 @@ from ledger.transaction import (
 )
 from ledger.transition import derived_refusals, link_refusals, refused_transaction, size_refusals, validator_refusals
 from wire.certificate import decode_commit_certificate_untrusted
-from wire.errors import RejectedError
+from wire.errors import PatchwardenError, RejectedError
 from wire.hashing import Digest
 from wire.merkle import Frontier, leaf_hash
 from wire.merkle import root as merkle_root
@@ -54,8 +59,10 @@ PENDING_BLOCKS_MAX: Final = 64
 Verifier: TypeAlias = Callable[[Sequence[SignatureJob]], Callable[[], Sequence[bool]]]
 """Takes the jobs of a block, and returns how to wait for the answers, in the same order."""
 
-_KEPT: Final = frozenset({Table.META, Table.STATE, Table.STATE_NODE, Table.TX_INDEX})
-"""What executing the next block needs; the rest of what a block writes is for queries."""
+_KEPT: Final = frozenset({Table.META, Table.STATE, Table.STATE_NODE})
+"""What executing the first block needs; the rest of what genesis writes is for queries."""
+_EXECUTED: Final = b""
+"""Stands in TX_INDEX for every executed transaction: nobody asks an audit where, only whether."""
 _LATCHED: Final = frozenset(
     f"ledger.block.{name}" for name in ("log_size", "log_root", "state_root", "policy_hash", "validators_hash")
 )
@@ -68,24 +75,6 @@ class AuditLevel(StrEnum):
     HEADERS = "headers"
     SIGNATURES = "signatures"
     FULL = "full"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that does not hold."""
-
-    height: int
-    """The block."""
-    what: str
-    """The stable code of the refusal, such as ``ledger.block.state_root``."""
-    message: str
-    """One sentence."""
-    expected: str
-    """What the audit derived, or empty where the sentence says it all."""
-    actual: str
-    """What the chain says, or empty."""
-    index: int | None = None
-    """The transaction in the block, or None when the whole block is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +94,17 @@ class AuditSummary:
     state_root: Digest
     """The state root that the audit derived for it."""
     findings: tuple[Finding, ...]
-    """Everything that does not hold, in the order of discovery; empty for a valid chain."""
+    """What does not hold, by height, the first divergence first; empty for a valid chain."""
+    omitted: int = 0
+    """Further findings, beyond the `FINDINGS_MAX` of each sort that are kept."""
+
+
+class AuditStore(Reader, Protocol):
+    """The tables of a replay."""
+
+    def apply(self, writes: Mapping[tuple[Table, bytes], bytes | None]) -> None:
+        """Make every change of `writes` visible."""
+        ...
 
 
 def verify_here(jobs: Sequence[SignatureJob]) -> Callable[[], Sequence[bool]]:
@@ -121,6 +120,7 @@ class Auditor:
         genesis: The founding document that the caller trusts.
         level: How much is checked.
         verifier: Who checks the transactions' signatures.
+        store: Empty tables for the state, or those that a replay before has left (`resume`); in memory by default.
         pending_blocks_max: How many blocks' signatures may be on their way.
     """
 
@@ -130,6 +130,7 @@ class Auditor:
         *,
         level: AuditLevel = AuditLevel.FULL,
         verifier: Verifier = verify_here,
+        store: AuditStore | None = None,
         pending_blocks_max: int = PENDING_BLOCKS_MAX,
     ) -> None:
         block, writes = genesis_block(genesis)
@@ -139,8 +140,9 @@ class Auditor:
         # The validators after the block before; below ``full`` the follower says who they are, there the state does.
         self._configuration = Configuration(genesis.validators)
         self._follower = ConfigurationFollower(self._configuration)
-        self._store = MemoryStore()
-        self._store.apply({key: value for key, value in writes.items() if key[0] in _KEPT})
+        self._store: AuditStore = MemoryStore() if store is None else store
+        if level is AuditLevel.FULL:
+            self._store.apply({key: value for key, value in writes.items() if key[0] in _KEPT})
         # Two views of the block before: as the chain says it, for its links, and as the audit derived it, for its contents.
         self._claimed: Tip | None = Tip(block.header, block.block_hash, Frontier())
         self._derived = self._claimed
@@ -150,12 +152,15 @@ class Auditor:
         self._last_header = block.header
         self._latched: set[str] = set()
         self._findings: list[Finding] = []
+        self._signature_findings: list[Finding] = []
+        self._omitted = 0
+        self._fresh: list[Finding] = []
         self._pending: deque[tuple[int, list[int], Callable[[], Sequence[bool]]]] = deque()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was found so far; answers that are on their way are missing."""
-        return tuple(self._findings)
+        """What was found so far, by height; answers that are on their way are missing."""
+        return tuple(sorted((*self._findings, *self._signature_findings), key=attrgetter("height")))
 
     @property
     def height(self) -> int:
@@ -169,7 +174,7 @@ class Auditor:
 
     @property
     def view(self) -> StateView:
-        """The state as derived so far; without history and without lists of blocks. Only at level ``full`` does it move."""
+        """The state as derived so far; without history and without lists of blocks. Only at level ``full`` is there one."""
         return StateView(self._store)
 
     def feed(self, block_raw: bytes, certificate_raw: bytes | None) -> tuple[Finding, ...]:
@@ -179,16 +184,11 @@ class Auditor:
             block_raw: The block's wire form.
             certificate_raw: Its encoded commit certificate, or None where a later one covers it.
         """
-        known = len(self._findings)
-        self._height += 1
         try:
             block = decode_block_untrusted(block_raw)
         except BlockRefusedError as error:
-            self._find(error)
-            # Nothing is known about what came of it, so the next block's links and derived fields cannot be judged.
-            self._claimed = None
-            self._latched |= _LATCHED
-            return tuple(self._findings[known:])
+            return self.feed_unreadable(error)
+        self._height += 1
         self._transactions += len(block.transactions)
         self._check_header(block)
         self._check_contents(block)
@@ -197,14 +197,79 @@ class Auditor:
         self._last_header = block.header
         while len(self._pending) > self._pending_blocks_max:
             self._collect()
-        return tuple(self._findings[known:])
+        return self._take_fresh()
+
+    def feed_unreadable(self, error: PatchwardenError) -> tuple[Finding, ...]:
+        """Take it that the next block is there and cannot be read, for the reason given; return what was found meanwhile."""
+        self._height += 1
+        self._find(error)
+        # Nothing is known about what came of it, so the next block's links and derived fields cannot be judged.
+        self._claimed = None
+        self._latched |= _LATCHED
+        return self._take_fresh()
+
+    def note(self, finding: Finding) -> None:
+        """Add what the caller found where the chain comes from, such as the end of an archive that was cut."""
+        self._keep(self._findings, finding)
+
+    def suspend(self) -> AuditState:
+        """Wait for every answer, and return what the replay knows; with the tables as they are now it can be resumed."""
+        self._settle()
+        return AuditState(
+            height=self._height,
+            transactions=self._transactions,
+            certified_height=self._certified_height,
+            claimed=self._claimed,
+            derived=self._derived,
+            last_header=self._last_header,
+            latched=frozenset(self._latched),
+            configuration=self._configuration,
+            actions=self._follower.actions,
+            findings=tuple(self._findings),
+            signature_findings=tuple(self._signature_findings),
+            omitted=self._omitted,
+        )
+
+    @classmethod
+    def resume(
+        cls,
+        genesis: Genesis,
+        state: AuditState,
+        store: AuditStore,
+        *,
+        level: AuditLevel,
+        verifier: Verifier = verify_here,
+    ) -> Self:
+        """Return a replay that goes on behind ``state.height``.
+
+        Args:
+            genesis: The founding document with which it began.
+            state: What `suspend` returned.
+            store: The tables as they were then.
+            level: That with which it began.
+            verifier: Who checks the transactions' signatures.
+        """
+        auditor = cls(genesis, level=AuditLevel.HEADERS, verifier=verifier, store=store)
+        auditor._level = level
+        auditor._height = state.height
+        auditor._transactions = state.transactions
+        auditor._certified_height = state.certified_height
+        auditor._claimed = state.claimed
+        auditor._derived = state.derived
+        auditor._last_header = state.last_header
+        auditor._latched = set(state.latched)
+        auditor._configuration = state.configuration
+        auditor._follower = ConfigurationFollower(state.configuration, state.actions)
+        auditor._findings = list(state.findings)
+        auditor._signature_findings = list(state.signature_findings)
+        auditor._omitted = state.omitted
+        return auditor
 
     def finish(self) -> AuditSummary:
         """Wait for every answer and return what the replay came to."""
-        while self._pending:
-            self._collect()
+        self._settle()
         if self._certified_height < self._height:
-            self._findings.append(
+            self.note(
                 Finding(
                     self._height,
                     "ledger.audit.not_certified",
@@ -220,7 +285,8 @@ class Auditor:
             self._certified_height,
             self._last_header,
             self._derived.header.state_root,
-            tuple(self._findings),
+            self.findings,
+            self._omitted,
         )
 
     def _check_header(self, block: Block) -> None:
@@ -235,7 +301,12 @@ class Auditor:
     def _check_contents(self, block: Block) -> None:
         """Derive what the block leads to, compare, and go on from what was derived."""
         header, before = block.header, self._derived
-        leaves = [leaf_hash(raw) for raw in block.transactions]
+        is_full = self._level is AuditLevel.FULL
+        decoded = [_decode(raw) for raw in block.transactions] if is_full else []
+        leaves = [
+            leaf_hash(raw) if transaction is None or isinstance(transaction, RejectedError) else transaction.leaf_hash
+            for raw, transaction in zip_longest(block.transactions, decoded)
+        ]
         frontier, _ = before.frontier.extend(leaves)
         derived = replace(
             header,
@@ -243,10 +314,9 @@ class Auditor:
             log_size=frontier.size,
             log_root=frontier.root(),
         )
-        if self._level is AuditLevel.FULL:
+        if is_full:
             # The log holds every transaction, also one that is refused here; state and policy follow from those that are not.
-            derived = self._execute(block, derived)
-            self._configuration = StateView(self._store).configuration()
+            derived = self._execute(block, decoded, derived)
         else:
             self._configuration = self._follower.follow(block)
             derived = replace(derived, validators_hash=self._configuration.hash)
@@ -259,13 +329,16 @@ class Auditor:
         self._claimed = Tip(header, block.block_hash, frontier)
         self._derived = Tip(derived, block.block_hash, frontier)
 
-    def _execute(self, block: Block, derived: Header) -> Header:
+    def _execute(self, block: Block, decoded: Sequence[Transaction | RejectedError], derived: Header) -> Header:
         execution = Execution(self._store, block.header, self._derived)
         for refusal in size_refusals(execution, block):
             self._find(refusal)
         jobs: list[SignatureJob] = []
         indexes: list[int] = []
-        for index, transaction in self._decoded(block):
+        for index, transaction in enumerate(decoded):
+            if isinstance(transaction, RejectedError):
+                self._find(refused_transaction(index, b"", transaction), index)
+                continue
             key = execution.find_key(transaction)
             if key is not None:
                 jobs.append(signature_job(transaction, key))
@@ -277,23 +350,19 @@ class Auditor:
                 self._find(refused_transaction(index, transaction.tx_id, error), index)
         if jobs:
             self._pending.append((self._height, indexes, self._verifier(jobs)))
-        sealed = execution.seal()
-        self._store.apply({key: value for key, value in sealed.writes.items() if key[0] in _KEPT})
+        after = execution.derive()
+        writes: WriteSet = after.writes
+        if after.executed is not None:
+            writes.update(dict.fromkeys([(Table.TX_INDEX, tx_id) for tx_id in after.executed.tx_ids], _EXECUTED))
+        self._store.apply(writes)
+        if after.configuration is not None:
+            self._configuration = after.configuration
         return replace(
             derived,
-            state_root=sealed.header.state_root,
-            policy_hash=sealed.header.policy_hash,
-            validators_hash=sealed.header.validators_hash,
+            state_root=after.state_root,
+            policy_hash=after.policy_hash,
+            validators_hash=after.validators_hash,
         )
-
-    def _decoded(self, block: Block) -> Iterator[tuple[int, Transaction]]:
-        for index, raw in enumerate(block.transactions):
-            try:
-                transaction = decode_transaction_untrusted(raw)
-            except RejectedError as error:
-                self._find(refused_transaction(index, b"", error), index)
-            else:
-                yield index, transaction
 
     def _check_certificate(self, block: Block, raw: bytes) -> None:
         try:
@@ -307,24 +376,23 @@ class Auditor:
         else:
             self._certified_height = self._height
 
+    def _settle(self) -> None:
+        while self._pending:
+            self._collect()
+
     def _collect(self) -> None:
         height, indexes, wait_results = self._pending.popleft()
         for index, is_valid in zip(indexes, wait_results(), strict=True):
             if not is_valid:
-                self._findings.append(
-                    Finding(
-                        height,
-                        "ledger.tx.bad_signature",
-                        f"the signature of transaction {index} of block {height} does not hold",
-                        "",
-                        "",
-                        index,
-                    )
+                sentence = f"the signature of transaction {index} of block {height} does not hold"
+                self._keep(
+                    self._signature_findings, Finding(height, "ledger.tx.bad_signature", sentence, "", "", index)
                 )
 
-    def _find(self, error: RejectedError, index: int | None = None) -> None:
+    def _find(self, error: PatchwardenError, index: int | None = None) -> None:
         details = error.details
-        self._findings.append(
+        self._keep(
+            self._findings,
             Finding(
                 self._height,
                 error.code,
@@ -332,5 +400,23 @@ class Auditor:
                 str(details.get("expected", "")),
                 str(details.get("actual", "")),
                 index,
-            )
+            ),
         )
+
+    def _keep(self, findings: list[Finding], finding: Finding) -> None:
+        if len(findings) < FINDINGS_MAX:
+            findings.append(finding)
+            self._fresh.append(finding)
+        else:
+            self._omitted += 1
+
+    def _take_fresh(self) -> tuple[Finding, ...]:
+        fresh, self._fresh = self._fresh, []
+        return tuple(fresh)
+
+
+def _decode(raw: bytes) -> Transaction | RejectedError:
+    try:
+        return decode_transaction_untrusted(raw)
+    except RejectedError as error:
+        return error

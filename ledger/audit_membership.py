@@ -7,6 +7,7 @@ header's hash is the one. Whether the vote really decided is a question of the f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from ledger.block import Block
@@ -30,9 +31,14 @@ class ConfigurationFollower:
 
     __slots__ = ("_actions", "configuration")
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, actions: Iterable[tuple[bytes, ValidatorAction]] = ()) -> None:
         self.configuration = configuration
-        self._actions: dict[bytes, ValidatorAction] = {}
+        self._actions = dict(actions)
+
+    @property
+    def actions(self) -> tuple[tuple[bytes, ValidatorAction], ...]:
+        """What was proposed about validators so far, by proposal id, oldest first."""
+        return tuple(self._actions.items())
 
     def follow(self, block: Block) -> Configuration:
         """Return the configuration after the block: the one that its header names, if the block can lead there; else the one before."""

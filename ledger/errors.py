@@ -10,6 +10,7 @@ class                         codes                                             
 ``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``                               who sent the proof
 ``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
 ``SnapshotRefusedError``      ``ledger.snapshot.*``                                                  who sent it
+``AuditStateError``           ``ledger.audit.state``                                                 who kept it
 ``NotYetAvailableError``      ``ledger.mempool.full``, ``ledger.receipt.not_certified``,             the caller, later
                               ``ledger.snapshot.not_certified``
 ``HistoryPrunedError``        ``ledger.history.pruned``                                              the caller, elsewhere
@@ -44,6 +45,10 @@ class ArchiveRefusedError(RejectedError):
 
 class SnapshotRefusedError(RejectedError):
     """The bytes are not a snapshot of this network's certified state."""
+
+
+class AuditStateError(RejectedError):
+    """The bytes are not the state of a replay that was interrupted."""
 
 
 class HistoryPrunedError(UnavailableError):

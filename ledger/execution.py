@@ -66,6 +66,24 @@ class Draft(StateView):
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """The state that a block's transactions lead to."""
+
+    state_root: Digest
+    """Root of the state, 32 bytes."""
+    validators_hash: Digest
+    """Hash of the configuration, 32 bytes."""
+    policy_hash: Digest
+    """Hash of the policy set, 32 bytes."""
+    configuration: Configuration | None
+    """The configuration of the validators after them, if they changed it."""
+    executed: ExecutedLink | None
+    """What the chain of executed transactions grows by, or None without transactions."""
+    writes: WriteSet
+    """Rows of STATE and STATE_NODE; with those of TX_INDEX they are all that executing the next block reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
     """What a block's transactions lead to."""
 
@@ -189,12 +207,9 @@ class Execution:
         self._transactions.append(transaction)
         self._history.append(effects.subjects)
 
-    def seal(self) -> Sealed:
-        """Return the header and the rows that the executed transactions lead to."""
-        template, tip = self._template, self._tip
-        height_key = keyspace.height_key(template.height)
-        leaves = [each.leaf_hash for each in self._transactions]
-        frontier, nodes = tip.frontier.extend(leaves)
+    def derive(self) -> Derived:
+        """Return the state that the executed transactions lead to, with the rows that executing the next block needs."""
+        tip = self._tip
         changed = dict(self._draft.changed)
         executed = self._link()
         if executed is not None:
@@ -207,31 +222,53 @@ class Execution:
             writes.update(tree_writes)
         for key, value in state.items():
             writes[Table.STATE, key] = value
-            if key[:1] == keyspace.IDENTITY:
-                writes[Table.IDENTITY_VERSION, b"%b\x00%b" % (key[1:], height_key)] = value
+        policy = cast("PolicyVersion | None", changed.get(keyspace.POLICY_VERSION_KEY))
+        configuration = cast("Configuration | None", changed.get(keyspace.VALIDATORS_KEY))
+        return Derived(
+            state_root=state_root,
+            validators_hash=tip.header.validators_hash if configuration is None else configuration.hash,
+            policy_hash=tip.header.policy_hash if policy is None else Digest(policy.policy_hash),
+            configuration=configuration,
+            executed=executed,
+            writes=writes,
+        )
+
+    def seal(self) -> Sealed:
+        """Return the header and the rows that the executed transactions lead to."""
+        template = self._template
+        height_key = keyspace.height_key(template.height)
+        leaves = [each.leaf_hash for each in self._transactions]
+        frontier, nodes = self._tip.frontier.extend(leaves)
+        derived = self.derive()
+        writes = derived.writes
+        writes.update(
+            {
+                (Table.IDENTITY_VERSION, b"%b\x00%b" % (key[1:], height_key)): value
+                for (table, key), value in writes.items()
+                if table is Table.STATE and key[:1] == keyspace.IDENTITY
+            }
+        )
         for level, index, digest in nodes:
             writes[Table.LOG_NODE, keyspace.log_node_key(level, index)] = digest
-        if executed is not None:
-            writes[Table.EXECUTED, height_key] = executed.encode()
-            writes.update(executed.index_rows())
+        if derived.executed is not None:
+            writes[Table.EXECUTED, height_key] = derived.executed.encode()
+            writes.update(derived.executed.index_rows())
         for index, transaction in enumerate(self._transactions):
             for subject in self._history[index]:
                 writes[Table.HISTORY, keyspace.history_key(subject, template.height, index)] = transaction.tx_id
-        policy = cast("PolicyVersion | None", changed.get(keyspace.POLICY_VERSION_KEY))
-        configuration = cast("Configuration | None", changed.get(keyspace.VALIDATORS_KEY))
-        if configuration is not None:
+        if derived.configuration is not None:
             before = newest_configuration_height(self._reader)
-            writes.update(ConfigurationRow(before, configuration, self._ended_change()).writes(template.height))
+            writes.update(ConfigurationRow(before, derived.configuration, self._ended_change()).writes(template.height))
         header = replace(
             template,
             transactions_root=merkle_root(leaves),
             log_size=frontier.size,
             log_root=frontier.root(),
-            state_root=state_root,
-            validators_hash=tip.header.validators_hash if configuration is None else configuration.hash,
-            policy_hash=tip.header.policy_hash if policy is None else Digest(policy.policy_hash),
+            state_root=derived.state_root,
+            validators_hash=derived.validators_hash,
+            policy_hash=derived.policy_hash,
         )
-        return Sealed(header, writes, Tip(header, header.hash(), frontier), configuration)
+        return Sealed(header, writes, Tip(header, header.hash(), frontier), derived.configuration)
 
     def _link(self) -> ExecutedLink | None:
         """Return what the chain of executed transactions grows by, or None without transactions."""

@@ -1,0 +1,160 @@
+"""What a replay knows between two blocks, and its one encoding: a replay that was interrupted goes on from it as if it never had been.
+
+    (1, height, transactions, certified height, claimed tip or nil, derived tip, last header, latched codes,
+     configuration, ((proposal id, action), …), (finding, …), (finding, …), findings left out)
+
+A tip is that of META (docs/spec/ledger.md 3), a finding its six fields. The tables that stand beside it are kept by whoever keeps this.
+
+Source: docs/spec/audit.md 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ledger.actions import action_from_value_untrusted
+from ledger.block import Header, decode_header_untrusted
+from ledger.configuration import Configuration, decode_configuration_untrusted
+from ledger.errors import AuditStateError, LedgerCorruptionError
+from ledger.state import Tip
+from ledger.validator_actions import VALIDATOR_ACTIONS, ValidatorAction
+from wire.codec import Value, decode_untrusted, encode
+from wire.errors import RejectedError
+from wire.fields import as_bytes, as_digest, as_int, as_optional, as_tuple
+from wire.limits import MEBIBYTE
+
+FINDINGS_MAX: Final = 2_000
+"""Findings kept of each of the two sorts; one divergence at the beginning of a long chain leads to one for nearly every transaction."""
+STATE_BYTES_MAX: Final = 64 * MEBIBYTE
+"""An encoded state: two thousand findings twice, and every proposal about validators."""
+
+STATE_VERSION: Final = 1
+_STATE_FIELDS: Final = 13
+_FINDING_FIELDS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that does not hold."""
+
+    height: int
+    """The block; one above the last where the chain cannot be read further."""
+    what: str
+    """The stable code of the refusal, such as ``ledger.block.state_root``."""
+    message: str
+    """One sentence."""
+    expected: str
+    """What the audit derived, or empty where the sentence says it all."""
+    actual: str
+    """What the chain says, or empty."""
+    index: int | None = None
+    """The transaction in the block, or None when the whole block is meant."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the fields in their order."""
+        return (self.height, self.what, self.message, self.expected, self.actual, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditState:
+    """A replay between two blocks, with every signature answered for; its tables aside."""
+
+    height: int
+    """Blocks fed."""
+    transactions: int
+    """Transactions in them."""
+    certified_height: int
+    """The highest height that a valid certificate proves; 0 when none does."""
+    claimed: Tip | None
+    """The last block as the chain says it; None when it could not be read."""
+    derived: Tip
+    """The same as the audit derived it."""
+    last_header: Header
+    """The last header that could be read, as the chain says it."""
+    latched: frozenset[str]
+    """Codes of differences that are told once."""
+    configuration: Configuration
+    """Who decides after the last block."""
+    actions: tuple[tuple[bytes, ValidatorAction], ...]
+    """Below level ``full``: what was proposed about validators, by proposal id."""
+    findings: tuple[Finding, ...]
+    """Everything found but signatures of transactions, by height."""
+    signature_findings: tuple[Finding, ...]
+    """Signatures of transactions that do not hold, by height."""
+    omitted: int
+    """Findings beyond `FINDINGS_MAX`."""
+
+    def encode(self) -> bytes:
+        """Return the one encoding."""
+        return encode(
+            (
+                STATE_VERSION,
+                self.height,
+                self.transactions,
+                self.certified_height,
+                None if self.claimed is None else self.claimed.encode(),
+                self.derived.encode(),
+                self.last_header.encode(),
+                tuple(sorted(code.encode() for code in self.latched)),
+                self.configuration.encode(),
+                tuple((bytes(proposal_id), action.to_value()) for proposal_id, action in self.actions),
+                tuple(each.to_value() for each in self.findings),
+                tuple(each.to_value() for each in self.signature_findings),
+                self.omitted,
+            )
+        )
+
+
+def decode_audit_state_untrusted(data: bytes) -> AuditState:
+    """Return the state that `data` encodes. That it belongs to the chain and the tables at hand is the caller's to know.
+
+    Raises:
+        AuditStateError: ``ledger.audit.state``.
+    """
+    try:
+        values = as_tuple(decode_untrusted(data, bytes_max=STATE_BYTES_MAX), "audit state", length=_STATE_FIELDS)
+        as_int(values[0], "version", STATE_VERSION, STATE_VERSION)
+        claimed = as_optional(values[4], "claimed tip", as_bytes)
+        return AuditState(
+            height=as_int(values[1], "height"),
+            transactions=as_int(values[2], "transactions"),
+            certified_height=as_int(values[3], "certified height"),
+            claimed=None if claimed is None else Tip.decode(claimed),
+            derived=Tip.decode(as_bytes(values[5], "derived tip")),
+            last_header=decode_header_untrusted(as_bytes(values[6], "last header")),
+            latched=frozenset(as_bytes(each, "code").decode("ascii") for each in as_tuple(values[7], "latched codes")),
+            configuration=decode_configuration_untrusted(as_bytes(values[8], "configuration")),
+            actions=tuple(_action(each) for each in as_tuple(values[9], "actions")),
+            findings=tuple(_finding(each) for each in as_tuple(values[10], "findings")),
+            signature_findings=tuple(_finding(each) for each in as_tuple(values[11], "findings")),
+            omitted=as_int(values[12], "findings left out"),
+        )
+    except (RejectedError, LedgerCorruptionError) as error:
+        raise AuditStateError("ledger.audit.state", f"the state of a replay cannot be read: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise AuditStateError("ledger.audit.state", "the state of a replay names a code that is none") from error
+
+
+def _action(value: object) -> tuple[bytes, ValidatorAction]:
+    proposal_id, raw = as_tuple(value, "action", length=2)
+    action = action_from_value_untrusted(raw)
+    if not isinstance(action, VALIDATOR_ACTIONS):
+        raise AuditStateError("ledger.audit.state", "the state of a replay follows an action that changes no validator")
+    return as_digest(proposal_id, "proposal id"), action
+
+
+def _finding(value: object) -> Finding:
+    height, what, message, expected, actual, index = as_tuple(value, "finding", length=_FINDING_FIELDS)
+    for text in (what, message, expected, actual):
+        if type(text) is not str:
+            raise AuditStateError("ledger.audit.state", "a finding's texts are texts")
+    # Not `as_text`: a finding may quote what the chain says.
+    return Finding(
+        as_int(height, "height"),
+        str(what),
+        str(message),
+        str(expected),
+        str(actual),
+        as_optional(index, "index", as_int),
+    )
