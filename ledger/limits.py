@@ -82,3 +82,8 @@ SNAPSHOT_CHUNKS_MAX: Final = 65_536
 """Chunks in one snapshot: 64 GiB of state."""
 SNAPSHOT_MANIFEST_BYTES_MAX: Final = 7 * MEBIBYTE
 """A manifest, the digests of its chunks and the proof of its validators included; it fits a frame."""
+
+CHECKPOINT_BYTES_MAX: Final = 4 * MEBIBYTE
+"""A checkpoint's text: a few kilobytes, and one and a half for each change of the validators since the founding."""
+SPLIT_VIEW_HEADERS_MAX: Final = 4096
+"""Headers between two contradicting checkpoints in one piece of evidence."""

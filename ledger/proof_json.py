@@ -39,12 +39,13 @@ class ProofReader:
     def __init__(self, refuse: Callable[[str], ProofRefusedError]) -> None:
         self._refuse = refuse
 
-    def members(self, value: object, names: frozenset[str]) -> dict[str, object]:
-        """Return the proof's members: exactly these names, and maybe the configuration."""
-        if not isinstance(value, dict) or value.keys() - {CONFIGURATION_MEMBER} != names:
-            raise self._refuse(
-                f"it has exactly the members {', '.join(sorted(names))}, and maybe {CONFIGURATION_MEMBER}"
-            )
+    def members(
+        self, value: object, names: frozenset[str], optional: frozenset[str] = frozenset({CONFIGURATION_MEMBER})
+    ) -> dict[str, object]:
+        """Return the proof's members: each of `names`, and besides them nothing but `optional`."""
+        if not isinstance(value, dict) or value.keys() - optional != names:
+            also = f", and maybe {', '.join(sorted(optional))}" if optional else ""
+            raise self._refuse(f"it has exactly the members {', '.join(sorted(names))}{also}")
         return value
 
     def number(self, members: Mapping[str, object], name: str) -> int:
