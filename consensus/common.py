@@ -81,6 +81,8 @@ class Common:
         """Ticks since the start."""
         self.election_elapsed = 0
         """Ticks since a leader was heard, a vote was given, or an election began."""
+        # Nobody knows what this node promised before it was started.
+        self._bound_until = config.election_ticks if config.lease_reads else 0
         self._entropy = entropy
         self.election_timeout = 0
         self.draw_election_timeout()
@@ -123,10 +125,22 @@ class Common:
             self.leader is not None and not self.is_leader_gone and self.election_elapsed < self.config.election_ticks
         )
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether a leader may still rely on this node's promise to support nobody else and not to stand."""
+        return self.ticks < self._bound_until
+
+    def note_leader_heard(self) -> None:
+        """Restart the timer, and promise the leader what the answer will say."""
+        self.election_elapsed = 0
+        if self.config.lease_reads:
+            self._bound_until = self.ticks + self.config.election_ticks
+
     def note_leader_gone(self) -> None:
         """Wait no longer than a spread of the least timeout: the leader's process has ended, and who is left must not all stand at once."""
         self.is_leader_gone = True
-        soon = self.election_elapsed + 1 + self._entropy(self.config.election_ticks)
+        bound_for = max(self._bound_until - self.ticks, 0)
+        soon = self.election_elapsed + bound_for + 1 + self._entropy(self.config.election_ticks)
         self.election_timeout = min(self.election_timeout, soon)
 
     def note_leader_back(self) -> None:
@@ -216,6 +230,7 @@ class Common:
             or out.apply
             or out.elected
             or out.stepped_down
+            or out.removed
             or out.reads_ready
             or out.reads_refused
             or out.need_snapshot

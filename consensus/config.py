@@ -46,6 +46,10 @@ class Config:
     uncommitted_bytes_max: int = limits.UNCOMMITTED_BYTES_MAX
     held_bytes_max: int = limits.HELD_BYTES_MAX
     recent_bytes_max: int = limits.RECENT_BYTES_MAX
+    lease_reads: bool = False
+    """Whether this node binds itself to the leader that it hears, and as leader reads by such promises (docs/spec/consensus.md 11.1)."""
+    tick_ms: int = limits.TICK_MS
+    """How long a tick is, at least. For `lease_reads` only: elsewhere time is counted in ticks."""
 
     def __post_init__(self) -> None:
         """Check what the program, not an operator, must get right."""
@@ -55,6 +59,14 @@ class Config:
         assert 1 <= self.append_bytes_max <= limits.APPEND_BYTES_MAX
         assert 1 <= self.uncommitted_blocks_max < limits.ACKNOWLEDGEMENTS_MAX
         assert self.inflight_max >= 1
+        assert self.tick_ms >= 1
+
+    @property
+    def promise_ms(self) -> int:
+        """How long, in milliseconds, this node is sure to support nobody but the leader that it has just heard; 0 without `lease_reads`."""
+        if not self.lease_reads:
+            return 0
+        return min(max(self.election_ticks - limits.LEASE_MARGIN_TICKS, 0) * self.tick_ms, limits.PROMISE_MS_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,17 +148,17 @@ class Replica:
             TransferRefusedError: For `TransferLeadership` only; nothing has changed.
         """
         match event:
-            case Received(message, sender):
-                self._receive(message, sender)
+            case Received(message, sender, now_ms):
+                self._receive(message, sender, now_ms)
             case Persisted():
                 self._note_persisted(event)
-            case Tick():
-                self._tick()
+            case Tick(now_ms):
+                self._tick(now_ms)
             case EntriesRefused(height, block_hash, reason):
                 self._note_refused(height, block_hash, reason)
-            case ReadIndex(request_id):
+            case ReadIndex(request_id, now_ms):
                 if self._leadership is not None:
-                    self._leadership.read(Read(request_id))
+                    self._leadership.read(Read(request_id), now_ms)
                 else:
                     self._forwarded.add(request_id)
             case InstalledSnapshot():
@@ -201,16 +201,16 @@ class Replica:
 
     # Time
 
-    def _tick(self) -> None:
+    def _tick(self, now_ms: int | None) -> None:
         common = self._common
         common.ticks += 1
         self._forwarded.tick()
         if self._leadership is not None:
-            if not self._leadership.tick():
+            if not self._leadership.tick(now_ms):
                 self._step_down(is_refused=self._leadership.is_refused)
             return
         common.election_elapsed += 1
-        if common.election_elapsed < common.election_timeout or not common.is_voter:
+        if common.election_elapsed < common.election_timeout or not common.is_voter or common.is_bound:
             return
         self._following.drop_held()
         # Only durable blocks may be claimed. Blocks on their way to the disk will be there in a moment; a disk that hangs must not lead.
@@ -339,7 +339,7 @@ class Replica:
 
     # Messages
 
-    def _receive(self, message: Message, sender: NodeId) -> None:
+    def _receive(self, message: Message, sender: NodeId, now_ms: int | None) -> None:
         common = self._common
         if sender == common.config.node_id or not self._is_admitted(message, sender):
             common.alarm("consensus.stranger", f"a message came from {sender.hex()}, which is no other member")
@@ -362,11 +362,13 @@ class Replica:
             case PreVoteReply():
                 self._receive_pre_vote_reply(message)
             case AppendReply() | Vote() | ReadIndexRequest() | ReadIndexReply():
-                self._receive_in_term(message)
+                self._receive_in_term(message, now_ms)
             case _ as never:
                 assert_never(never)
 
-    def _receive_in_term(self, message: AppendReply | Vote | ReadIndexRequest | ReadIndexReply) -> None:
+    def _receive_in_term(
+        self, message: AppendReply | Vote | ReadIndexRequest | ReadIndexReply, now_ms: int | None
+    ) -> None:
         """Take in what means something in its own term only. A voter's later term is followed; readers only wait for an answer."""
         common = self._common
         if message.term > common.term and isinstance(message, AppendReply | Vote):
@@ -383,7 +385,7 @@ class Replica:
                     self._conclude_election()
             case ReadIndexRequest(_, follower, number):
                 if self._leadership is not None:
-                    self._leadership.read(Read(number, follower))
+                    self._leadership.read(Read(number, follower), now_ms)
             case ReadIndexReply():
                 if message.leader == common.leader:
                     self._forwarded.handle_reply(message)
@@ -425,7 +427,7 @@ class Replica:
             )
             return
         common.note_leader_back()
-        common.election_elapsed = 0
+        common.note_leader_heard()
         match message:
             case Append():
                 self._following.handle_append(message)
@@ -468,6 +470,7 @@ class Replica:
         granted = (
             message.term == common.term
             and common.leader is None
+            and (message.transfer or not common.is_bound)
             # Once more for the same request only: after a restart nobody knows any more what was signed.
             and (voted_for is None or (voted_for == message.candidate and common.vote_basis == basis))
             and may_support(common, message)

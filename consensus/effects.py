@@ -58,6 +58,11 @@ def hard_state_after_snapshot(hard_state: HardState, term: int) -> HardState:
 class Tick:
     """One tick of the driver's clock has passed; 50 to 100 ms in a usual network."""
 
+    now_ms: int | None = None
+    """When this tick came, in milliseconds on a clock that nobody sets and that goes on while the process is stopped or the machine
+    sleeps; None: unknown, so there are no leases. Ticks are `Config.tick_ms` apart at least, and one that is late does not bring another
+    one nearer than the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -65,6 +70,8 @@ class Received:
 
     message: Message
     sender: NodeId
+    now_ms: int | None = None
+    """When it came, as in `Tick`; needed by a `ReadIndexRequest` that a lease shall answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,8 @@ class ReadIndex:
 
     request_id: int
     """The driver's name for the request, different from those that are pending."""
+    now_ms: int | None = None
+    """When it was asked for or later, as in `Tick`; needed by a lease."""
 
 
 @dataclass(frozen=True, slots=True)

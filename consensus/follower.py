@@ -126,6 +126,7 @@ class Following:
                 commit_height=common.commit_height,
                 round_id=self._round_id,
                 acknowledgements=self._sign_upto(match_height),
+                promise_ms=common.config.promise_ms,
             ),
         )
 
@@ -300,6 +301,7 @@ class Following:
                 commit_height=common.commit_height,
                 round_id=self._round_id,
                 acknowledgements=(),
+                promise_ms=common.config.promise_ms,
             ),
         )
 

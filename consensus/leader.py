@@ -11,6 +11,7 @@ from dataclasses import replace
 from consensus.acknowledgements import AcknowledgementBook
 from consensus.common import Common
 from consensus.errors import ProposalRefusedError
+from consensus.lease import Lease
 from consensus.limits import REFUSED_TIMEOUTS
 from consensus.log import Write
 from consensus.membership import Configuration
@@ -28,6 +29,7 @@ class Leadership:
         "_common",
         "_elapsed",
         "_has_committed",
+        "_lease",
         "_reads",
         "_refused_at",
         "_refused_timeouts",
@@ -46,6 +48,7 @@ class Leadership:
         """How far each peer is, and what it is sent."""
         self._book = AcknowledgementBook(common)
         self._reads = LeaderReads(common)
+        self._lease = Lease(common.config)
         self._elapsed = 0
         self._has_committed = False
         self._refused_at = 0
@@ -109,15 +112,17 @@ class Leadership:
         """Whether followers who refuse this leader's blocks have kept it from committing anything for too long."""
         return self._refused_timeouts >= REFUSED_TIMEOUTS
 
-    def tick(self) -> bool:
+    def tick(self, now_ms: int | None = None) -> bool:
         """Take note of time; return False when no majority was heard for an election timeout, or none takes this leader's blocks."""
         config = self._common.config
         self._elapsed += 1
+        self._lease.note_tick(now_ms)
         if self._transfer is not None and self._elapsed >= self._transfer.until:
             self._transfer = None
             self._transfer_not_before = self._elapsed + config.election_ticks
         self.peers.drop_departed(self._elapsed)
         if self._elapsed % config.heartbeat_ticks == 0:
+            self._lease.note_round(self.peers.round_id + 1)
             self.peers.heartbeat()
             self._hand_over_if_ready(again=True)
         if self._elapsed % config.election_ticks == 0:
@@ -139,6 +144,7 @@ class Leadership:
         if progress is None:
             return
         progress.heard = True
+        self._lease.note_promise(peer, message.round_id, message.promise_ms)
         if message.round_id > progress.round_id:
             progress.round_id = min(message.round_id, self.peers.round_id)
             self._advance_reads()
@@ -149,8 +155,11 @@ class Leadership:
             self.peers.feed(peer)
         self._hand_over_if_ready()
 
-    def read(self, read: Read) -> None:
-        """Answer the read when this leader is confirmed, after now."""
+    def read(self, read: Read, now_ms: int | None = None) -> None:
+        """Answer the read when this leader is confirmed, after now; at once when a lease says that nobody else leads at `now_ms`."""
+        if self._has_lease(now_ms):
+            self._reads.answer(read)
+            return
         self._reads.add(read)
         self._advance_reads()
 
@@ -257,6 +266,12 @@ class Leadership:
 
     # Reads
 
+    def _has_lease(self, now_ms: int | None) -> bool:
+        # As with rounds, nothing is read before a block of this term is committed. And not by who is about to lead no more.
+        return (
+            self._has_committed and self._transfer is None and self._lease.is_held(self._common.configuration, now_ms)
+        )
+
     def _advance_reads(self) -> None:
         reads = self._reads
         if reads.is_round_under_way:
@@ -281,6 +296,8 @@ class Leadership:
         assert progress is not None, "who votes is a peer, and members do not change meanwhile"
         if progress.match_height == common.log.last_height:
             self._transfer = replace(self._transfer, is_asked=True)
+            # Who asks for votes at the leader's wish gets them in spite of promises, and this may arrive when the hand-over is given up.
+            self._lease.give_up()
             common.send(self._transfer.to, TimeoutNow(common.term, common.config.node_id))
 
     def _leave_if_due(self) -> None:

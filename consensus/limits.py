@@ -28,6 +28,9 @@ ROUND_MAX: Final = 2**62
 ELECTION_TICKS: Final = 10
 """Ticks without a leader before an election, at least; the timeout is drawn from one to two times this (Raft 9.3)."""
 
+TICK_MS: Final = 50
+"""Milliseconds of one tick, where somebody must know."""
+
 HEARTBEAT_TICKS: Final = 2
 """Ticks between two heartbeats. Several fit into `ELECTION_TICKS`, so that one lost message starts no election."""
 
@@ -77,6 +80,21 @@ down. A follower asks its ledger again after one of them, so this is more than o
 
 STAND_BACK_TIMEOUTS: Final = 2
 """Least election timeouts that such a leader waits longer than the others before it stands again."""
+
+LEASE_MARGIN_TICKS: Final = 2
+"""Ticks that a follower's promise is shorter than what it keeps: one may be waiting when the append comes, the next may follow at once."""
+
+LEASE_DRIFT_DIVISOR: Final = 10
+"""A leader believes this part less of a promise: clocks may differ in speed by as much, which no working one does."""
+
+LEASE_GAP_TICKS: Final = 3
+"""Time between two ticks, counted in their length, above which a leader no longer trusts time and forgets every promise."""
+
+LEASE_ROUNDS_MAX: Final = 64
+"""Heartbeat rounds whose sending time is remembered; older ones are older than any lease."""
+
+PROMISE_MS_MAX: Final = 3_600_000
+"""No message carries a longer promise, in milliseconds."""
 
 READS_PENDING_MAX: Final = 4096
 """Linearizable reads that await their confirmation at one replica; more are refused."""

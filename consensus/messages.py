@@ -34,6 +34,7 @@ from consensus.limits import (
     APPEND_ENTRIES_MAX,
     HEIGHT_MAX,
     MESSAGE_BYTES_MAX,
+    PROMISE_MS_MAX,
     ROUND_MAX,
     TERM_MAX,
 )
@@ -169,6 +170,8 @@ class AppendReply:
     """The greatest `round_id` heard from this leader."""
     acknowledgements: tuple[Acknowledgement, ...]
     """For blocks of the current term only, ascending heights, at most `ACKNOWLEDGEMENTS_MAX`."""
+    promise_ms: int = 0
+    """For so many milliseconds after it heard the round, the follower supports nobody else, unless the leader wishes it; 0: no promise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,7 @@ def encode_message(message: Message) -> bytes:
                     message.commit_height,
                     message.round_id,
                     acknowledgements,
+                    message.promise_ms,
                 )
             )
         case PreVote(term, candidate, last_term, last_height, last_hash):
@@ -468,7 +472,8 @@ def _read_append_reply(value: tuple[object, ...]) -> AppendReply:
         commit_height,
         round_id,
         acknowledgement_values,
-    ) = as_tuple(value, "append_reply", length=12)
+        promise_ms,
+    ) = as_tuple(value, "append_reply", length=13)
     acknowledgements: list[Acknowledgement] = []
     for item in as_tuple(acknowledgement_values, "acknowledgements", length_max=ACKNOWLEDGEMENTS_MAX):
         height, block_hash, signature = as_tuple(item, "acknowledgement", length=3)
@@ -491,6 +496,7 @@ def _read_append_reply(value: tuple[object, ...]) -> AppendReply:
         _height(commit_height, "commit_height"),
         _round(round_id, "round_id"),
         tuple(acknowledgements),
+        as_int(promise_ms, "promise_ms", minimum=0, maximum=PROMISE_MS_MAX),
     )
     heights = [a.height for a in acknowledgements]
     if reply.ok:

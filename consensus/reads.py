@@ -5,7 +5,7 @@ before a block of its own term is committed. That nobody led a later term when t
 majority that *began after* the request. Rounds of one term have numbers that never repeat, and answers of other terms do not count, so no
 older answer can be taken for one. Requests that come while a round is under way share the next one.
 
-There are no lease reads. A lease is a promise about time, and ticks do not pass while a process is stopped or a clock jumps.
+This way needs no clock. The other one, which does, is `consensus.lease`, and is off unless an operator wants it.
 
 Source: docs/spec/consensus.md 11.
 """
@@ -64,6 +64,10 @@ class LeaderReads:
         else:
             self._refuse(read)
 
+    def answer(self, read: Read) -> None:
+        """Answer the read now: it is known that nobody else leads."""
+        self._answer(read, self._common.commit_height)
+
     def begin(self, round_id: int) -> None:
         """Let everything that waits be confirmed by the round `round_id`, which begins now; the commit height of now is the answer."""
         self._round, self._waiting = self._waiting, []
@@ -74,20 +78,21 @@ class LeaderReads:
         """Answer what the rounds up to `round_id` confirm."""
         if not self._round or round_id < self._round_id:
             return
-        common = self._common
         for read in self._round:
-            if read.follower is None:
-                common.out.reads_ready.append((read.number, self._height))
-            else:
-                common.send(
-                    read.follower, ReadIndexReply(common.term, common.config.node_id, read.number, self._height)
-                )
+            self._answer(read, self._height)
         self._round = []
 
     def refuse_all(self) -> None:
         """Give up: this node leads no more."""
         for read in (*self._round, *self._waiting):
             self._refuse(read)
+
+    def _answer(self, read: Read, height: int) -> None:
+        common = self._common
+        if read.follower is None:
+            common.out.reads_ready.append((read.number, height))
+        else:
+            common.send(read.follower, ReadIndexReply(common.term, common.config.node_id, read.number, height))
 
     def _refuse(self, read: Read) -> None:
         # A follower is not told: it gives up by itself, and may have another leader by then.

@@ -20,6 +20,7 @@ def answer_pre_vote(common: Common, message: PreVote) -> None:
         message.term > common.term
         and common.role is not Role.LEADER
         and not common.hears_leader()
+        and not common.is_bound
         and may_support(common, message)
     )
     # A refusal names our own term, so that a candidate that is behind catches up; a grant names the candidate's and binds nobody.
@@ -31,9 +32,9 @@ def must_withhold(common: Common, message: RequestVote) -> bool:
     """Return whether a request of a later term is to be ignored, term and all: a leader that is heard is not deposed.
 
     Neither by somebody who does not hear it (Raft 6, last problem), nor by somebody whom this node knows of no vote and who says that the
-    leader wishes it.
+    leader wishes it. Nor while this node is bound by a promise.
     """
-    if common.role is not Role.LEADER and not common.hears_leader():
+    if common.role is not Role.LEADER and not common.hears_leader() and not common.is_bound:
         return False
     return not (message.transfer and common.configuration.is_voter(message.candidate))
 

@@ -28,6 +28,12 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def uptime_ms() -> int:
+    """Return milliseconds since an arbitrary moment; never goes back, and goes on while the machine sleeps where the system can tell."""
+    source = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(source) // 1_000_000
+
+
 def entropy(count: int) -> int:
     """Return an unpredictable integer from 0 to `count` - 1; the `entropy` that `consensus.core.Replica` is given."""
     return secrets.randbelow(count)

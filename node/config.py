@@ -123,6 +123,9 @@ class NodeConfig(BaseSettings):
     """Ticks between a leader's heartbeats."""
     election_ticks: Annotated[int, Field(ge=3, le=500)] = 10
     """Ticks without a leader before an election; the real time-out is random between one and two of these."""
+    lease_reads: bool = False
+    """Whether this validator promises its leader, with each heartbeat, to support nobody else for a while, and reads by such promises of
+    others as leader, without asking; see docs/operations/node.md "Lease reads" for what that rests on."""
     idle_block_interval_ms: Annotated[int, Field(ge=200, le=3_600_000)] = 10_000
     """A leader certifies an empty block after this long without one, so that hosts can tell a quiet chain from a cut line."""
     block_transactions_max: Annotated[int, Field(ge=1, le=1000)] = 256

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 import trio
 
-from node.clock import jittered
+from node.clock import jittered, uptime_ms
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -56,6 +56,8 @@ class Machine:
     """Runs what blocks: writes to the disk, and many signature checks at once."""
     jittered: Callable[[float], float] = jittered
     """Returns between half of so many seconds and all of them."""
+    uptime_ms: Callable[[], int] = uptime_ms
+    """Returns milliseconds on a clock that nobody sets and that counts the time while this process, or the machine, is stopped."""
 
 
 REAL_MACHINE = Machine()

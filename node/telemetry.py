@@ -85,6 +85,9 @@ class Metrics:
 
         self.leader_changes = counter("leader_changes", "Elections that this node won or learnt of")
         self.proposals = counter("proposals", "Blocks that this node proposed as leader")
+        self.reads_at_once = counter(
+            "reads_at_once", "Linearizable reads answered without a round, by a lease or alone"
+        )
         self.consensus_messages_dropped = counter(
             "consensus_messages_dropped", "Consensus messages beyond the inbox's bound"
         )

@@ -43,7 +43,7 @@ from consensus.effects import (
 from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.log import LogReader
 from consensus.membership import ConfigurationAt
-from consensus.messages import Append, Entry, decode_message_untrusted, encode_message
+from consensus.messages import Append, Entry, ReadIndexRequest, decode_message_untrusted, encode_message
 from ledger.limits import NONCE_BYTES
 from ledger.mempool import Mempool
 from ledger.settlement import find_settlement
@@ -172,6 +172,8 @@ class Validator:
                 validators=tuple(validators.public_keys.values()),
                 election_ticks=config.election_ticks,
                 heartbeat_ticks=config.heartbeat_ticks,
+                lease_reads=config.lease_reads,
+                tick_ms=config.tick_ms,
             ),
             stored,
             replica.store,
@@ -225,7 +227,9 @@ class Validator:
                     "consensus message refused", peer=sender.hex()[:16], code=error.code, message=error.message
                 )
                 continue
-            self._events.append(Received(message=message, sender=sender))
+            # A read that a follower passes on came at this moment at the earliest; for nothing else the time matters.
+            now_ms = self._lease_clock() if isinstance(message, ReadIndexRequest) else None
+            self._events.append(Received(message, sender, now_ms))
         self._events_ready.set()
 
     def link_changed(self, peer: KeyId, *, is_up: bool, is_closed: bool = False) -> None:
@@ -246,7 +250,7 @@ class Validator:
         self._next_read += 1
         read = self._reads[request_id] = _Read(trio.Event())
         try:
-            self._post(ReadIndex(request_id))
+            self._post(ReadIndex(request_id, self._lease_clock()))
             await read.answered.wait()
         finally:
             del self._reads[request_id]
@@ -257,6 +261,13 @@ class Validator:
                 hint="retry, or ask for consistency=local",
             )
         return read.height
+
+    def _lease_clock(self) -> int | None:
+        """Return the time that leases are measured in, and None without leases.
+
+        Neither ticks nor the clock of the event loop will do: they stop with the process, or with the machine.
+        """
+        return self._replica.machine.uptime_ms() if self._config.lease_reads else None
 
     def _answer_read(self, request_id: int, height: int | None) -> None:
         read = self._reads.get(request_id)
@@ -329,7 +340,7 @@ class Validator:
             # believe its leader dead before it has read what the leader sent.
             if not self._tick_pending:
                 self._tick_pending = True
-                self._events.append(Tick())
+                self._events.append(Tick(self._lease_clock()))
                 self._events_ready.set()
 
     async def _step(self) -> None:
@@ -344,7 +355,10 @@ class Validator:
                 elif isinstance(event, EntriesRefused):
                     self._refusals_pending -= 1
                 try:
-                    self._perform(self._core.step(event))
+                    effects = self._core.step(event)
+                    if isinstance(event, ReadIndex):
+                        self._metrics.reads_at_once.inc(len(effects.reads_ready))
+                    self._perform(effects)
                 except TransferRefusedError as error:
                     _log.info("leadership is not handed over", code=error.code, reason=error.message)
                     self._release_transfer()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from consensus.config import Role
-from consensus.effects import HardState, PeerReachable, PeerUnreachable, Tick
+from consensus.effects import HardState, PeerReachable, PeerUnreachable
 from consensus.membership import Configuration
 from consensus.messages import RequestVote, encode_message
 from tests.testkit.raft_sim import GENESIS, Cluster, Faults, Letter, run_seed
@@ -173,14 +173,14 @@ class ClusterMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster(3, seed=0, options={"append_entries_max": 2, "inflight_max": 2})
+        self.cluster = Cluster(3, seed=0, options={"append_entries_max": 2, "inflight_max": 2, "lease_reads": True})
 
     @rule(index=st.integers(0, 2), count=st.sampled_from([1, 1, 10, 20]))
     def tick(self, index: int, count: int) -> None:
         node = self.cluster.nodes[index]
         if node.alive:
             for _ in range(count):
-                node.step(Tick())
+                node.tick()
 
     @precondition(lambda self: self.cluster.letters)
     @rule(where=st.integers(0, 10_000), keep=st.booleans())
@@ -209,6 +209,11 @@ class ClusterMachine(RuleBasedStateMachine):
         node = self.cluster.nodes[index]
         if node.alive and node.replica.status.role is Role.LEADER:
             self.cluster.propose(node, b"")
+
+    @rule(index=st.integers(0, 2))
+    def read(self, index: int) -> None:
+        if self.cluster.nodes[index].alive:
+            self.cluster.nodes[index].read()
 
     @rule(index=st.integers(0, 2))
     def crash_or_start(self, index: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from consensus.config import Config, Role
 from consensus.core import Replica
 from consensus.effects import Effects, Event, HardState, NeedSnapshot, Persist, Persisted, Propose, Received, Tick
+from consensus.limits import TICK_MS
 from consensus.membership import Configuration
 from consensus.messages import (
     Acknowledgement,
@@ -114,6 +115,8 @@ class Bench:
             rules("".join(map(str, range(self.members)))) if configuration is None else rules(*configuration)
         )
         self.options = options
+        self.now_ms = 1_000_000
+        """The clock of leases; a tick takes `TICK_MS`, a test may let more time pass."""
         self.pending: list[tuple[Persist, tuple[tuple[int, Message], ...]]] = []
         self.replica: Replica
         self.restart()
@@ -174,7 +177,8 @@ class Bench:
         """Let time pass."""
         seen = Seen()
         for _ in range(count):
-            self._take(self.replica.step(Tick()), seen)
+            self.now_ms += TICK_MS
+            self._take(self.replica.step(Tick(self.now_ms)), seen)
             if write:
                 self._write_all(seen)
         return seen
@@ -337,6 +341,7 @@ class Bench:
         received_height: int | None = None,
         commit_height: int = 0,
         round_id: int = 1,
+        promise_ms: int = 0,
     ) -> AppendReply:
         """Return a follower's answer that agrees up to `match_height` and acknowledges `signed`."""
         return AppendReply(
@@ -351,6 +356,7 @@ class Bench:
             commit_height=commit_height,
             round_id=round_id,
             acknowledgements=tuple(self.acknowledgement(index, entry) for entry in signed),
+            promise_ms=promise_ms,
         )
 
     def refusal(

@@ -12,7 +12,10 @@ def main(arguments: list[str]) -> None:
     events = int(arguments[1]) if len(arguments) > 1 else 2000
     for seed in range(int(first), int(last or first) + 1):
         cluster = run_seed(seed, events)
-        print(f"seed {seed}: {cluster.size} validators, {cluster.events} events, {len(cluster.committed)} blocks")
+        print(
+            f"seed {seed}: {cluster.size} validators, {cluster.events} events, {len(cluster.committed)} blocks, "
+            f"{sum(node.reads_answered for node in cluster.nodes)} reads, {sum(node.reads_at_once for node in cluster.nodes)} by lease"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.errors import MalformedMessageError
-from consensus.limits import ACKNOWLEDGEMENTS_MAX, APPEND_ENTRIES_MAX, MESSAGE_BYTES_MAX, TERM_MAX
+from consensus.limits import ACKNOWLEDGEMENTS_MAX, APPEND_ENTRIES_MAX, MESSAGE_BYTES_MAX, PROMISE_MS_MAX, TERM_MAX
 from consensus.messages import (
     TYPE_APPEND,
     TYPE_APPEND_REPLY,
@@ -61,6 +61,7 @@ EXAMPLES: list[Message] = [
     TimeoutNow(3, NODE),
     ReadIndexRequest(3, NODE, 8),
     ReadIndexReply(3, NODE, 8, 6),
+    AppendReply(3, NODE, True, 4, 5, 0, 0, 0, 2, 9, (), 400),
 ]
 
 TERMS = st.integers(1, TERM_MAX)
@@ -108,6 +109,7 @@ def replies(draw: st.DrawFn) -> AppendReply:
         draw(HEIGHTS),
         draw(HEIGHTS),
         tuple(Acknowledgement(height, draw(DIGESTS), draw(SIGNATURES)) for height in heights) if ok else (),
+        draw(st.integers(0, PROMISE_MS_MAX)),
     )
 
 
@@ -328,7 +330,7 @@ def test_a_reply_that_contradicts_itself_is_refused(message: Message) -> None:
 def test_a_reply_has_so_many_acknowledgements_at_most() -> None:
     def build(count: int) -> bytes:
         signed = tuple((height, HASH, SIGNATURE) for height in range(count))
-        return codec.encode((TYPE_APPEND_REPLY, 3, NODE, True, 999, 999, 0, 0, 0, 0, 0, signed))
+        return codec.encode((TYPE_APPEND_REPLY, 3, NODE, True, 999, 999, 0, 0, 0, 0, 0, signed, 0))
 
     decode_message_untrusted(build(ACKNOWLEDGEMENTS_MAX))
     with pytest.raises(MalformedError) as caught:
@@ -352,11 +354,19 @@ def test_the_encodings_are_these_bytes() -> None:
     assert encode_message(EXAMPLES[4]) == b"\x95\x04\x03\xc3" + node + b"\xc4\x40" + SIGNATURE
     assert encode_message(EXAMPLES[5]) == b"\x95\x04\x03\xc2" + node + b"\xc0"
     assert encode_message(EXAMPLES[6]) == b"\x9a\x05\x03" + node + b"\x00\x00" + block + b"\x90\x00\xc0\x00"
+    assert encode_message(EXAMPLES[9]) == (b"\x9d\x06\x03" + node + b"\xc2\x00\x00\x08\x02\x06\x02\x09\x90\x00")
+    assert encode_message(EXAMPLES[-1])[-6:] == b"\x02\x09\x90\xcd\x01\x90"
     assert encode_message(EXAMPLES[10]) == b"\x96\x07\x03" + node + b"\x05\x09\x07"
     assert encode_message(EXAMPLES[11]) == b"\x93\x09\x03" + node
     assert encode_message(EXAMPLES[12]) == b"\x94\x0a\x03" + node + b"\x08"
     assert encode_message(EXAMPLES[13]) == b"\x95\x0b\x03" + node + b"\x08\x06"
     assert (
         encode_message(EXAMPLES[8])
-        == b"\x9c\x06\x03" + node + b"\xc3\x04\x05\x00\x00\x00\x02\x09\x91\x93\x04" + block + b"\xc4\x40" + SIGNATURE
+        == b"\x9d\x06\x03"
+        + node
+        + b"\xc3\x04\x05\x00\x00\x00\x02\x09\x91\x93\x04"
+        + block
+        + b"\xc4\x40"
+        + SIGNATURE
+        + b"\x00"
     )
