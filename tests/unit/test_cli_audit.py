@@ -21,6 +21,7 @@ from node.cli.verify_pool import INLINE_MAX, VerifyPool
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis
+from wire.errors import UnavailableError
 
 REPORT = bodies.HostReport("inventory", "app", b"{}")
 
@@ -276,7 +277,8 @@ def test_every_kind_of_transaction_has_its_words() -> None:
 
 
 @pytest.mark.slow
-def test_workers_find_the_same_forged_signatures_as_this_process() -> None:
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_find_the_same_forged_signatures_as_this_process(start: str) -> None:
     chain = Chain()
     chain.register("web1@acme", "host")
     key = chain.key("web1@acme").public_key
@@ -285,10 +287,27 @@ def test_workers_find_the_same_forged_signatures_as_this_process() -> None:
     expected = [index % 7 != 3 for index in range(len(jobs))]
     with VerifyPool(1) as alone:
         assert list(alone(jobs)()) == expected
-    with VerifyPool(2) as pool:
-        pool._checked = INLINE_MAX
-        waits = [pool(jobs) for _ in range(30)]
-        assert all(list(wait()) == expected for wait in reversed(waits))
+    with VerifyPool(2, may_fork=start == "fork") as pool:
+        if start == "spawn":
+            # As where other threads run in this process: nothing is forked, and few checks start nothing.
+            assert list(pool(jobs)()) == expected
+            pool._checked = INLINE_MAX
+        waits = [pool(jobs[: 7 + turn]) for turn in range(30)]
+        assert all(list(wait()) == expected[: 7 + turn] for turn, wait in reversed(list(enumerate(waits))))
         processes = [worker._process for worker in pool._workers]
         assert len(processes) == 2
     assert all(process.exitcode == 0 for process in processes)
+
+
+@pytest.mark.slow
+def test_lost_worker_is_told() -> None:
+    chain = Chain()
+    chain.register("web1@acme", "host")
+    jobs = [signature_job(chain.sign(REPORT, "web1@acme"), chain.key("web1@acme").public_key) for _ in range(64)]
+    with VerifyPool(2, may_fork=True) as pool:
+        for worker in pool._workers:
+            worker._process.kill()
+            worker._process.join()
+        with pytest.raises(UnavailableError) as caught:
+            [wait() for wait in [pool(jobs), pool(jobs)]]
+        assert caught.value.code == "cli.audit.worker_lost"
