@@ -91,6 +91,7 @@ class Submitter:
         self._wait_current = wait_current
         self._waits: dict[trio.CancelScope, None] = {}
         self._leader_known = trio.Event()
+        self._leader_changes = 0
         self._under_way = 0
         self._drained = trio.Event()
         self.open = True
@@ -135,6 +136,7 @@ class Submitter:
 
     def leader_changed(self) -> None:
         """Place what waits for its block again at once: another node leads now, and what the last one had may be gone with it."""
+        self._leader_changes += 1
         for scope in self._waits:
             scope.cancel()
         self._leader_known.set()
@@ -276,6 +278,7 @@ class Submitter:
         `led` says whether this node led when it checked them.
         """
         while pending:
+            changes = self._leader_changes
             try:
                 await self._place_once(pending, results, deadline, led=led)
             except UnavailableError as error:
@@ -288,7 +291,8 @@ class Submitter:
             pending = [(i, t) for i, t in pending if (r := results[i]) is not None and r.status == "admitted"]
             if wait != "committed":
                 return
-            if not await self._wait_committed(pending, results, deadline):
+            # Whom the transactions were brought to may have ceased to lead before the answer was here.
+            if self._leader_changes == changes and not await self._wait_committed(pending, results, deadline):
                 return
             # What was committed or became invalid meanwhile is settled; the rest is placed again.
             led = self._is_leader()

@@ -3,6 +3,8 @@
 python -m tests.faults [--minutes N] [--seed N] [--only KIND,…] [--keep DIRECTORY]     mixed faults
 python -m tests.faults --failover 15                                                    kill -9 of the leader, 15 times
 python -m tests.faults --calm 10                                                        full load for 10 minutes, elections counted
+python -m tests.faults --rolling 2                                                      restart every validator in turn, twice
+python -m tests.faults --grow 9                                                         grow to 9 validators and shrink to 1
 python -m tests.faults --judge DIRECTORY                                                judge a kept history again
 """
 
@@ -18,10 +20,13 @@ from pathlib import Path
 
 from tests.faults import machine
 from tests.faults.checks import check_registers, count_actions
+from tests.faults.ending import Result
+from tests.faults.growth import measure_growth
 from tests.faults.history import read_history
 from tests.faults.kinds import KINDS
 from tests.faults.measures import measure_calm, measure_failover
-from tests.faults.mixed import MixedRun, Result
+from tests.faults.mixed import MixedRun
+from tests.faults.rolling import measure_rolling
 
 EXIT_VIOLATED = 1
 EXIT_SKIPPED = 77
@@ -47,6 +52,10 @@ def main() -> int:
     try:
         if arguments.failover:
             result = measure_failover(directory, arguments.failover, arguments.seed)
+        elif arguments.rolling:
+            result = measure_rolling(directory, arguments.rolling, arguments.seed)
+        elif arguments.grow:
+            result = measure_growth(directory, arguments.grow, arguments.seed)
         elif arguments.calm:
             result = measure_calm(directory, arguments.calm, arguments.seed)
         else:
@@ -97,6 +106,10 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--failover", type=int, metavar="TIMES", help="measure failover instead")
     parser.add_argument("--calm", type=float, metavar="MINUTES", help="count elections without need instead")
+    parser.add_argument(
+        "--rolling", type=int, metavar="ROUNDS", help="restart every validator in turn under load instead"
+    )
+    parser.add_argument("--grow", type=int, metavar="VALIDATORS", help="grow from 1 to so many and shrink back instead")
     parser.add_argument("--judge", type=Path, metavar="DIRECTORY", help="judge the history of a kept run")
     return parser.parse_args()
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from agent.policy_text import default_policy_set
 from ledger import bodies
 from ledger.bodies import Body
+from ledger.configuration import Validator
 from ledger.genesis import Genesis
 from ledger.transaction import Transaction, build_transaction
 from node.keystore import save_key
@@ -41,6 +42,7 @@ class Cluster:
         directory: Path,
         *,
         validators: int = 4,
+        spares: int = 0,
         host: bool = False,
         movable_clocks: bool = False,
         small_disk: int | None = None,
@@ -51,13 +53,14 @@ class Cluster:
         Args:
             directory: Empty; must be on the disk whose syncs are to be measured.
             validators: How many.
+            spares: Nodes that may become validators later (`add_spare`).
             host: Whether there is a host's node too, the last one of `nodes`.
             movable_clocks: Whether the nodes' wall clocks can be moved.
             small_disk: Index of the validator whose data directory lies on a small file system.
             settings: Settings of every node that differ from the defaults.
         """
         self.directory = directory
-        names = [f"v{index + 1}" for index in range(validators)] + (["h1"] if host else [])
+        names = [f"v{index + 1}" for index in range(validators + spares)] + (["h1"] if host else [])
         self.network = Network(names)
         schema, policies = default_policy_set()
         self.genesis: Genesis = make_genesis(
@@ -68,8 +71,12 @@ class Cluster:
             policy_schema=schema,
         )
         self.nodes: list[Node] = []
+        """Those that are running, or should be."""
         self.validators: list[Node] = []
+        self._spares: list[Node] = []
+        self._removed: list[Node] = []
         self._validator_count = validators
+        self._spare_count = spares
         self._small_disk = small_disk
         self._movable_clocks = movable_clocks
         self._settings = settings or {}
@@ -84,31 +91,57 @@ class Cluster:
         for index, name in enumerate(self.network.names):
             home = self.directory / name
             home.mkdir()
-            self.nodes.append(Node(name, home, self.network.namespaces[index], clock_library=clock_library))
-            is_validator = index < self._validator_count
+            node = Node(name, home, self.network.namespaces[index], clock_library=clock_library)
+            is_host = index >= self._validator_count + self._spare_count
             (home / "genesis.json").write_bytes(self.genesis.document)
-            save_key(home / "node.key", node_key(index + 1) if is_validator else key_of(HOST_IDENTITY))
-            values: dict[str, object] = {
-                "name": name,
-                # HTTP is for loopback; the harness speaks to the Unix socket.
-                "gateway": False,
-                "listen": f"/ip4/{address_of(index)}/tcp/{PORT}",
-                **self._settings,
-            }
-            if not is_validator:
-                values |= {"role": "host", "identity": HOST_IDENTITY, "peers": self._peers()}
-            (home / "config.toml").write_text(
-                "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()), encoding="utf-8"
-            )
-            self.nodes[-1].set_clock(0)
+            save_key(home / "node.key", key_of(HOST_IDENTITY) if is_host else node_key(index + 1))
+            if is_host:
+                self._configure(node, role="host", identity=HOST_IDENTITY, peers=self._peers())
+            else:
+                self._configure(node)
+            node.set_clock(0)
+            (self._spares if self._validator_count <= index and not is_host else self.nodes).append(node)
         self.validators = self.nodes[: self._validator_count]
         if self._small_disk is not None:
             self.nodes[self._small_disk].mount_small_disk()
 
+    def _configure(self, node: Node, **settings: object) -> None:
+        values: dict[str, object] = {
+            "name": node.name,
+            # HTTP is for loopback; the harness speaks to the Unix socket.
+            "gateway": False,
+            "listen": f"/ip4/{address_of(self.index_of(node))}/tcp/{PORT}",
+            **self._settings,
+            **settings,
+        }
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        (node.home / "config.toml").write_text(text, encoding="utf-8")
+
+    def add_spare(self) -> tuple[Node, Validator]:
+        """Return the next spare node, which is not started, and how the ledger is told of it."""
+        node = self._spares[0]
+        self._configure(node, peers=self._peers())
+        index = self.index_of(node)
+        key = node_key(index + 1)
+        return node, Validator(node.name, "beta", key.public_key.spki, f"/ip4/{address_of(index)}/tcp/{PORT}")
+
+    def take_in(self, node: Node) -> None:
+        """Let the spare node that `add_spare` returned belong to `nodes` and `validators` from now on."""
+        self._spares.remove(node)
+        self.nodes = [*self.nodes, node]
+        self.validators = [*self.validators, node]
+
+    def take_away(self, node: Node) -> None:
+        """Let a node that is no validator any more no longer belong to the cluster; it is not ended."""
+        self.validators = [each for each in self.validators if each is not node]
+        self.nodes = [each for each in self.nodes if each is not node]
+        self._removed.append(node)
+
     def _peers(self) -> list[str]:
+        indexes = [self.index_of(node) for node in self.validators] or range(self._validator_count)
         return [
             f"/ip4/{address_of(index)}/tcp/{PORT}/p2p/{peer_id(node_key(index + 1).public_key.raw)}"
-            for index in range(self._validator_count)
+            for index in indexes
         ]
 
     def start(self) -> None:
@@ -124,10 +157,11 @@ class Cluster:
 
     def close(self) -> None:
         """End every process of this cluster and remove its network and mounts; files stay."""
-        for node in self.nodes:
+        everybody = [*self.nodes, *self._spares, *self._removed]
+        for node in everybody:
             node.kill()
         try:
-            for node in self.nodes:
+            for node in everybody:
                 node.unmount()
         finally:
             self.network.close()
@@ -135,7 +169,8 @@ class Cluster:
     # Looking
 
     def index_of(self, node: Node) -> int:
-        return self.nodes.index(node)
+        """Return a node's place in the network."""
+        return self.network.names.index(node.name)
 
     def find_leader(self, among: Sequence[Node] | None = None) -> Node | None:
         """Return the node that leads in the highest term, or None while none says so."""

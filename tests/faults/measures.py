@@ -13,9 +13,9 @@ from typing import Final
 
 from tests.faults.clients import Workload
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.ending import Result
 from tests.faults.history import Recorder
 from tests.faults.machine import HarnessError
-from tests.faults.mixed import Result
 from tests.faults.node import Node
 from tests.faults.watch import BlockLedger, Sampler
 from wire.errors import PatchwardenError

@@ -8,47 +8,24 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ledger import bodies
-from tests.faults import checks, disk, kinds
+from tests.faults import kinds
 from tests.faults.clients import Workload
 from tests.faults.cluster import HOST_IDENTITY, Cluster, running_cluster
-from tests.faults.history import Recorder, longest_gap_s, read_history
+from tests.faults.ending import Result, judge, read_logs, settle_nodes
+from tests.faults.history import Recorder, longest_gap_s
 from tests.faults.kinds import KINDS, NothingToHurt, Stage
 from tests.faults.machine import HarnessError, cpu_seconds, find_clock_obstacle, find_strace_obstacle
 from tests.faults.schedule import Round, draw_rounds
-from tests.faults.stores import committed_heights, compare_stores, open_blocks, open_store
 from tests.faults.watch import BlockLedger, Sampler
 
 RECOVERY_S_MAX: Final = 30.0
 """After a round has healed, a transaction must be committed through every node within this."""
 POLL_S: Final = 0.1
-SETTLE_ATTEMPTS: Final = 5
-LOG_ALARMS: Final = (
-    "consensus.fork",
-    "consensus.two_leaders",
-    "consensus.equivocation",
-    "node.divergence",
-    "Traceback",
-)
-"""What no log may ever hold, whatever the faults."""
-
-
-@dataclass
-class Result:
-    """What a run found out."""
-
-    violations: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    rounds: int = 0
-
-    def add(self, line: str) -> None:
-        """Print a line and keep it."""
-        print(line, flush=True)
-        self.lines.append(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +92,9 @@ class MixedRun:
             recorder.close()
             result.violations += stage.violations
             result.violations += blocks.violations
-            self._settle_nodes()
-            self._judge(recorder)
-        self._read_logs()
+            settle_nodes(self.cluster)
+            judge(self.cluster, recorder, result)
+        read_logs(self.cluster, result)
         return result
 
     @contextmanager
@@ -235,60 +212,3 @@ class MixedRun:
         if not stage.violations:
             time.sleep(3)
         workload.stop()
-
-    def _settle_nodes(self) -> None:
-        """End all nodes at one height: as a power cut ends them."""
-        for node in self.cluster.nodes:
-            if node.has_small_disk:
-                disk.release(node)
-        for _ in range(SETTLE_ATTEMPTS):
-            for node in self.cluster.nodes:
-                if not node.is_running:
-                    node.start()
-                    node.wait_up()
-            self.cluster.wait_equal()
-            for node in self.cluster.nodes:
-                node.kill()
-            if len(set(committed_heights(self.cluster))) == 1:
-                return
-        raise HarnessError("the nodes never stood at one height when they were ended")
-
-    def _judge(self, recorder: Recorder) -> None:
-        result = self.result
-        comparison = compare_stores(self.cluster)
-        result.violations += comparison.violations
-        result.add(
-            f"stores of {len(self.cluster.nodes)} nodes at height {comparison.height}: {comparison.rows} rows each, "
-            f"{'all equal' if not comparison.violations else 'NOT EQUAL'}; {comparison.certificates} certificates verified"
-        )
-        store = open_store(self.cluster.nodes[0])
-        try:
-            ledger = checks.read_ledger(open_blocks(store, self.cluster), comparison.height)
-        finally:
-            store.close()
-        operations = read_history(recorder.path)
-        found = checks.check_history(operations, ledger)
-        result.violations += found
-        registers = len({each.key for each in operations if each.key})
-        result.add(f"{len(operations)} calls: {checks.count_actions(operations)}")
-        result.add(
-            f"{len(ledger.positions)} transactions on the ledger; nothing acknowledged lost or doubled, "
-            f"{registers} registers linearizable"
-            if not found
-            else f"{len(found)} violations in the history"
-        )
-
-    def _read_logs(self) -> None:
-        for node in self.cluster.nodes:
-            lines = node.log_since(0).splitlines()
-            for word in LOG_ALARMS:
-                bad = [line for line in lines if word in line]
-                if bad:
-                    self.result.violations.append(
-                        f"the log of {node.name} has {len(bad)} lines with {word}: {bad[0][:600]}"
-                    )
-            alarms = sum("consensus alarm" in line for line in lines)
-            refused = sum('"block refused"' in line for line in lines)
-            self.result.add(
-                f"log of {node.name}: {node.starts} starts, {alarms} consensus alarms, {refused} blocks refused"
-            )

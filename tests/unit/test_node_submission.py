@@ -371,6 +371,23 @@ async def test_what_waits_is_placed_again_as_soon_as_another_node_leads(
     assert answers == [Submitted(transaction.tx_id, "committed", height=1)]
 
 
+async def test_leader_that_falls_before_its_answer_is_here_is_not_waited_for(cluster: Cluster) -> None:
+    """Guarded by the count of changes in `Submitter._place`: nothing would wake a wait that begins after the change."""
+    cluster.leads = False
+    transaction = _register(cluster.chain, "alice@acme")
+    asked: list[float] = []
+
+    def answer(raws: Sequence[bytes]) -> list[Submitted]:
+        asked.append(trio.current_time())
+        if len(asked) == 1:
+            cluster.submitter.leader_changed()
+        return [Submitted(transaction.tx_id, "admitted") for _ in raws]
+
+    cluster.forward_answer = answer
+    await cluster.submitter.submit([transaction.raw], wait="committed", timeout_ms=int(PLACE_AGAIN_S * 500))
+    assert len(asked) == 2
+
+
 async def test_former_leader_passes_on_what_it_admitted(cluster: Cluster, nursery: trio.Nursery) -> None:
     first, second, third = (_register(cluster.chain, name) for name in ("alice@acme", "bob@beta", "carol@gamma"))
     await cluster.submitter.submit([first.raw, second.raw, third.raw], wait="admitted", timeout_ms=WAIT_MS)
