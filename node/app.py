@@ -181,6 +181,7 @@ class Node:
             entropy=clock.entropy,
             metrics=self.metrics,
             on_configuration=self._link_validators,
+            snapshots=self.snapshots,
             on_leader=self._on_leader,
         )
 

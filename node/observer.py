@@ -98,6 +98,7 @@ class Observer:
         try:
             filled = await self._snapshots.fetch(at_least(self._replica.height + 1))
             await install_snapshot(self._replica, filled, None, self._writing)
+            await self._snapshots.forget_incoming(filled.height)
         except UnavailableError as error:
             _log.warning("no snapshot yet", code=error.code, reason=error.message)
 

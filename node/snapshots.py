@@ -435,7 +435,7 @@ def _log_rows(genesis: Genesis, manifest: SnapshotManifest) -> dict[tuple[int, b
 async def install_snapshot(
     replica: LedgerReplica, filled: FilledSnapshot, hard_state: HardState | None, writing: trio.CapacityLimiter
 ) -> None:
-    """Let `replica` be at the snapshot's height, in one durable step; its log ends there.
+    """Let `replica` be at the snapshot's height, in one durable step; its log ends there. What was fetched can be forgotten then.
 
     The caller sees to it that nothing is being executed or written until this returns: a validator between two steps of its core, with no
     work waiting, after `consensus.core.Replica.needs_snapshot` allowed it (`consensus.effects` rule 9); an observer between two batches.
@@ -450,10 +450,8 @@ async def install_snapshot(
         StorageFailedError: ``node.storage.write_failed``; the node must stop.
         SnapshotUnavailableError: ``node.snapshot.write_failed``: nothing has changed.
     """
-    machine = replica.machine
-    await machine.in_thread(_switch, replica.store, filled, hard_state, limiter=writing)
+    await replica.machine.in_thread(_switch, replica.store, filled, hard_state, limiter=writing)
     replica.restart()
-    await machine.in_thread(filled.incoming.remove)
     _log.warning("began anew from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
 
 

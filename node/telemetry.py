@@ -99,6 +99,7 @@ class Metrics:
         self.commit_seconds = histogram(
             "commit_duration_seconds", "Time of one synced write of committed blocks", DISK_BUCKETS_S
         )
+        self.snapshots_installed = counter("snapshots_installed", "How often this node went on from a peer's snapshot")
         self.blocks_refused = counter("blocks_refused", "Blocks that the ledger refused")
         self.blocks_committed = counter("blocks_committed", "Blocks committed by this node")
         self.transactions_committed = counter("transactions_committed", "Transactions committed by this node")

@@ -6,7 +6,7 @@
     ticks ───┼─► inbox ─► step() ───┼─► work queue ─► execute ─► one synced write ─► send after persist
     work ────┘                      └─► (elected, room, transactions waiting) ─► build a block ─► propose
 
-Two tasks and a thread. The *step* task owns `consensus.core.Replica`: nothing else touches it. The *work* task takes persists and
+Two tasks and a thread. The *step* task owns `consensus.core.Replica`: nothing else steps it. The *work* task takes persists and
 commits in the order in which the core asked for them: a block is executed, and compared root by root, before it is written; it is
 acknowledged only after the write. The thread does the synced writes.
 """
@@ -29,6 +29,7 @@ from consensus.effects import (
     EntriesRefused,
     Event,
     HardState,
+    InstalledSnapshot,
     Outgoing,
     PeerReachable,
     PeerUnreachable,
@@ -39,6 +40,7 @@ from consensus.effects import (
     Received,
     Tick,
     TransferLeadership,
+    hard_state_after_snapshot,
 )
 from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.log import LogReader
@@ -49,9 +51,17 @@ from ledger.mempool import Mempool
 from ledger.settlement import find_settlement
 from ledger.transaction import Transaction, build_transaction
 from ledger.transition import Executed, build_block
+from node.catch_up import CatchUp, SnapshotSource
 from node.config import NodeConfig
-from node.membership import changed_configuration, committed_configuration, may_change_configuration
+from node.errors import SnapshotUnavailableError
+from node.membership import (
+    changed_configuration,
+    committed_configuration,
+    core_configuration,
+    may_change_configuration,
+)
 from node.replica import LedgerReplica
+from node.snapshots import FilledSnapshot, install_snapshot
 from node.telemetry import Metrics, timed
 from wire.certificate import CommitCertificate, ElectionCertificate, encode_election_certificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
@@ -139,11 +149,12 @@ class Validator:
         send: Send,
         entropy: Callable[[int], int],
         metrics: Metrics,
+        snapshots: SnapshotSource | None = None,
         make_core: Callable[[Config, Stored, LogReader, Callable[[int], int]], Replica] = Replica,
         on_configuration: Callable[[], None] = lambda: None,
         on_leader: Callable[[], None] = lambda: None,
     ) -> None:
-        """Read what is stored and be ready to run.
+        """Read what is stored and be ready to run. Without `snapshots`, a validator that falls behind pruning stays behind.
 
         Raises:
             CorruptionError: Stored blocks do not execute.
@@ -199,6 +210,14 @@ class Validator:
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
         self._expired_height = replica.height
+        self._snapshots = snapshots
+        self._catch_up = (
+            None
+            if snapshots is None
+            else CatchUp(snapshots, self._core, replica.machine, install=self._hand_to_step_task)
+        )
+        self._is_working = False
+        self._to_install: tuple[FilledSnapshot, trio.Event] | None = None
 
     @property
     def status(self) -> Status:
@@ -327,6 +346,8 @@ class Validator:
             nursery.start_soon(self._do_work)
             nursery.start_soon(self._release_held)
             nursery.start_soon(self._step)
+            if self._catch_up is not None:
+                nursery.start_soon(self._catch_up.run)
             task_status.started()
             await self.removed.wait()
             nursery.cancel_scope.cancel()
@@ -347,6 +368,11 @@ class Validator:
         while True:
             await self._events_ready.wait()
             self._events_ready = trio.Event()
+            if self._to_install is not None:
+                filled, done = self._to_install
+                await self._install(filled)
+                self._to_install = None
+                done.set()
             # Ticks come after the messages that arrived before them.
             while self._events:
                 event = self._events.popleft()
@@ -391,6 +417,8 @@ class Validator:
             self._add_work(_PersistWork(effects.persist, effects.send_after_persist))
         if effects.apply or effects.certificate is not None:
             self._add_work(_CommitWork(effects.apply, effects.certificate))
+        if effects.need_snapshot is not None and self._catch_up is not None:
+            self._catch_up.need(effects.need_snapshot.height_min)
 
     def _add_work(self, work: _PersistWork | _CommitWork) -> None:
         assert len(self._work) < WORK_OPERATIONS_MAX, "the core's windows bound the work queue"
@@ -420,6 +448,59 @@ class Validator:
             held, self._held = self._held, {}
             for peer, message in held.items():
                 self._send(peer, encode_message(message))
+
+    # -- installing a snapshot, in the step task --------------------------------------------------------------------
+
+    async def _hand_to_step_task(self, filled: FilledSnapshot) -> None:
+        done = trio.Event()
+        self._to_install = (filled, done)
+        self._events_ready.set()
+        await done.wait()
+
+    async def _install(self, filled: FilledSnapshot) -> None:
+        """Go on from the snapshot if the core still wants it (`consensus.effects`, rule 9). Until this returns it is asked nothing else."""
+        assert self._snapshots is not None
+        await self._finish_writes()
+        if not self._core.needs_snapshot(filled.height, filled.term, filled.block_hash):
+            _log.info("a snapshot came too late to be of use", height=filled.height)
+            await self._snapshots.discard(filled)
+            return
+        try:
+            await install_snapshot(self._replica, filled, self._disk_hard_state, self._writing)
+        except SnapshotUnavailableError as error:
+            _log.warning("the snapshot could not be installed", code=error.code, reason=error.message)
+            await self._snapshots.discard(filled)
+            return
+        self._disk_hard_state = hard_state_after_snapshot(self._disk_hard_state, filled.term)
+        self._disk_height, self._disk_hash = filled.height, filled.block_hash
+        configuration = core_configuration(filled.configuration)
+        self._perform(
+            self._core.step(
+                InstalledSnapshot(filled.height, filled.term, filled.block_hash, configuration, filled.certificate)
+            )
+        )
+        self._metrics.snapshots_installed.inc()
+        waiting = self._mempool.take(self._mempool.bytes_waiting, len(self._mempool))
+        self._mempool.remove([each.tx_id for each in waiting if self._replica.is_committed(each.tx_id)])
+        self._on_configuration()
+        await self._snapshots.forget_incoming(filled.height)
+        self._leave_if_due()
+
+    async def _finish_writes(self) -> None:
+        """Let everything be written that the core has asked for, and let it hear of it; messages and ticks wait meanwhile."""
+        while True:
+            reports = [event for event in self._events if isinstance(event, Persisted | EntriesRefused)]
+            if reports:
+                self._events = deque(each for each in self._events if not isinstance(each, Persisted | EntriesRefused))
+                for report in reports:
+                    if isinstance(report, EntriesRefused):
+                        self._refusals_pending -= 1
+                    self._perform(self._core.step(report))
+            elif self._work or self._is_working:
+                await self._events_ready.wait()
+                self._events_ready = trio.Event()
+            else:
+                return
 
     # -- building blocks -------------------------------------------------------------------------------------------
 
@@ -490,8 +571,12 @@ class Validator:
         while True:
             await self._work_ready.wait()
             self._work_ready = trio.Event()
+            self._is_working = True
             while self._work:
                 await self._do_batch()
+            self._is_working = False
+            if self._to_install is not None:
+                self._events_ready.set()
 
     async def _do_batch(self) -> None:
         """Execute, write and report what waits, with one visit to the writing thread: going there and back costs as much as a sync."""
@@ -520,6 +605,9 @@ class Validator:
         for prepared in persists:
             self._report_persisted(prepared)
         self._report_committed(blocks)
+        self._leave_if_due()
+
+    def _leave_if_due(self) -> None:
         if self._is_leaving and not self._work:
             # The block that says so is written: whoever asks this node, also after a restart, hears it.
             _log.warning("no longer a member: consensus ends here", height=self._replica.height)

@@ -237,10 +237,12 @@ async def test_an_observer_begins_from_a_snapshot_and_goes_on(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            filled = await client_of(replica.store.store, chain, FakePeer("peer", files)).fetch(at_least(1))
+            client = client_of(replica.store.store, chain, FakePeer("peer", files))
+            filled = await client.fetch(at_least(1))
             assert replica.height == 0, "nothing has changed yet"
             assert not waited.is_set()
             await install_snapshot(replica, filled, None, writing)
+            await client.forget_incoming(filled.height)
             with trio.fail_after(5):
                 await waited.wait()
         assert_is_at(replica, chain)
