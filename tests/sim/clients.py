@@ -72,6 +72,8 @@ class Clients:
         self._running = 0
         self._idle = trio.Event()
         self.open: dict[str, Open] = {}
+        self.waiting: dict[str, str] = {}
+        """What others wait for, in words."""
         self._calls: dict[str, list[Call]] = {}
         self._refused: dict[bytes, tuple[Open, str]] = {}
         self._acknowledged: dict[bytes, int] = {}
@@ -90,7 +92,7 @@ class Clients:
     async def probe(self) -> None:
         """Return when a new transaction through each node is committed."""
         async with trio.open_nursery() as nursery:
-            for node in self._world.nodes:
+            for node in self._world.members:
                 if not node.is_broken:
                     nursery.start_soon(self._probe, node)
 
@@ -104,7 +106,7 @@ class Clients:
         waiting = [
             f"{each.name} waits for {each.action} {each.key} ({each.attempts} attempts)" for each in self.open.values()
         ]
-        return ", ".join(waiting) or "every client has its answer"
+        return ", ".join([*waiting, *self.waiting.values()]) or "every client has its answer"
 
     # What clients do
 
@@ -140,7 +142,7 @@ class Clients:
         call = self.open[name] = Open(name, action, key, value, transaction, self._moment())
         while True:
             call.attempts += 1
-            result = await self._submit(node, transaction, rng, rng.choice(TIMEOUTS_MS))
+            result = await self.submit(node, transaction, rng, rng.choice(TIMEOUTS_MS))
             if result.status == "committed":
                 self._acknowledge(node, call, result)
                 if action is Action.CREATE:
@@ -150,7 +152,8 @@ class Clients:
                 self._refuse(call, result)
                 break
             await trio.sleep(rng.uniform(0.01, 0.1))
-            node = rng.choice(self._world.nodes)
+            # Who has left the network never has an answer; by now it would be time to know.
+            node = rng.choice(self._world.members if self._world.are_faults_over else self._world.nodes)
         del self.open[name]
 
     async def _look(self, name: str, rng: Random) -> None:
@@ -207,9 +210,9 @@ class Clients:
         transaction = self._sign(Action.CREATE, key, "attestor:probe", EXPIRES_LATE_BLOCKS)
         name = f"probe-{node.name}"
         call = self.open[name] = Open(name, Action.CREATE, key, "attestor:probe", transaction, self._moment())
-        while not node.is_broken:
+        while not node.is_broken and node in self._world.members:
             call.attempts += 1
-            result = await self._submit(node, transaction, rng, PROBE_TIMEOUT_MS)
+            result = await self.submit(node, transaction, rng, PROBE_TIMEOUT_MS)
             if result.status == "committed":
                 self._acknowledge(node, call, result)
                 break
@@ -222,18 +225,23 @@ class Clients:
         del self.open[name]
 
     def _sign(self, action: Action, key: str, value: str, expires: int) -> Transaction:
-        self._nonces += 1
         body: bodies.Body
         if action is Action.CREATE:
             # A key of its own: two creations of one identity must meet in its name, not in its key.
-            body = bodies.IdentityRegister(key, key, (value,), key_of(f"{key} {self._nonces}").public_key.spki)
+            spki = key_of(f"{key} {self._nonces + 1}").public_key.spki
+            body = bodies.IdentityRegister(key, key, (value,), spki)
         else:
             body = bodies.IdentityUpdateRoles(key, (value,))
+        return self.sign(body, administrator_of(ORGANISATION), expires)
+
+    def sign(self, body: bodies.Body, by: str, expires: int = EXPIRES_LATE_BLOCKS) -> Transaction:
+        """Return what somebody says, good for so many blocks."""
+        self._nonces += 1
         return build_transaction(
             self._world.genesis.chain_id,
             body.KIND,
             body,
-            key_of(administrator_of(ORGANISATION)),
+            key_of(by),
             self._nonces.to_bytes(16, "big"),
             len(self._world.oracle.canonical) + expires,
             self._world.wall_ms,
@@ -241,7 +249,8 @@ class Clients:
 
     # Questions and answers
 
-    async def _submit(self, node: SimNode, transaction: Transaction, rng: Random, timeout_ms: int) -> Submitted:
+    async def submit(self, node: SimNode, transaction: Transaction, rng: Random, timeout_ms: int) -> Submitted:
+        """Return what a node says of a transaction; unknown when it says nothing."""
         results: list[Submitted] = []
 
         async def submit(process: Process) -> None:

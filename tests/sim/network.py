@@ -14,6 +14,7 @@ import trio
 
 from consensus.messages import decode_message_untrusted
 from node.errors import PeerUnavailableError
+from node.sync import TX_SUBMIT
 from tests.sim.plan import Rates
 from wire.errors import RejectedError, UnavailableError
 from wire.keys import KeyId
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 Handler = Callable[[KeyId, bytes], Awaitable[bytes]]
 
 QUIET = Rates()
+RETRANSMITTED_S = 0.25
+"""How late comes what TCP sent twice."""
+WATCH_S = 0.2
+"""How often whoever waits for an answer looks whether the connection stands."""
 STORM = Rates(loss=0.5, repetition=0.3, reordering=0.7, delay_ms=(1.0, 400.0))
 
 
@@ -47,7 +52,7 @@ class Network:
 
     def carry(self, sender: int, to: int, what: str, deliver: Callable[[], None], *, may_repeat: bool = False) -> None:
         """Let `deliver` be called in a while, or never; perhaps twice when it `may_repeat`."""
-        rng, rates = self._random, QUIET if self.is_quiet else STORM if self.storms else self._world.plan.rates
+        rng, rates = self._random, self._rates
         trace, name = self._world.trace, f"v{sender + 1}>v{to + 1}"
         if rng.random() < rates.loss:
             trace.note(name, f"lost: {what}")
@@ -59,6 +64,24 @@ class Network:
                 due = max(due, self._last_due.get((sender, to), 0.0))
                 self._last_due[sender, to] = due
             self._world.agenda.at(due, lambda: self._arrive(sender, to, what, deliver))
+
+    def carry_surely(self, sender: int, to: int, what: str, deliver: Callable[[], None]) -> None:
+        """Let `deliver` be called once the machine is reached, as TCP would; whoever waits gives up when the connection is lost."""
+        rng, rates = self._random, self._rates
+        late_s = RETRANSMITTED_S if rng.random() < rates.loss else 0.0
+        self._world.agenda.after(
+            late_s + rng.uniform(*rates.delay_ms) / 1000, lambda: self._arrive_surely(sender, to, what, deliver)
+        )
+
+    def _arrive_surely(self, sender: int, to: int, what: str, deliver: Callable[[], None]) -> None:
+        if self.is_cut(sender, to):
+            self._world.agenda.after(RETRANSMITTED_S, lambda: self._arrive_surely(sender, to, what, deliver))
+        else:
+            self._arrive(sender, to, what, deliver)
+
+    @property
+    def _rates(self) -> Rates:
+        return QUIET if self.is_quiet else STORM if self.storms else self._world.plan.rates
 
     def _arrive(self, sender: int, to: int, what: str, deliver: Callable[[], None]) -> None:
         name = f"v{sender + 1}>v{to + 1}"
@@ -97,10 +120,18 @@ class Endpoint:
     async def request(
         self, peer: KeyId, method: str, payload: bytes, *, timeout_s: float, address: str | None = None
     ) -> bytes:
-        """Return a peer's answer; nothing but a time-out tells that question or answer got lost."""
+        """Return a peer's answer, or raise when it refuses, when the connection is lost, or when time is up.
+
+        Of `tx.submit` question and answer may be lost without a word: clients must bear every outcome.
+        """
         del address
         node = self._process.node
-        to = node.world.by_id[peer]
+        world = node.world
+        to = world.by_id[peer]
+        served_by = to.process
+        if served_by is None or not served_by.knows(node.id):
+            raise PeerUnavailableError("node.net.unreachable", "the peer cannot be reached")
+        carry = self._network.carry if method == TX_SUBMIT else self._network.carry_surely
         answered = trio.Event()
         answers: list[bytes | RejectedError | UnavailableError] = []
 
@@ -109,16 +140,20 @@ class Endpoint:
                 answers.append(value)
                 answered.set()
 
-            self._network.carry(to.index, node.index, f"answer to {method}", arrive)
+            carry(to.index, node.index, f"answer to {method}", arrive)
 
-        self._network.carry(
+        carry(
             node.index,
             to.index,
             method,
             lambda: to.serve(lambda p: p.endpoint.answer(node.id, method, payload), answer),
         )
-        with trio.move_on_after(timeout_s):
-            await answered.wait()
+        deadline = world.now + timeout_s
+        while not answers and world.now < deadline:
+            with trio.move_on_at(min(deadline, world.now + WATCH_S)):
+                await answered.wait()
+            if not answers and (to.process is not served_by or world.is_parted(node, to)):
+                raise PeerUnavailableError("node.net.connection_lost", "the connection ended")
         if not answers:
             raise PeerUnavailableError("node.net.timeout", "the peer did not answer in time")
         if isinstance(answers[0], bytes):

@@ -7,8 +7,9 @@ machine may end (`Process.boundary`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
@@ -17,14 +18,18 @@ import trio
 
 from consensus.config import Config, Stored
 from consensus.core import Replica
-from consensus.effects import Effects, Event, Persist
+from consensus.effects import Effects, Event, Persist, hard_state_after_snapshot
 from consensus.log import LogReader
 from ledger.mempool import Mempool
+from ledger.state import StateView
 from ledger.transition import Executed
 from node.config import NodeConfig
 from node.errors import StorageError, StorageFailedError
 from node.machine import Machine
+from node.membership import known_nodes
+from node.observer import Observer
 from node.replica import LedgerReplica
+from node.room import lead_only_with_room
 from node.storage.block_store import BlockStore
 from node.submission import Submitted, Submitter
 from node.sync import PeerLedger, SyncServer
@@ -34,7 +39,7 @@ from tests.sim.disk import SimDisk, SimStore
 from tests.sim.errors import MachineEndedError, ViolationError
 from tests.sim.network import Endpoint, serve_on
 from tests.sim.plan import TICK_MS
-from tests.sim.timing import LINEARIZABLE_TIMEOUT_S
+from tests.sim.timing import DRAIN_TIMEOUT_S, LINEARIZABLE_TIMEOUT_S
 from wire.certificate import CommitCertificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId, PrivateKey
@@ -103,12 +108,17 @@ class Process:
         self.scope = trio.CancelScope()
         self.nursery: trio.Nursery
         self.links: set[KeyId] = set()
+        """Whom consensus messages reach."""
+        self.wanted: frozenset[KeyId] = frozenset()
+        """Whom they should reach."""
         self.patch_store = None
+        self.metrics = Metrics()
         self.endpoint: Endpoint
         self.replica: LedgerReplica
         self.mempool: Mempool
         self.submitter: Submitter
-        self.validator: Validator
+        self.validator: Validator | None = None
+        self.observer: Observer | None = None
 
     def boundary(self, what: str) -> None:
         """Return if the process goes on to do `what`.
@@ -137,29 +147,139 @@ class Process:
         blocks.process = self
         world.oracle.note_opened(node, blocks)
         self.endpoint = Endpoint(self, world.network)
-        self.replica = parts.replica(blocks, node.now_ms, Machine(node.sleep, node.in_thread))
+        self.replica = parts.replica(
+            blocks, node.now_ms, Machine(node.sleep, node.in_thread, lambda s: s * node.random.uniform(0.5, 1))
+        )
+        self._watch_execution()
         self.mempool = parts.mempool(
             transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max
         )
         SyncServer(self).register(self.endpoint)  # type: ignore[arg-type]
-        self.validator = parts.validator(
+        if node.is_spare and self._is_new():
+            peers = [PeerLedger(self.endpoint, each, "") for each in node.peers]  # type: ignore[arg-type]
+            self.observer = Observer(self.replica, peers, self.metrics)
+        else:
+            self.validator = self._make_validator()
+        self.submitter = parts.submitter(
+            self.replica,
+            self.mempool,
+            is_leader=self.leads,
+            forward=self._forward,
+            mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
+            wait_current=self.wait_linearizable,
+        )
+
+    def _watch_execution(self) -> None:
+        """Show the oracle every block that is executed."""
+        chain, node = self.replica.chain, self.node
+        push = chain.push
+
+        def watched(executed: Executed) -> None:
+            push(executed)
+            node.world.oracle.note_executed(node, executed)
+
+        chain.push = watched  # type: ignore[method-assign]
+
+    def _make_validator(self) -> Validator:
+        node = self.node
+        return node.world.parts.validator(
             replica=self.replica,
-            config=config,
+            config=node.config,
             key=node.key,
             mempool=self.mempool,
             send=self.endpoint.send,
             entropy=node.random.randrange,
-            metrics=Metrics(),
+            metrics=self.metrics,
             make_core=self._make_core,  # type: ignore[arg-type]
+            on_configuration=self._link_validators,
+            on_leader=self._leader_changed,
         )
-        self.submitter = parts.submitter(
-            self.replica,
-            self.mempool,
-            is_leader=lambda: self.validator.is_leader,
-            forward=self._forward,
-            mempool_grew=self.validator.mempool_grew,
-            wait_current=self.wait_linearizable,
+
+    async def run(self) -> None:
+        """Take part, or first follow until the ledger names this node, as `node.app` does; return when it is no member any more."""
+        self.nursery.start_soon(self.submitter.run)
+        if self.validator is None:
+            self.nursery.start_soon(self._watch_proposer)
+            await self._join()
+        assert self.validator is not None
+        self._link_validators()
+        validator = self.validator
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(
+                    lead_only_with_room,
+                    is_leader=lambda: validator.is_leader,
+                    has_space=self.replica.store.store.has_space,
+                    hand_over=validator.transfer_leadership,
+                    sleep=self.replica.machine.sleep,
+                )
+            )
+            await validator.run()
+            nursery.cancel_scope.cancel()
+
+    async def _join(self) -> None:
+        assert self.observer is not None
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self.observer.run)
+            while self._is_new():
+                await self.replica.wait_above(self.replica.height)
+            watching.cancel_scope.cancel()
+        self.observer = None
+        await self.node.in_thread(self._adopt_term)
+        self.validator = self._make_validator()
+        self.node.world.trace.tell(self.node.name, f"takes part from height {self.replica.height} on")
+
+    def _leader_changed(self) -> None:
+        self.submitter.leader_changed()
+
+    async def _watch_proposer(self) -> None:
+        while self.validator is None:
+            proposer = self.replica.latest_view().header.proposer
+            await self.replica.wait_above(self.replica.height)
+            if self.replica.latest_view().header.proposer != proposer:
+                self.submitter.leader_changed()
+
+    def _adopt_term(self) -> None:
+        stored = self.replica.store.load().hard_state
+        hard_state = hard_state_after_snapshot(stored, self.replica.latest_view().header.term)
+        if hard_state != stored:
+            self.replica.store.persist(Persist(hard_state=hard_state))
+
+    def leads(self) -> bool:
+        """Return whether this process leads."""
+        return self.validator is not None and self.validator.is_leader
+
+    def _nodes(self) -> Collection[KeyId]:
+        return known_nodes(
+            self.replica.latest_view().configuration(), StateView(self.replica.chain.tip()).configuration()
         )
+
+    def _is_new(self) -> bool:
+        return self.node.id not in self._nodes()
+
+    def knows(self, node_id: KeyId) -> bool:
+        """Return whether the ledger names the node, so that it may connect."""
+        return node_id in self._nodes()
+
+    def _link_validators(self) -> None:
+        own = self.node.id
+        retired = self.replica.latest_view().retired_validator(own) is not None
+        nodes = () if retired and own not in self._nodes() else self._nodes()
+        self.wanted = frozenset(node_id for node_id in nodes if node_id != own)
+
+    async def stop(self) -> None:
+        """Take no more, let somebody else lead, and give what is under way a moment to be answered; as `node.app` does."""
+        self.submitter.open = False
+        if self.validator is not None:
+            leads = self.leads()
+            handed_over = await self.validator.transfer_leadership()
+            if leads:
+                self.node.world.count_hand_over(handed_over)
+        with trio.move_on_after(DRAIN_TIMEOUT_S):
+            await self.submitter.hand_on()
+            while len(self.mempool) and self.leads():
+                await self.replica.wait_above(self.replica.height)
+            await self.submitter.drain()
 
     def _make_core(self, config: Config, stored: Stored, log: LogReader, entropy: Callable[[int], int]) -> SimCore:
         world = self.node.world
@@ -173,6 +293,8 @@ class Process:
         Raises:
             UnavailableError: No leader confirmed it in time.
         """
+        if self.validator is None:
+            raise UnavailableError("sim.not_a_validator", "only validators answer linearizable reads")
         with trio.move_on_after(LINEARIZABLE_TIMEOUT_S):
             height = await self.validator.read_index()
             await self.replica.wait_above(height - 1)
@@ -180,10 +302,20 @@ class Process:
         raise UnavailableError("node.read.timeout", "no leader confirmed that this replica is current in time")
 
     async def _forward(self, raws: Sequence[bytes], timeout_s: float) -> list[Submitted]:
-        leader = self.validator.status.leader
-        if leader is None or leader == self.node.id:
-            raise UnavailableError("node.no_leader", "no leader is known", hint="retry in a moment")
-        return await PeerLedger(self.endpoint, leader, "").submit(raws, relay=False, timeout_s=timeout_s)  # type: ignore[arg-type]
+        candidates = [each.key_id for each in self.replica.latest_view().validators() if each.key_id != self.node.id]
+        if self.validator is not None:
+            leader = self.validator.status.leader
+            if leader is None or leader not in candidates:
+                raise UnavailableError("node.no_leader", "no leader is known", hint="retry in a moment")
+            candidates = [leader]
+        last = UnavailableError("node.no_peer", "no peer is configured")
+        for key_id in candidates:
+            try:
+                peer = PeerLedger(self.endpoint, key_id, "")  # type: ignore[arg-type]
+                return await peer.submit(raws, relay=self.validator is None, timeout_s=timeout_s)
+            except UnavailableError as error:
+                last = error
+        raise last
 
 
 @dataclass(slots=True)
@@ -202,6 +334,10 @@ class SimNode:
         plan = world.plan
         self.world = world
         self.index = index
+        self.is_spare = index >= plan.size
+        """It is no founding member: an operator may make it one."""
+        self.peers: list[KeyId] = []
+        """Whom it asks for blocks before the ledger names it: what its operator has set up."""
         self.name = f"v{index + 1}"
         self.key = key
         self.id: KeyId = key.public_key.key_id
@@ -216,6 +352,8 @@ class SimNode:
         self.is_broken = False
         """It has seen damage on its disk and may not take part any more."""
         self.had_disk_trouble = False
+        self.lost_power = False
+        """Whether the last process ended with the power."""
         self.doom: Doom | None = None
         self.clock_jump_ms = 0
         self.slow_disk_ms = 0
@@ -225,7 +363,12 @@ class SimNode:
 
     @property
     def is_leader(self) -> bool:
-        return self.process is not None and self.process.validator.is_leader
+        return self.process is not None and self.process.leads()
+
+    @property
+    def follows(self) -> bool:
+        """Whether its process takes certified blocks over and has no part in making them."""
+        return self.process is not None and self.process.validator is None
 
     # The machine
 
@@ -281,7 +424,7 @@ class SimNode:
 
     def take_message(self, sender: KeyId, payload: bytes) -> None:
         """Hand a consensus message to the process, if there is one."""
-        if self.process is not None:
+        if self.process is not None and self.process.validator is not None:
             self.process.validator.receive(sender, [payload])
 
     def serve(
@@ -302,7 +445,8 @@ class SimNode:
 
     def start(self) -> None:
         """Start a process, unless there is one or must not be one."""
-        if self.process is None and self._opening is None and not self.is_broken:
+        is_set_up = self.peers or not self.is_spare
+        if is_set_up and self.process is None and self._opening is None and not self.is_broken:
             self.world.trace.tell(self.name, "starts")
             self._opening = Process(self)
             self.world.nursery.start_soon(self._live, self._opening)
@@ -315,6 +459,7 @@ class SimNode:
             return
         process.is_alive = False
         process.scope.cancel()
+        self.lost_power = loses_power
         self.doom = None
         lost = self.disk.lose_power() if loses_power else 0
         self.world.trace.tell(
@@ -330,7 +475,9 @@ class SimNode:
                     process.nursery = nursery
                     process.open()
                     self.process, self._opening = process, None
-                    await process.validator.run()
+                    await process.run()
+                    self.world.oracle.note_left(self)
+                    await trio.sleep_forever()
         except BaseExceptionGroup as group:
             self._account_for(process, list(leaves(group)))
             return

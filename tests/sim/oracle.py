@@ -10,6 +10,9 @@ state-machine safety        at each commit: one block a height, once a node, in 
 commit certificates         at each certificate: signatures hold, and a majority had the block on disk
 durability before promises  at each message: votes, terms, candidacies and acknowledgements are on the sender's disk
 memory across restarts      at each start: term, vote, acknowledged blocks and committed height are still there
+changes of members          at each block: from one configuration to the next in two steps; at each election and certificate: decided
+                            under the configuration of the very block, joint ones by both majorities, by nobody else's signatures;
+                            who is no voter neither signs nor stands; who leaves says so
 nothing lost or doubled     at each commit and at the end: every acknowledged transaction once, at its place, on every node
 ==========================  ====================================================================================================
 
@@ -19,15 +22,16 @@ Source: Raft, figure 3; docs/spec/consensus.md 6 to 8.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from consensus.config import Role, Status
 from consensus.effects import Effects, Event, HardState, Persist
-from consensus.messages import Append, AppendReply, Message, NodeId, RequestVote, Vote
+from consensus.messages import Append, AppendReply, Message, NodeId, PreVote, RequestVote, Vote
 from ledger.block import decode_block_untrusted
-from ledger.keyspace import IDENTITY, Table, read_height
+from ledger.configuration import Configuration
+from ledger.keyspace import IDENTITY, VALIDATORS_KEY, Table, read_height
 from ledger.records import IdentityRecord
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
@@ -36,14 +40,13 @@ from node.storage.block_store import BlockStore
 from node.storage.verify import StoreFinding, verify_store
 from tests.sim.disk import SimStore
 from tests.sim.errors import ViolationError
+from tests.testkit.ledger import node_key
 from tests.testkit.ledger_twins import naive_state_root
 from wire.certificate import (
     CommitCertificate,
+    ElectionCertificate,
     acknowledgement_message,
     decode_commit_certificate_untrusted,
-    majority,
-    verify_commit_certificate,
-    verify_election_certificate,
     vote_message,
 )
 from wire.codec import encode
@@ -104,7 +107,15 @@ class Oracle:
         self._world = world
         self._chain_id = world.genesis.chain_id
         self._genesis_hash = world.genesis_hash
-        self._keys: Mapping[NodeId, PublicKey] = world.genesis.validators.public_keys
+        self._keys: dict[NodeId, PublicKey] = {
+            key.key_id: key for key in (node_key(index + 1).public_key for index in range(world.plan.machines))
+        }
+        self._configurations: dict[Digest, Configuration] = {
+            world.genesis_hash: Configuration(world.genesis.validators)
+        }
+        """For each block that was ever executed, the configuration after it."""
+        self.retired: set[NodeId] = set()
+        """Who was a member once and is none by what is committed."""
         self._shadows: dict[NodeId, Shadow] = {}
         self._leaders: dict[int, NodeId] = {}
         self._candidacies: dict[tuple[NodeId, int], tuple[int, int, Digest]] = {}
@@ -120,6 +131,59 @@ class Oracle:
         self.registers: dict[str, list[tuple[int, str]]] = {}
         """The values that each identity has had, with the heights from which on."""
         self.counts: Counter[str] = Counter()
+
+    # Members
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration after the last committed block."""
+        return self.configuration_after(self.canonical[-1].block_hash if self.canonical else self._genesis_hash)
+
+    def configuration_after(self, block_hash: Digest) -> Configuration:
+        """Return the configuration that the block led to."""
+        known = self._configurations.get(block_hash)
+        demand(known is not None, "configuration.unknown", f"nobody has executed block {block_hash.hex()[:16]}")
+        assert known is not None
+        return known
+
+    def note_executed(self, node: SimNode, executed: Executed) -> None:
+        """A block was executed: what it makes of the members follows from what its parent made of them."""
+        before = self.configuration_after(executed.block.header.previous_hash)
+        raw = executed.writes.get((Table.STATE, VALIDATORS_KEY))
+        after = before if raw is None else Configuration.decode(raw)
+        known = self._configurations.setdefault(executed.block_hash, after)
+        demand(
+            known == after,
+            "configuration.differs",
+            f"{node.name} makes other members of block {executed.height} than others",
+        )
+        if after.is_joint:
+            is_step = after.voters == before.voters and (not before.is_joint or after.incoming == before.incoming)
+        else:
+            is_step = after.voters == (before.incoming or before.voters)
+        demand(is_step, "configuration.step", f"block {executed.height} changes the voters in one step")
+
+    def _demand_decision(self, signers: Iterable[NodeId], block_hash: Digest, code: str, what: str) -> None:
+        """Demand that these are a majority of each group that decides after the block."""
+        present = set(signers)
+        for group in self.configuration_after(block_hash).quorums:
+            held = len(present & group.keys())
+            demand(2 * held > len(group), code, f"{what}, by {held} of {len(group)}")
+
+    def _is_voter(self, node: SimNode, block_hash: Digest) -> bool:
+        return any(node.id in group for group in self.configuration_after(block_hash).quorums)
+
+    def note_left(self, node: SimNode) -> None:
+        """A process has ended its consensus because it is no member any more."""
+        shadow = self.shadow(node)
+        tip = shadow.log[shadow.commit_height - 1][1] if shadow.commit_height else self._genesis_hash
+        demand(
+            self.configuration_after(tip).nodes.find(node.id) is None,
+            "configuration.left",
+            f"{node.name} ends its consensus and is a member",
+        )
+        self._world.trace.tell(node.name, f"is no member any more, says so at height {shadow.commit_height}")
+        self.counts["left"] += 1
 
     # Disks
 
@@ -252,6 +316,10 @@ class Oracle:
                 "commit.order",
                 f"{node.name} commits height {height} after {shadow.commit_height}",
             )
+            if height == len(shadow.log) + 1 and node.follows:
+                header = executed.block.header
+                self._note_durable(node, header.term, height, executed.block_hash, header.previous_hash)
+                shadow.log.append((header.term, executed.block_hash))
             demand(
                 height <= len(shadow.log) and shadow.log[height - 1][1] == executed.block_hash,
                 "commit.not_in_log",
@@ -301,6 +369,11 @@ class Oracle:
         self._add_canonical(seen, records)
 
     def _add_canonical(self, canonical: Canonical, records: Sequence[IdentityRecord]) -> None:
+        before, after = self.configuration, self.configuration_after(canonical.block_hash)
+        if before != after:
+            self.retired |= {each.key_id for each in before.nodes if after.nodes.find(each.key_id) is None}
+            self._world.trace.tell("world", f"members: {show_configuration(after)}")
+            self.counts["configurations"] += 1
         self.canonical.append(canonical)
         height = len(self.canonical)
         self.counts["blocks"] += 1
@@ -339,7 +412,18 @@ class Oracle:
                     "promise.vote_signature",
                     f"{node.name} signs something else than the request it votes for",
                 )
+            case PreVote():
+                demand(
+                    self._is_voter(node, message.last_hash),
+                    "configuration.candidate",
+                    f"{node.name} wants to lead and is no voter",
+                )
             case RequestVote():
+                demand(
+                    self._is_voter(node, message.last_hash),
+                    "configuration.candidate",
+                    f"{node.name} stands in term {message.term} and is no voter",
+                )
                 basis = (message.last_term, message.last_height, message.last_hash)
                 written = shadow.written_votes.get(message.term)
                 demand(
@@ -398,6 +482,11 @@ class Oracle:
                 "promise.acknowledgement",
                 f"{node.name} signs block {height} of term {message.term}, which is not on its disk",
             )
+            demand(
+                self._is_voter(node, block_hash),
+                "configuration.acknowledgement",
+                f"{node.name} signs block {height} and is no voter there",
+            )
             signed = acknowledgement_message(self._chain_id, message.term, height, block_hash)
             demand(
                 self._keys[node.id].is_valid(signed, acknowledgement.signature),
@@ -432,18 +521,39 @@ class Oracle:
         for alarm in effects.alarms:
             self._world.trace.tell(node.name, f"alarm {alarm}")
             self.counts["alarms"] += 1
-            demand(alarm.partition(":")[0] in EXPECTED_ALARMS, "alarm", f"{node.name}: {alarm}")
+            is_expected = alarm.startswith("consensus.stranger:") and bool(self._world.plan.changes)
+            demand(is_expected or alarm.partition(":")[0] in EXPECTED_ALARMS, "alarm", f"{node.name}: {alarm}")
         if effects.certificate is not None:
             self._note_certified(node, effects)
         if effects.elected is not None:
-            verify_election_certificate(effects.elected, self._chain_id, self._keys)
+            self._check_election(effects.elected)
             self._note_elected(node, effects.elected.term)
+        self._check_removed(node, effects, before)
         if after.role is Role.LEADER:
             demand(
                 self._leaders.get(after.term) == node.id,
                 "election_safety",
                 f"{node.name} leads term {after.term} unelected",
             )
+
+    def _check_election(self, elected: ElectionCertificate) -> None:
+        basis = (elected.last_term, elected.last_height, elected.last_hash)
+        message = vote_message(self._chain_id, elected.term, elected.candidate, *basis)
+        good = [key_id for key_id, signature in elected.signatures if self._keys[key_id].is_valid(message, signature)]
+        self._demand_decision(
+            good, elected.last_hash, "election_safety", f"the leader of term {elected.term} is elected"
+        )
+
+    def _check_removed(self, node: SimNode, effects: Effects, before: Status) -> None:
+        log = self.shadow(node).log
+        was = log[before.commit_height - 1][1] if before.commit_height else self._genesis_hash
+        names = [was, *(entry.block_hash for entry in effects.apply)]
+        member = [self.configuration_after(each).nodes.find(node.id) is not None for each in names]
+        demand(
+            effects.removed == (member[0] and not member[-1]),
+            "configuration.removed",
+            f"{node.name} goes from member {member[0]} to member {member[-1]} and says {effects.removed}",
+        )
 
     def _note_certified(self, node: SimNode, effects: Effects) -> None:
         assert effects.certificate is not None
@@ -476,18 +586,25 @@ class Oracle:
 
     def check_certificate(self, name: str, certificate: CommitCertificate) -> None:
         """Demand that a certificate proves what it says, and that what it says is true."""
-        verify_commit_certificate(certificate, self._chain_id, self._keys)
+        message = acknowledgement_message(self._chain_id, certificate.term, certificate.height, certificate.block_hash)
+        good = [
+            key_id for key_id, signature in certificate.signatures if self._keys[key_id].is_valid(message, signature)
+        ]
+        self._demand_decision(
+            good, certificate.block_hash, "certificate.quorum", f"{name}: height {certificate.height} is certified"
+        )
         known = self._blocks.get((certificate.term, certificate.height))
         demand(
             known == certificate.block_hash,
             "certificate.block",
             f"{name}: a certificate of height {certificate.height} names a block that nobody has",
         )
-        holders = sum((node_id, certificate.block_hash) in self._durable_ever for node_id in self._keys)
-        demand(
-            holders >= majority(len(self._keys)),
+        holders = [node_id for node_id in self._keys if (node_id, certificate.block_hash) in self._durable_ever]
+        self._demand_decision(
+            holders,
+            certificate.block_hash,
             "certificate.holders",
-            f"{name}: a certificate of height {certificate.height}, and {holders} of {len(self._keys)} have the block",
+            f"{name}: height {certificate.height} is certified, and written down",
         )
 
     # Reading
@@ -513,7 +630,10 @@ class Oracle:
     def check_end(self) -> None:
         """Demand that all disks hold the same ledger, row by row, and that the state is what its root says."""
         reference: dict[tuple[int, bytes], bytes] | None = None
+        members = self._world.members
         for node in self._world.nodes:
+            if not node.disk.tables:
+                continue  # Nobody has set it up.
             store = SimStore(node.disk, lambda what: None)
             damaged = set(node.disk.damaged)
             findings = [each for each in verify_store(store) if isinstance(each, StoreFinding)]  # type: ignore[arg-type]
@@ -522,7 +642,7 @@ class Oracle:
                 "verify_store",
                 f"{node.name}: {len(damaged)} damaged rows, found: {[each.message for each in findings]}",
             )
-            if node.is_broken or damaged:
+            if node.is_broken or damaged or node not in members:
                 continue
             rows = _ledger_rows(store)
             if reference is None:
@@ -557,6 +677,17 @@ class Oracle:
 
 _COMPARED = frozenset(Table) - {Table.CERTIFICATE}
 """Which majority signed a block may differ from node to node."""
+
+
+def show_configuration(configuration: Configuration) -> str:
+    """Return who is a member, in one line."""
+    groups = (
+        ("", configuration.voters),
+        (" becoming ", configuration.incoming or ()),
+        ("; learning ", configuration.learners),
+        ("; leaving ", configuration.leaving),
+    )
+    return "".join(f"{title}{' '.join(each.name for each in group)}" for title, group in groups if group)
 
 
 def _ledger_rows(store: SimStore) -> dict[tuple[int, bytes], bytes]:

@@ -50,9 +50,51 @@ class Kind(StrEnum):
     """Writes and syncs fail for a while."""
     BIT_ROT = "bit-rot"
     """A bit flips on a disk. The machine may not take part any more once it has seen it."""
+    HAND_OVER = "hand-over"
+    """Whoever leads is asked to let somebody else lead."""
+    STOP = "stop"
+    """A process is asked to stop: it hands over what it leads, ends, and comes back."""
 
 
 CRASHING = frozenset({Kind.KILL, Kind.POWER, Kind.KILL_AT, Kind.POWER_AT, Kind.BLACKOUT})
+FOUNDING = tuple(kind for kind in Kind if kind not in (Kind.HAND_OVER, Kind.STOP))
+"""Kinds of the faults that befall the founding machines."""
+LATER = (
+    Kind.HAND_OVER,
+    Kind.STOP,
+    Kind.KILL,
+    Kind.POWER,
+    Kind.KILL_AT,
+    Kind.POWER_AT,
+    Kind.ISOLATE,
+    Kind.CUT,
+    Kind.PAUSE,
+)
+"""Kinds of those that befall any machine, the ones that come later included."""
+SPARES_MAX = 4
+CHANGES_MAX = 8
+
+
+class Aim(StrEnum):
+    """What an operator wants to do to the members."""
+
+    ADD = "add"
+    """A machine that waits becomes a learner."""
+    PROMOTE = "promote"
+    """A learner becomes a voter."""
+    REMOVE = "remove"
+    """A voter or a learner goes."""
+    REMOVE_LEADER = "remove the leader"
+    REPLACE = "replace"
+    """A learner takes the place of a voter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One wish of an operator; whom it is about is drawn from those who are members then."""
+
+    at_s: float
+    aim: Aim
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +151,15 @@ class Plan:
     """Limits of the consensus core that differ from the defaults."""
     node: dict[str, int] = field(default_factory=dict)
     """Settings of the node that differ from the defaults."""
+    spares: int = 0
+    """Machines that are there from the start and no members yet."""
+    changes: tuple[Change, ...] = ()
+    """What becomes of the members."""
+
+    @property
+    def machines(self) -> int:
+        """All of them."""
+        return self.size + self.spares
 
     def describe(self) -> list[str]:
         """Return the plan in lines for people."""
@@ -125,6 +176,9 @@ class Plan:
             f"  clocks: {', '.join(map(str, self.wall_offsets_ms))} ms off, rates {', '.join(f'{r:.2f}' for r in self.tick_rates)}",
             f"  limits: {self.core | self.node}",
         ]
+        if self.changes:
+            changes = ", ".join(f"{change.aim} at {change.at_s:.1f} s" for change in self.changes)
+            lines.append(f"  members, with {self.spares} more machines: {changes}")
         lines += [f"  {fault.at_s:7.3f} s  {fault}" for fault in self.faults]
         return lines
 
@@ -148,7 +202,7 @@ def draw_plan(seed: int) -> Plan:
     )
     skew_ms = rng.choice((0, 50, 2000))
     drift = rng.choice((0.0, 0.05, 0.3))
-    return Plan(
+    plan = Plan(
         seed=seed,
         size=size,
         fault_s=round(fault_s, 2),
@@ -174,6 +228,60 @@ def draw_plan(seed: int) -> Plan:
             heartbeat_ticks=(1, 3),
         ),
     )
+    return _with_members(Random(f"members {seed}"), plan)
+
+
+def _with_members(rng: Random, plan: Plan) -> Plan:
+    """Return the plan with hand-overs, and in half of the runs with members that come and go.
+
+    Where they do, no machine is lost for good: whether a majority is left would depend on who is a member by then.
+    """
+    has_changes = rng.random() < 0.5
+    spares = rng.randint(1, SPARES_MAX) if has_changes else 0
+    machines = plan.size + spares
+    faults = list(plan.faults)
+    if has_changes:
+        faults = [fault for fault in faults if fault.kind is not Kind.BIT_ROT and not _is_far_ahead(fault)]
+    kinds = [kind for kind in LATER if rng.random() < 0.35]
+    at_s = rng.uniform(0.5, 2.0)
+    number = max((fault.number for fault in plan.faults), default=-1) + 1
+    while kinds and at_s < plan.fault_s:
+        faults.append(_draw_fault(rng, rng.choice(kinds), number, round(at_s, 3), machines))
+        number += 1
+        at_s += rng.expovariate(1 / rng.choice((0.8, 2.0)))
+    skew_ms = max(map(abs, plan.wall_offsets_ms))
+    drift = max(abs(rate - 1.0) for rate in plan.tick_rates)
+    return replace(
+        plan,
+        faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, fault.number))),
+        wall_offsets_ms=plan.wall_offsets_ms + tuple(rng.randint(-skew_ms, skew_ms) for _ in range(spares)),
+        tick_rates=plan.tick_rates + tuple(round(1.0 + rng.uniform(-drift, drift), 3) for _ in range(spares)),
+        spares=spares,
+        changes=_draw_changes(rng, plan.fault_s) if has_changes else (),
+    )
+
+
+def _draw_changes(rng: Random, fault_s: float) -> tuple[Change, ...]:
+    weights = {
+        Aim.ADD: 3.0,
+        Aim.PROMOTE: rng.choice((2.0, 6.0)),
+        Aim.REMOVE: rng.choice((0.5, 2.0)),
+        Aim.REMOVE_LEADER: rng.choice((0.0, 1.0)),
+        Aim.REPLACE: rng.choice((1.0, 4.0)),
+    }
+    first = Change(round(rng.uniform(0.3, 1.5), 3), Aim.ADD)
+    changes = [first]
+    while len(changes) < CHANGES_MAX:
+        at_s = changes[-1].at_s + rng.expovariate(1 / rng.choice((0.2, 1.0, 2.0)))
+        if at_s >= fault_s:
+            break
+        (aim,) = rng.choices(list(weights), list(weights.values()))
+        changes.append(Change(round(at_s, 3), aim))
+    return tuple(changes)
+
+
+def _is_far_ahead(fault: Fault) -> bool:
+    return fault.kind is Kind.CLOCK and fault.amount > FAR_AHEAD_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +323,15 @@ def narrow(plan: Plan, narrowing: Narrowing) -> Plan:
         faults=faults,
         clients=plan.clients if narrowing.clients is None else min(narrowing.clients, plan.clients),
         fault_s=plan.fault_s if narrowing.until_s is None else min(narrowing.until_s, plan.fault_s),
-        wall_offsets_ms=(0,) * plan.size if "skew" in without else plan.wall_offsets_ms,
-        tick_rates=(1.0,) * plan.size if "drift" in without else plan.tick_rates,
+        wall_offsets_ms=(0,) * plan.machines if "skew" in without else plan.wall_offsets_ms,
+        tick_rates=(1.0,) * plan.machines if "drift" in without else plan.tick_rates,
         core={} if "core" in without else plan.core,
         node={} if "node" in without else plan.node,
+        changes=() if "members" in without else plan.changes,
     )
 
 
-NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node")
+NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node", "members")
 """What `narrow` can leave out."""
 
 
@@ -231,7 +340,7 @@ def _some(rng: Random, **choices: tuple[int, ...]) -> dict[str, int]:
 
 
 def _draw_faults(rng: Random, size: int, fault_s: float) -> tuple[Fault, ...]:
-    kinds = [kind for kind in Kind if rng.random() < 0.45]
+    kinds = [kind for kind in FOUNDING if rng.random() < 0.45]
     if not kinds:
         return ()
     weights = [0.3 if kind in (Kind.BLACKOUT, Kind.BIT_ROT) else 1.0 for kind in kinds]
@@ -245,7 +354,7 @@ def _draw_faults(rng: Random, size: int, fault_s: float) -> tuple[Fault, ...]:
     while at_s < fault_s:
         (kind,) = rng.choices(kinds, weights)
         fault = _draw_fault(rng, kind, len(faults), round(at_s, 3), size)
-        if kind is Kind.CLOCK and fault.amount > FAR_AHEAD_MS:
+        if _is_far_ahead(fault):
             if not has_far_clock and left == 0:
                 fault = replace(fault, amount=FAR_AHEAD_MS // 2)
             elif not has_far_clock:
@@ -272,6 +381,8 @@ def _draw_fault(rng: Random, kind: Kind, number: int, at_s: float, size: int) ->
             return Fault(number, kind, at_s, seconds, some, is_one_way=rng.random() < 0.3)
         case Kind.ISOLATE:
             return Fault(number, kind, at_s, seconds, (-1,), is_one_way=rng.random() < 0.5)
+        case Kind.HAND_OVER:
+            return Fault(number, kind, at_s, seconds, (-1,))
         case Kind.STORM:
             return Fault(number, kind, at_s, seconds, ())
         case Kind.CLOCK:

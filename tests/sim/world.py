@@ -20,15 +20,18 @@ import trio.testing
 
 from ledger.genesis import Genesis, genesis_block
 from ledger.keyspace import WriteSet
+from node.validator import Validator
 from tests.sim.clients import LONGEST_CALL_S, Clients
 from tests.sim.errors import ViolationError
 from tests.sim.network import Network
-from tests.sim.node import Doom, Parts, SimNode, leaves
+from tests.sim.node import Doom, Parts, Process, SimNode, leaves
+from tests.sim.operator import Operator
 from tests.sim.oracle import Oracle
 from tests.sim.plan import TICK_MS, Fault, Kind, Plan
 from tests.sim.trace import Trace
 from tests.testkit.ledger import make_genesis, node_key
 from wire.hashing import Digest
+from wire.keys import KeyId
 
 LIVENESS_ELECTIONS = 12
 """When the faults have ended, so many longest election timeouts are enough for everything that must come."""
@@ -98,9 +101,10 @@ class World:
         self.genesis, self.genesis_hash, self.genesis_writes = founded(plan.size)
         self.oracle = Oracle(self)
         self.network = Network(self, Random(f"network {plan.seed}"))
-        self.nodes = [SimNode(self, index, node_key(index + 1)) for index in range(plan.size)]
+        self.nodes = [SimNode(self, index, node_key(index + 1)) for index in range(plan.machines)]
         self.by_id = {node.id: node for node in self.nodes}
         self.clients = Clients(self)
+        self.operator = Operator(self)
         self.nursery: trio.Nursery
         self.are_faults_over = False
         self._links: dict[tuple[int, int], tuple[object, object]] = {}
@@ -134,6 +138,7 @@ class World:
                 if fault.at_s < self.plan.fault_s:
                     self.agenda.at(fault.at_s, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
             self.clients.start(nursery)
+            self.operator.start()
             await trio.sleep(self.plan.fault_s)
             self.end_faults()
             await self._demand_liveness()
@@ -185,7 +190,7 @@ class World:
         side = {node.index for node in targets}
         pairs: set[tuple[int, int]] = set()
         for a in side:
-            for b in range(self.plan.size):
+            for b in range(self.plan.machines):
                 if b not in side:
                     pairs.add((a, b))
                     if not fault.is_one_way:
@@ -256,6 +261,31 @@ class World:
                 if place is not None:
                     self.trace.tell(node.name, f"a bit flips in table {place[0]}, row {place[1].hex()[:32]}")
 
+    def _hand_over(self, fault: Fault, targets: list[SimNode]) -> None:
+        del fault
+        for node in targets:
+            if node.process is not None and node.process.validator is not None:
+                to = self.random.choice([None, *(each.id for each in self.nodes if each is not node)])
+                node.process.nursery.start_soon(self._hand_over_now, node.process.validator, to)
+
+    async def _hand_over_now(self, validator: Validator, to: KeyId | None) -> None:
+        if validator.is_leader:
+            self.count_hand_over(await validator.transfer_leadership(to))
+
+    def count_hand_over(self, happened: bool) -> None:
+        """Take note of how one ended."""
+        self.oracle.counts["hand-overs" if happened else "hand-overs given up"] += 1
+
+    def _stop(self, fault: Fault, targets: list[SimNode]) -> None:
+        for node in targets:
+            if node.process is not None:
+                node.process.nursery.start_soon(self._stop_now, node, node.process, fault.seconds)
+
+    async def _stop_now(self, node: SimNode, process: Process, down_s: float) -> None:
+        await process.stop()
+        if node.process is process:
+            node.end("has stopped", loses_power=False, down_s=down_s)
+
     _FAULTS: ClassVar[dict[Kind, Callable[[World, Fault, list[SimNode]], None]]] = {
         Kind.KILL: _kill,
         Kind.POWER: _kill,
@@ -271,6 +301,8 @@ class World:
         Kind.DISK_FULL: _disk_full,
         Kind.SYNC_FAILS: _sync_fails,
         Kind.BIT_ROT: _bit_rot,
+        Kind.HAND_OVER: _hand_over,
+        Kind.STOP: _stop,
     }
 
     def end_faults(self) -> None:
@@ -302,15 +334,20 @@ class World:
         else:
             self._cut_since.pop(pair, None)
         current = self._links.get(pair)
-        is_lost = is_cut and self.now - self._cut_since[pair] >= LINK_LOST_S
-        if current is not None and (current != ends or is_lost):
+        is_wanted = None not in ends and b.id in a.process.wanted and a.id in b.process.wanted  # type: ignore[union-attr]
+        if current is not None and (current != ends or not is_wanted or self.is_parted(a, b)):
             del self._links[pair]
             self._tell_link(a, b, is_up=False, only=current[0])
             self._tell_link(b, a, is_up=False, only=current[1])
-        elif current is None and None not in ends and not is_cut:
+        elif current is None and is_wanted and not is_cut:
             self._links[pair] = ends
             self._tell_link(a, b, is_up=True, only=ends[0])
             self._tell_link(b, a, is_up=True, only=ends[1])
+
+    def is_parted(self, a: SimNode, b: SimNode) -> bool:
+        """Return whether two machines have been cut off from each other for so long that no connection stands."""
+        pair = (min(a.index, b.index), max(a.index, b.index))
+        return pair in self._cut_since and self.now - self._cut_since[pair] >= LINK_LOST_S
 
     def _tell_link(self, node: SimNode, peer: SimNode, *, is_up: bool, only: object) -> None:
         process = node.process
@@ -320,8 +357,12 @@ class World:
             process.links.add(peer.id)
         else:
             process.links.discard(peer.id)
-        self.trace.note(node.name, f"link to {peer.name} {'up' if is_up else 'down'}")
-        node.receive(lambda: process.validator.link_changed(peer.id, is_up=is_up))
+        # The system closes the connections of a process that ends; a machine without power says nothing.
+        is_closed = not is_up and peer.process is None and not peer.lost_power
+        self.trace.note(node.name, f"link to {peer.name} {'up' if is_up else 'closed' if is_closed else 'down'}")
+        validator = process.validator
+        if validator is not None:
+            node.receive(lambda: validator.link_changed(peer.id, is_up=is_up, is_closed=is_closed))
 
     # The end
 
@@ -333,7 +374,9 @@ class World:
         self.live_after_s = self.now - began
         self.trace.tell("world", f"alive again: {self._describe_nodes()}")
         await self._within(LONGEST_CALL_S + election_s, "every client's answer", self.clients.finish)
-        await self._within(election_s, "all nodes the same", self._all_equal)
+        await self._within(bound_s, "the end of every change of members", self.operator.finish)
+        # Who has just become a member has yet to notice it.
+        await self._within(bound_s if self.plan.changes else election_s, "all nodes the same", self._all_equal)
         self.clients.check_history()
 
     async def _within(self, seconds: float, what: str, wait: Callable[[], Awaitable[None]]) -> None:
@@ -347,18 +390,34 @@ class World:
 
     async def _all_equal(self) -> None:
         while True:
-            tips = {self.oracle.tip_of(node) for node in self.nodes if not node.is_broken}
-            if len(tips) == 1 and self.leader() is not None:
+            tips = {self.oracle.tip_of(node) for node in self.members if not node.is_broken}
+            if (
+                len(tips) == 1
+                and None not in tips
+                and self.leader() is not None
+                and not self.oracle.configuration.is_joint
+            ):
                 return
             await trio.sleep(TICK_MS / 1000)
+
+    @property
+    def members(self) -> list[SimNode]:
+        """Whoever gets blocks, as the committed chain has it."""
+        nodes = self.oracle.configuration.nodes
+        return [node for node in self.nodes if nodes.find(node.id) is not None]
 
     def _describe_nodes(self) -> str:
         parts = []
         for node in self.nodes:
-            if node.process is None:
+            process = node.process
+            if process is None:
                 parts.append(f"{node.name} {'broken' if node.is_broken else 'down'}")
+            elif process.validator is None:
+                parts.append(f"{node.name} follows at {process.replica.height}")
+            elif process.validator.removed.is_set():
+                parts.append(f"{node.name} left at {process.replica.height}")
             else:
-                status = node.process.validator.status
+                status = process.validator.status
                 parts.append(
                     f"{node.name} {status.role} term {status.term} last {status.last_height} commit {status.commit_height}"
                 )
@@ -390,6 +449,8 @@ def run_plan(
     with deterministic_trio(plan.seed), logging_to(worlds):
         try:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        except ViolationError as error:
+            violation = error
         except BaseExceptionGroup as group:
             violation = _find_violation(group)
     world = worlds[0]
