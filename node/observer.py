@@ -63,6 +63,9 @@ class Observer:
         pause_s = RETRY_PAUSE_S
         index = 0
         asked, pruned = 0, False  # Since a peer was of use.
+        if self._snapshots is not None:
+            # A process that ended right after an installation may have left what it installed.
+            await self._snapshots.forget_incoming(self._replica.height)
         while True:
             peer = self._peers[index % len(self._peers)]
             try:
@@ -98,6 +101,7 @@ class Observer:
         try:
             filled = await self._snapshots.fetch(at_least(self._replica.height + 1))
             await install_snapshot(self._replica, filled, None, self._writing)
+            self._metrics.snapshots_installed.inc()
             await self._snapshots.forget_incoming(filled.height)
         except UnavailableError as error:
             _log.warning("no snapshot yet", code=error.code, reason=error.message)

@@ -5,6 +5,7 @@ Everything here is in the background and bounded; nothing here decides about blo
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,11 @@ class Upkeep:
         status = self.scrubber.status
         blocks = self._node.replica.store
         newest = self._files.newest
+        fetch = self._node.snapshots.progress
         return {
             "history_from": 0 if blocks.first_height == 1 else blocks.first_height,
             "snapshot_height": None if newest is None else newest.height,
+            "snapshot_fetch": None if fetch is None else asdict(fetch),
             "rows_scrubbed": status.rows,
             "scrub_passes": status.passes,
             "last_scrub_ms": status.last_pass_ms,

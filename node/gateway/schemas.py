@@ -88,6 +88,17 @@ class SubmitAnswer(Answer):
     results: list[Submitted]
 
 
+class SnapshotFetch(Answer):
+    """A snapshot that this node is fetching, because nobody gives it the blocks that come next."""
+
+    height: Height
+    """The height of its state."""
+    chunks: int
+    """How many chunks there are."""
+    chunks_here: int
+    """How many of them are here."""
+
+
 class Storage(Answer):
     """How this node's store is."""
 
@@ -95,6 +106,8 @@ class Storage(Answer):
     """The lowest height whose block and history are kept; 0 where everything is."""
     snapshot_height: Height | None
     """Height of the newest snapshot that this node serves."""
+    snapshot_fetch: SnapshotFetch | None
+    """The snapshot that is being fetched; null when there is none."""
     rows_scrubbed: int
     """Rows read since the start, to find damage."""
     scrub_passes: int

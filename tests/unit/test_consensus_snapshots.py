@@ -183,6 +183,14 @@ def test_a_snapshot_without_this_node_says_that_it_is_removed() -> None:
     assert install(bench, donor(theirs, 3), 3).removed
 
 
+def test_a_node_that_follows_nobody_is_told_of_its_removal_at_once() -> None:
+    """Nothing else comes out of that step; protected by `out.removed` in `consensus.common.Common.take_effects`."""
+    theirs = changed(changed(make_chain([1]), 1, "012", "12"), 1, "12")
+    bench = Bench(term=1)
+    seen = install(bench, donor(theirs, 3), 3)
+    assert (seen.removed, seen.messages) == (True, [])
+
+
 def test_held_blocks_are_forgotten_for_a_snapshot() -> None:
     base = make_chain([1, 1])
     own = fork(base, 2, [4], b"own")
