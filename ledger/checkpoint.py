@@ -28,6 +28,7 @@ from itertools import pairwise
 from typing import Final
 
 from ledger.block import HEADER_BYTES_MAX, Header, decode_header_untrusted
+from ledger.certificate import verify_block_certificate
 from ledger.configuration_history import ConfigurationProof, build_configuration_proof
 from ledger.errors import LedgerCorruptionError, NotYetAvailableError, ProofRefusedError
 from ledger.keyspace import Reader
@@ -186,9 +187,9 @@ def trust_checkpoint(checkpoint: Checkpoint) -> TrustedHead:
     Raises:
         RejectedError: ``ledger.proof.*``, ``wire.certificate.*``.
     """
-    header = checkpoint.header
-    own = TrustedHead(header.chain_id, checkpoint.configuration.configuration, header)
-    return verify_certified_header(own, header, checkpoint.certificate, None)
+    header, configuration = checkpoint.header, checkpoint.configuration.configuration
+    verify_block_certificate(checkpoint.certificate, header, configuration)
+    return TrustedHead(header.chain_id, configuration, header)
 
 
 @dataclass(frozen=True, slots=True)

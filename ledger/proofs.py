@@ -74,12 +74,13 @@ class Receipt:
         return cls(reader.base64(members, "transaction"), log_index, audit_path, header, certificate, configuration)
 
 
-def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
+def build_receipt(reader: Reader, tx_id: bytes, height_min: int = 0) -> Receipt:
     """Return the receipt of an executed transaction under the first certified header at or above its block.
 
     Args:
         reader: A store with the blocks' rows and the certificates.
         tx_id: The transaction, 32 bytes.
+        height_min: The header's height is at least this: that of a checkpoint from which the receipt is to be verified.
 
     Raises:
         ProofRefusedError: ``ledger.receipt.not_found``: no such transaction was executed.
@@ -95,7 +96,7 @@ def build_receipt(reader: Reader, tx_id: bytes) -> Receipt:
     block = view.block(location.height)
     if block is None:
         raise LedgerCorruptionError("ledger.corruption.missing", f"block {location.height} is missing")
-    header, certificate = _first_certified(view, location.height)
+    header, certificate = _first_certified(view, max(location.height, height_min))
     path = inclusion_proof(_node_reader(reader), location.log_index, header.log_size)
     proof = build_configuration_proof(reader, header.height)
     configuration = None if proof.is_founding else proof

@@ -75,8 +75,11 @@ def verify_certified_header(
             actual=header.chain_id,
         )
     found = trusted.configuration
-    if header.validators_hash != found.hash and configuration is not None:
-        found = _follow(trusted, header, configuration)
+    if header.validators_hash != found.hash:
+        if configuration is not None:
+            found = _follow(trusted, header, configuration)
+        elif trusted.header is not None:
+            raise _leads_elsewhere(trusted)  # It is under the founding validators.
     verify_block_certificate(certificate, header, found)
     # Only now: a conflict is news only when somebody has signed it.
     if trusted.header is not None and header.height == trusted.height and header.hash() != trusted.header.hash():
@@ -116,9 +119,13 @@ def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[Con
     later = tuple(change for change in proof.changes if change.header.height > trusted.height)
     first = later[0].configuration.voters if later else proof.configuration.voters
     if first != trusted.configuration.voters:
-        raise ProofRefusedError(
-            "ledger.proof.configuration",
-            f"the proof does not lead from the validators at height {trusted.height} to those of its header",
-            hint=_GET_NEWER,
-        )
+        raise _leads_elsewhere(trusted)
     return later
+
+
+def _leads_elsewhere(trusted: TrustedHead) -> ProofRefusedError:
+    return ProofRefusedError(
+        "ledger.proof.configuration",
+        f"the proof does not lead from the validators at height {trusted.height} to those of its header",
+        hint=_GET_NEWER,
+    )

@@ -7,7 +7,8 @@ not apply is null, never absent, so a reader can rely on the names. Source: docs
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import fields
+from typing import Any, Final, cast
 
 from ledger.block import Block, Header
 from ledger.records import (
@@ -19,10 +20,10 @@ from ledger.records import (
     PatchRecord,
     PolicySet,
     ProposalRecord,
+    Record,
     TargetRecord,
     Validator,
 )
-from ledger.state_tree import StateProof
 from ledger.transaction import Transaction
 from node.local.protocol import encode_blob
 from wire.certificate import CommitCertificate
@@ -241,17 +242,6 @@ def proposal_document(proposal: ProposalRecord) -> Document:
     }
 
 
-def state_proof_document(header: Header, proof: StateProof) -> Document:
-    """Return the proof of what a state key holds, or that it holds nothing, under the state root of `header`."""
-    return {
-        "header": header_document(header),
-        "key": proof.key.hex(),
-        "value": None if proof.value is None else encode_blob(proof.value),
-        "siblings": [sibling.hex() for sibling in proof.siblings],
-        "other_leaf": None if proof.other_leaf is None else [digest.hex() for digest in proof.other_leaf],
-    }
-
-
 def validator_document(validator: Validator) -> Document:
     """Return a validator."""
     return {
@@ -261,6 +251,11 @@ def validator_document(validator: Validator) -> Document:
         "did": validator.public_key.did,
         "address": validator.address,
     }
+
+
+def record_document(record: Record) -> Document:
+    """Return a record of the state by its fields' names; long byte strings by their length."""
+    return {each.name: _value(getattr(record, each.name)) for each in fields(cast(Any, record))}
 
 
 def _value(value: Value) -> Any:

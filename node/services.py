@@ -14,9 +14,7 @@ import trio
 
 from ledger import keyspace
 from ledger.block import Block
-from ledger.proofs import build_receipt
 from ledger.state import StateView
-from ledger.state_tree import prove
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
 from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
@@ -31,6 +29,7 @@ from node.params import (
     as_optional_name,
     as_optional_text,
 )
+from node.proof_services import ProofServices
 from node.submission import Submitted
 from provenance.patchfile import split_patch_file_untrusted
 from wire.certificate import decode_commit_certificate_untrusted
@@ -84,7 +83,6 @@ class Services:
             "blocks.raw": self.blocks_raw,
             "tx.get": self.tx_get,
             "tx.submit": self.tx_submit,
-            "receipt.get": self.receipt_get,
             "identities.list": self.identities_list,
             "identities.get": self.identities_get,
             "identities.history": self.identities_history,
@@ -99,7 +97,6 @@ class Services:
             "policy.get": self.policy_get,
             "governance.list": self.governance_list,
             "governance.get": self.governance_get,
-            "proofs.state": self.proofs_state,
             "history": self.history,
             "events.subscribe": self.events_subscribe,
             "metrics": self.metrics,
@@ -107,6 +104,7 @@ class Services:
             "health.ready": self.health_ready,
             "node.stop": self.node_stop,
             "node.transfer-leadership": self.transfer_leadership,
+            **ProofServices(self._node).methods(),
             **self._node.agent_methods(),
         }
 
@@ -234,15 +232,6 @@ class Services:
         timeout_ms = as_count(params, "timeout_ms", SUBMIT_TIMEOUT_MS, WAIT_TIMEOUT_MS_MAX)
         results = await self._node.submitter.submit(raws, wait=wait, timeout_ms=timeout_ms)  # type: ignore[arg-type]
         return [submitted_document(result) for result in results]
-
-    async def receipt_get(self, params: Params) -> Document:
-        """Return the portable receipt of a committed transaction."""
-        tx_id = as_hex_digest(params, "tx_id")
-        with self._node.replica.store.snapshot() as snapshot:
-            view = StateView(snapshot)
-            if view.location(tx_id) is None:
-                raise _not_found("transaction", tx_id.hex(), view.height)
-            return build_receipt(snapshot, tx_id).to_json()
 
     async def events_subscribe(self, params: Params) -> AsyncIterator[Document]:
         """Yield every block from a height on, in order, without gap or repeat, for as long as the caller listens."""
@@ -457,13 +446,6 @@ class Services:
             if proposal is None:
                 raise _not_found("proposal", proposal_id.hex(), view.height)
             return documents.proposal_document(proposal)
-
-    async def proofs_state(self, params: Params) -> Document:
-        """Return the proof that an identity or patch record is, or is not, in the state of the tip."""
-        subject, name = as_name(params, "subject"), as_name(params, "id")
-        key = _subject_key(subject, name)
-        with self._node.replica.store.snapshot() as snapshot:
-            return documents.state_proof_document(StateView(snapshot).header, prove(snapshot, key))
 
 
 def submitted_document(result: Submitted) -> Document:

@@ -13,6 +13,7 @@ from node.cli.errors import CommandError
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
 from node.cli.params import DIGEST, FILE, IDENTITY
+from node.cli.proof import PROOF, proven_lines, write_state_proof
 
 if TYPE_CHECKING:
     from node.cli.client import NodeClient
@@ -103,14 +104,25 @@ def register(  # noqa: PLR0917 - one parameter for each option
         "patchwarden identity show alice@acme",
         "patchwarden identity show alice@acme --height 812 -o json",
         "patchwarden identity show alice@acme --consistency local",
+        "patchwarden identity show alice@acme --proof alice.proof",
     ),
 )
 @_NAME
 @click.option("--height", type=click.IntRange(min=0), metavar="H", help="As it was after this block.")
 @CONSISTENCY
+@PROOF
 @click.pass_obj
-def show(session: Session, identity: str, height: int | None, consistency: str | None) -> None:
-    """Show IDENTITY with every key it ever had."""
+def show(session: Session, identity: str, height: int | None, consistency: str | None, proof: Path | None) -> None:
+    """Show IDENTITY with every key it ever had.
+
+    With --proof, show what is proven about it at the newest certified block, also that there is no such identity.
+    """
+    if proof is not None:
+        if height is not None or consistency is not None:
+            raise click.UsageError("--proof is about the newest certified block, without --height and --consistency")
+        proven = write_state_proof(session, "identity", identity, proof)
+        session.output.emit(proven, proven_lines(proven))
+        return
     document = session.client().call("identities.get", identity=identity, height=height, consistency=consistency)
     session.output.emit(document, _lines(document))
 

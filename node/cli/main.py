@@ -35,6 +35,8 @@ PLACES: Final = {
     "tx": Place("node.cli.tx:tx", "Show, submit and wait for transactions."),
     "block": Place("node.cli.block:block", "Show, list and follow blocks."),
     "receipt": Place("node.cli.receipt:receipt", "Get a transaction's portable receipt; verify one offline."),
+    "proof": Place("node.cli.proof:proof", "Prove what the ledger says, or does not say; verify it offline."),
+    "checkpoint": Place("node.cli.checkpoint:checkpoint", "Carry a certified header by hand; verify from it."),
     "patch": Place("node.cli.patch:patch", "Create, attest, seal, publish and verify patch files."),
     "agent": Place("node.cli.agent:agent", "Decide on, apply and list patches on a target host."),
     "policy": Place("node.cli.policy:policy", "Check, test and show policies."),

@@ -17,6 +17,7 @@ patch = group(
         "withdraw": Place("node.cli.patch_ledger:withdraw", "Stop every agent from applying a patch."),
         "fetch": Place("node.cli.patch_ledger:fetch", "Get a published patch file."),
         "list": Place("node.cli.patch_ledger:list_patches", "List published patches."),
+        "status": Place("node.cli.patch_show:status", "Show what the ledger has about a published patch."),
         "show": Place("node.cli.patch_show:show", "Show what a patch file or a published patch says."),
         "extract": Place("node.cli.patch_show:extract", "Print the provenance as one JSON document."),
         "verify": Place("node.cli.patch_verify:verify", "Check everything, step by step."),

@@ -11,6 +11,7 @@ import click
 from node.cli.command import Command, Session
 from node.cli.output import fields
 from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE_OR_DASH
+from node.cli.proof import PROOF, proven_lines, write_state_proof
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,28 @@ def show(session: Session, patch: str) -> None:
     document = extract_document(verified)
     document.pop("patch_diff")
     session.output.emit(document, _lines(verified))
+
+
+@click.command(
+    "status",
+    cls=Command,
+    node=True,
+    examples=("patchwarden patch status 3f2a…", "patchwarden patch status 3f2a… --proof fix.proof"),
+)
+@click.argument("patch_id", type=DIGEST, metavar="PATCH")
+@PROOF
+@click.pass_obj
+def status(session: Session, patch_id: str, proof: Path | None) -> None:
+    """Show what the ledger has about PATCH: who published it, who attested it, whether it is withdrawn or superseded.
+
+    With --proof, show what is proven about it at the newest certified block, also that it was never published.
+    """
+    if proof is not None:
+        proven = write_state_proof(session, "patch", patch_id, proof)
+        session.output.emit(proven, proven_lines(proven))
+        return
+    record = session.client().call("patches.get", patch_id=patch_id)
+    session.output.emit(record, _record_lines(record))
 
 
 @click.command(

@@ -6,7 +6,7 @@ what       is asked
 file       nothing: layout, the author's signature, metadata, diff, attestations, seal prove themselves
 base       a source tree: the diff applies to it exactly
 ledger     a node: whose keys these are, what was recorded, whether it still counts
-receipts   a founding document and receipts carried by hand: the same without asking anybody
+receipts   a founding document or checkpoint, and receipts carried by hand: the same without asking anybody
 =========  ================================================================================================
 
 A failed step does not stop those that do not need it.
@@ -23,9 +23,11 @@ import click
 
 from node.cli.command import Command, Session
 from node.cli.params import EXISTING_DIRECTORY, FILE, FILE_OR_DASH
+from node.cli.trusted import read_trusted, trust_options
 from wire.errors import RejectedError
 
 if TYPE_CHECKING:
+    from ledger.trust import TrustedHead
     from provenance.verify import VerifiedPatch
 
 PASSED: Final = "passed"
@@ -67,22 +69,31 @@ class Report:
         "patchwarden patch verify fix.patch",
         "patchwarden patch verify fix.patch --rpc http://127.0.0.1:7080",
         "patchwarden patch verify fix.patch --genesis genesis.json --receipt publish.json --receipt review.json",
+        "patchwarden patch verify fix.patch --checkpoint today.checkpoint --receipt publish.json",
     ),
 )
 @click.argument("file", type=FILE_OR_DASH, metavar="FILE")
 @click.option("--base", type=EXISTING_DIRECTORY, metavar="DIR", help="Check that it applies exactly to this tree.")
-@click.option("--genesis", type=FILE, metavar="FILE", help="Check receipts offline with this founding document.")
+@trust_options
 @click.option(
     "--receipt", "receipts", type=FILE, multiple=True, metavar="FILE", help="A receipt about this patch; several times."
 )
 @click.pass_obj
-def verify(session: Session, file: Path, base: Path | None, genesis: Path | None, receipts: tuple[Path, ...]) -> None:
+def verify(  # noqa: PLR0917 - one parameter for each option
+    session: Session,
+    file: Path,
+    base: Path | None,
+    genesis: Path | None,
+    checkpoint: Path | None,
+    receipts: tuple[Path, ...],
+) -> None:
     """Check the patch FILE and print every step with its result. Exit code 1 when a step fails.
 
     Without a node (--rpc, --home) only the file is asked; with one, the ledger too. Receipts answer for the ledger offline.
     """
-    if bool(receipts) != (genesis is not None):
-        raise click.UsageError("--genesis and --receipt go together")
+    if bool(receipts) != (genesis is not None or checkpoint is not None):
+        raise click.UsageError("--receipt goes together with --genesis or --checkpoint")
+    trusted = read_trusted(genesis, checkpoint) if receipts else None
     report = Report()
     patch = _verify_file(file, report)
     if patch is not None:
@@ -90,8 +101,8 @@ def verify(session: Session, file: Path, base: Path | None, genesis: Path | None
             _verify_base(patch, base, report)
         if session.has_node:
             _verify_ledger(session, patch, report)
-        if genesis is not None:
-            _verify_receipts(patch, genesis, receipts, report)
+        if trusted is not None:
+            _verify_receipts(patch, trusted, receipts, report)
     document = {
         "valid": report.is_valid,
         "patch_id": None if patch is None else patch.patch_id,
@@ -266,19 +277,18 @@ def _refusal(rule: str, message: str, expected: object = None, actual: object = 
     return RejectedError(f"cli.verify.{rule}", message, expected=expected, actual=actual)
 
 
-def _verify_receipts(patch: VerifiedPatch, genesis: Path, receipts: tuple[Path, ...], report: Report) -> None:
+def _verify_receipts(patch: VerifiedPatch, trusted: TrustedHead, receipts: tuple[Path, ...], report: Report) -> None:
     from ledger.bodies import PatchAttest, PatchPublish
     from ledger.proofs import verify_receipt
-    from node.cli.receipt import read_genesis, read_receipt
+    from node.cli.receipt import read_receipt
 
-    founding = read_genesis(genesis)
     lines = {line: number for number, line in enumerate(patch.file.trailer)}
 
     def check(path: Path) -> str:
         receipt = read_receipt(path)
-        transaction = verify_receipt(receipt, founding)
+        transaction = verify_receipt(receipt, trusted)
         body = transaction.body
-        where = f"certified on {founding.chain_id} by height {receipt.header.height}"
+        where = f"certified on {trusted.chain_id} by height {receipt.header.height}"
         if not isinstance(body, PatchPublish | PatchAttest) or body.patch_id.hex() != patch.patch_id:
             raise _refusal("receipt", f"the receipt proves a {transaction.kind} that is not about this patch")
         if body.envelope not in lines:

@@ -12,6 +12,7 @@ from node.cli.consistency import CONSISTENCY, as_of_text
 from node.cli.lazy import Place
 from node.cli.output import fields, table
 from node.cli.params import EXISTING_DIRECTORY, FILE
+from node.cli.proof import PROOF, proven_lines, write_state_proof
 from wire.errors import RejectedError
 from wire.limits import MEBIBYTE
 
@@ -121,14 +122,21 @@ def test(session: Session, folder: Path | None, cases: Path) -> None:
         "patchwarden policy show",
         "patchwarden policy show --version 0 --full",
         "patchwarden policy show --consistency local",
+        "patchwarden policy show --proof policy.proof",
     ),
 )
 @click.option("--version", type=click.IntRange(min=0), metavar="N", help="A former version. Default: the one in force.")
 @click.option("--full", is_flag=True, help="Show the texts too.")
 @CONSISTENCY
+@PROOF
 @click.pass_obj
-def show(session: Session, version: int | None, full: bool, consistency: str | None) -> None:
-    """Show the policy set in force on the network."""
+def show(session: Session, version: int | None, full: bool, consistency: str | None, proof: Path | None) -> None:
+    """Show the policy set in force on the network. With --proof, what is proven about it at the newest certified block."""
+    if proof is not None:
+        number = session.client().call("policy.get", version=version, consistency=consistency)["version"]
+        proven = write_state_proof(session, "policy", str(number), proof)
+        session.output.emit(proven, proven_lines(proven))
+        return
     document = session.client().call("policy.get", version=version, consistency=consistency)
     lines = list(
         fields(

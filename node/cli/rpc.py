@@ -70,6 +70,8 @@ ROUTES: Final[Mapping[str, Route]] = {
     "governance.list": Route("GET", "/v1/governance/proposals"),
     "governance.get": Route("GET", "/v1/governance/proposals/{proposal_id}"),
     "proofs.state": Route("GET", "/v1/proofs/state"),
+    "proofs.consistency": Route("GET", "/v1/proofs/consistency"),
+    "checkpoint.get": Route("GET", "/v1/checkpoint", result="text"),
     "history": Route("GET", "/v1/history/{subject}/{id}"),
     "events.subscribe": Route("GET", "/v1/events"),
     "metrics": Route("GET", "/metrics", result="text"),

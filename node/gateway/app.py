@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from node.gateway import routes_agent, routes_ledger, routes_node, routes_submit
+from node.gateway import routes_agent, routes_ledger, routes_node, routes_proofs, routes_submit
 from node.gateway.access import Access
 from node.gateway.limits import DEFAULT_LIMITS, GatewayLimits
 from node.gateway.middleware import LimitMiddleware
@@ -43,7 +43,7 @@ def build_app(core: AsyncLocalClient, *, token_path: Path, limits: GatewayLimits
     app.add_exception_handler(PatchwardenError, on_patchwarden_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
-    for module in (routes_node, routes_ledger, routes_submit, routes_agent):
+    for module in (routes_node, routes_ledger, routes_proofs, routes_submit, routes_agent):
         app.include_router(module.router)
     app.add_middleware(LimitMiddleware, limits=limits)
 

@@ -12,8 +12,10 @@ _SENTENCES = {
     401: "The bearer token is missing or wrong.",
     404: "There is no such thing on this replica.",
     409: "It exists already.",
+    410: "This node keeps no history of that height any more; another one may.",
     413: "The request is too large.",
     422: "The request breaks a rule; `code` names it.",
+    429: "Too many transactions of this signer wait already. Retry after the given time.",
     500: "A bug; the node's log has the trace.",
     503: "Not now: no leader, no core, or too much at once. Retry after the given time.",
 }

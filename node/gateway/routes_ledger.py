@@ -58,12 +58,6 @@ async def transaction(core: Core, tx_id: HexPath) -> JSONResponse:
     return JSONResponse(await core.call("tx.get", tx_id=tx_id))
 
 
-@router.get("/v1/transactions/{tx_id}/receipt", responses=errors(400, 404))
-async def receipt(core: Core, tx_id: HexPath) -> JSONResponse:
-    """The portable receipt of one transaction: verifiable with the founding document alone."""
-    return JSONResponse(await core.call("receipt.get", tx_id=tx_id))
-
-
 @router.get("/v1/organisations", response_model=list[schemas.Organisation], responses=errors())
 async def organisations(core: Core) -> JSONResponse:
     """The member organisations."""
@@ -176,16 +170,6 @@ async def proposals(core: Core, limit: Limit = None) -> JSONResponse:
 async def proposal(core: Core, proposal_id: HexPath) -> JSONResponse:
     """One proposal with its votes."""
     return JSONResponse(await core.call("governance.get", proposal_id=proposal_id))
-
-
-@router.get("/v1/proofs/state", responses=errors(400))
-async def state_proof(
-    core: Core,
-    subject: Literal["identity", "organisation", "patch", "proposal", "key"],
-    name: Annotated[str, Query(alias="id", min_length=1, max_length=256)],
-) -> JSONResponse:
-    """The proof that a record is, or is not, in the state of the tip."""
-    return JSONResponse(await core.call("proofs.state", subject=subject, id=name))
 
 
 @router.get(

@@ -166,6 +166,27 @@ def test_receipt_is_got_and_holds_offline(net: Devnet, tmp_path: Path) -> None:
     assert refused("receipt", "get", "00" * 32, "--rpc", net.rpc()) == "node.transaction.not_found"
 
 
+def test_proofs_need_no_trust_in_the_node(net: Devnet, tmp_path: Path) -> None:
+    """Over HTTP and the socket; what they say is verified from a checkpoint of another node."""
+    genesis, checkpoint = net.document["genesis"], tmp_path / "now.checkpoint"
+    got = run_json("checkpoint", "get", "--out", checkpoint, "--rpc", net.rpc("v2"))
+    assert run_json("checkpoint", "verify", checkpoint, "--genesis", genesis)["block_hash"] == got["block_hash"]
+    for name, node, present in (
+        ("alice@acme", ("--rpc", net.rpc("v1")), True),
+        ("nobody@acme", ("--home", net.home("v3")), False),
+    ):
+        file = tmp_path / f"{name}.proof"
+        run_json("identity", "show", name, "--proof", file, *node)
+        assert run_json("proof", "verify", file, "--checkpoint", checkpoint)["present"] is present
+    run_json("policy", "show", "--proof", tmp_path / "policy.proof", "--rpc", net.rpc())
+    assert run_json("proof", "verify", tmp_path / "policy.proof", "--genesis", genesis)["in_force"] is True
+    early = tmp_path / "early.checkpoint"
+    run_json("checkpoint", "get", "--height", "2", "--out", early, "--rpc", net.rpc("v3"))
+    joined = run_json("checkpoint", "verify", checkpoint, "--checkpoint", early, "--rpc", net.rpc("v1"))
+    assert joined["consistent"] is True
+    assert refused("proof", "consistency", "--from", "1", "--to", "999999", "--rpc", net.rpc()) == "ledger.proof.log_size"
+
+
 # -- governance --------------------------------------------------------------------------------------------------------
 
 
