@@ -112,6 +112,9 @@ class Metrics:
         self.scrub_damaged = gauge("scrub_damaged_rows", "Damaged rows found since the start")
         self.scrub_repaired = gauge("scrub_repaired_rows", "Damaged rows repaired since the start")
         self.scrub_waiting = gauge("scrub_waiting_rows", "Damaged rows that wait for a peer's help")
+        self.certificate_days_left = gauge(
+            "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"
+        )
         self._height = gauge("height", "Height of the last committed block")
         self._term = gauge("term", "Consensus term")
         self._is_leader = gauge("is_leader", "1 while this node leads")

@@ -1,5 +1,7 @@
 """What a node does for its store while it runs: repair damage, make snapshots, forget what is not kept, lead only while there is room.
 
+It also says long before what will expire.
+
 Everything here is in the background and bounded; nothing here decides about blocks.
 """
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.expiry import watch_expiry
 from node.history import HistoryKeeper
 from node.room import lead_only_with_room
 from node.scrub import Scrubber
@@ -58,6 +61,15 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.scrubber.run)
             nursery.start_soon(self.history.run)
+            nursery.start_soon(
+                partial(
+                    watch_expiry,
+                    view=self._node.replica.latest_view,
+                    now_ms=self._node.replica.now_ms,
+                    metrics=self._node.metrics,
+                    sleep=self._node.replica.machine.sleep,
+                )
+            )
             if (validator := self._node.validator) is not None:
                 nursery.start_soon(
                     partial(

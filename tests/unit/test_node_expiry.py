@@ -1,0 +1,105 @@
+"""Trap 26: what expires stops nobody, governance replaces it, and nodes warn long before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from ledger import actions, bodies
+from ledger.state import StateView
+from node.expiry import CHECK_S, NEVER_DAYS, WARN_DAYS, check_expiry, watch_expiry
+from node.telemetry import Metrics
+from tests.testkit.certificates import NOT_AFTER, make_chain
+from tests.testkit.ledger import Chain, key_of, make_genesis
+
+END_MS = int(NOT_AFTER.timestamp() * 1000)
+DAY_MS = 24 * 3600 * 1000
+YEAR_2031_MS = 1_924_992_000_000
+
+
+def with_certificate() -> tuple[Chain, bodies.IdentityRegister]:
+    """Return a chain whose first organisation has a CA, and a registration with a chain to it."""
+    key = key_of("x@acme")
+    leaf, authority = make_chain(key)
+    body = bodies.IdentityRegister("x@acme", "X", ("developer",), key.public_key.spki, (leaf, authority))
+    return Chain(make_genesis(ca_certificates=[authority])), body
+
+
+def test_trap_26_who_is_registered_acts_on_when_its_certificates_have_expired() -> None:
+    # Protected by where `verify_chain` stands: in the rule that registers a key, and not in `Execution.check`.
+    chain, body = with_certificate()
+    chain.submit(replace(body, roles=("administrator", "developer")), by="ada@acme")
+    built = chain.build(
+        chain.sign(bodies.ProposalCreate(actions.SetPolicy("", ()), "x"), "x@acme"), time_ms=YEAR_2031_MS
+    )
+    assert built.refused == ()
+    assert len(built.block.transactions) == 1
+
+
+def test_trap_26_no_record_of_a_key_or_a_validator_can_expire() -> None:
+    # A height takes a key's word away, by a transaction that says so; nothing in these records is a time.
+    chain, body = with_certificate()
+    chain.submit(body, by="ada@acme")
+    view = chain.view
+    key = view.key(key_of("x@acme").public_key.key_id)
+    assert key is not None
+    assert key.is_valid_at(2**50)
+    for validator in view.validators().validators:
+        assert not any("expir" in name or "until" in name or "after" in name for name in type(validator).__slots__)
+
+
+@pytest.mark.parametrize(
+    ("days", "warned"), [(WARN_DAYS + 1, False), (WARN_DAYS, False), (WARN_DAYS - 1, True), (0, True), (-1, True)]
+)
+def test_trap_26_nodes_warn_long_before(days: int, warned: bool) -> None:
+    # Protected by the comparison with `WARN_DAYS` in `check_expiry`.
+    chain, _ = with_certificate()
+    with capture_logs() as logs:
+        assert check_expiry(chain.view, END_MS - days * DAY_MS) == days
+    assert [log["event"] for log in logs] == (
+        []
+        if not warned
+        else ["a certificate expires soon" if days >= 0 else "a certificate authority's certificate has expired"]
+    )
+    if warned:
+        assert (logs[0]["organisation"], logs[0]["days_left"], logs[0]["log_level"]) == ("acme", days, "warning")
+
+
+def test_without_certificates_there_is_nothing_to_say() -> None:
+    with capture_logs() as logs:
+        assert check_expiry(Chain(make_genesis()).view, END_MS * 2) == NEVER_DAYS
+    assert logs == []
+
+
+def test_a_certificate_that_cannot_be_read_any_more_ends_nothing() -> None:
+    class Unread:
+        def organisations(self) -> list[object]:
+            organisation = Chain(make_genesis()).view.organisation("acme")
+            assert organisation is not None
+            return [replace(organisation, ca_certificates=(b"not a certificate",))]
+
+    view: StateView = Unread()  # type: ignore[assignment]
+    with capture_logs() as logs:
+        assert check_expiry(view, 0) == NEVER_DAYS
+    assert [(log["event"], log["code"]) for log in logs] == [
+        ("a certificate of an organisation cannot be read", "wire.x509.malformed")
+    ]
+
+
+async def test_it_is_looked_at_every_day(autojump_clock: MockClock) -> None:
+    chain, _ = with_certificate()
+    metrics = Metrics()
+    begun = trio.current_time()
+
+    def now_ms() -> int:
+        return END_MS - 100 * DAY_MS + int((trio.current_time() - begun) * 1000)
+
+    with trio.move_on_after(12 * CHECK_S + 1):
+        with capture_logs() as logs:
+            await watch_expiry(view=lambda: chain.view, now_ms=now_ms, metrics=metrics, sleep=trio.sleep)
+    assert [log["days_left"] for log in logs] == [89, 88]
+    assert "patchwarden_certificate_days_left 88.0" in metrics.text()
