@@ -1,10 +1,8 @@
 """Frames on one stream: a writer that coalesces, a reader that hands over what came, a bounded queue between caller and wire.
 
-Many small messages in one write cost a fiftieth of one write each (docs/spec/network.md 4), so the writer takes everything that is
-queued, up to `WRITE_BYTES_MAX`. A frame without payload is a heartbeat: whoever receives it has received something, nothing else happens.
-
-A write is never cancelled by itself: half an encrypted message on the wire would silence every stream of the connection for ever. Whoever
-cancels `run_writer` aborts the connection.
+A frame leaves at once when nothing is queued, none left just before, and the connection takes it: a task switch would cost as much as the
+frame. Otherwise the writer takes everything that is queued, up to `WRITE_BYTES_MAX`, in one write. A frame without payload is a heartbeat:
+whoever receives it has received something, nothing else happens.
 """
 
 from __future__ import annotations
@@ -16,22 +14,33 @@ from typing import Final, Protocol
 import trio
 
 from node.errors import PeerProtocolError
-from node.net.limits import READ_BYTES_MAX, WRITE_BYTES_MAX
+from node.net.limits import WRITE_BYTES_MAX
 from wire.errors import MalformedError
 from wire.framing import FrameDecoder, encode_frame
 
 HEARTBEAT_FRAME: Final = encode_frame(b"")
+AT_ONCE_PAUSE_S: Final = 0.0003
+"""A frame that comes sooner after the last one waits for the writer: more may come that leave in the same write."""
 
 
 class ByteStream(Protocol):
     """One full-duplex stream of a connection."""
 
-    async def read(self, bytes_max: int) -> bytes:
-        """Return what has arrived, 1 to `bytes_max` bytes; raise `PeerUnavailableError` at the end."""
+    async def receive(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` on the event loop with whatever arrives, until the end.
+
+        Raises:
+            PeerUnavailableError: At the end.
+            Exception: What `take` raised; it is not called again.
+        """
+        ...
+
+    def write_now(self, data: bytes) -> bool:
+        """Write all of `data` if the connection takes it at once; return whether it did. Never blocks."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Write all of `data`; raise `PeerUnavailableError` when the connection is gone. Never cancel it alone."""
+        """Write all of `data`; raise `PeerUnavailableError` when the connection is gone."""
         ...
 
 
@@ -48,6 +57,7 @@ class FrameChannel:
         self._stream = stream
         self._on_frames = on_frames
         self._queue_bytes_max = queue_bytes_max
+        self._decoder = FrameDecoder()
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
         self._filled = trio.Event()
@@ -62,7 +72,7 @@ class FrameChannel:
         """Queue one frame; return False when the queue is full. Never blocks. An empty queue takes a frame of any legal size."""
         if self._queue_bytes and self._queue_bytes + len(payload) > self._queue_bytes_max:
             return False
-        self._append(encode_frame(payload))
+        self._send_or_append(encode_frame(payload))
         return True
 
     async def send(self, payload: bytes) -> None:
@@ -73,7 +83,7 @@ class FrameChannel:
     def heartbeat(self) -> None:
         """Queue an empty frame unless something is queued or being written, which serves as well."""
         if not self._queue and self._writing_since is None:
-            self._append(HEARTBEAT_FRAME)
+            self._send_or_append(HEARTBEAT_FRAME)
 
     async def wait_drained(self) -> None:
         """Return when everything queued so far has been handed to the connection."""
@@ -116,19 +126,30 @@ class FrameChannel:
             PeerUnavailableError: ``node.net.connection_lost``.
             PeerProtocolError: ``node.net.protocol`` for a frame beyond the limit; also what `on_frames` raises.
         """
-        decoder = FrameDecoder()
-        while True:
-            data = await self._stream.read(READ_BYTES_MAX)
-            self.received_bytes += len(data)
-            try:
-                frames = decoder.feed(data)
-            except MalformedError as error:
-                raise PeerProtocolError(
-                    "node.net.protocol", f"a peer sent a frame that is too long ({error})"
-                ) from error
-            payloads = [frame for frame in frames if frame]
-            if payloads:
-                self._on_frames(payloads)
+        await self._stream.receive(self._take)
+
+    def _take(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        try:
+            frames = self._decoder.feed(data)
+        except MalformedError as error:
+            raise PeerProtocolError("node.net.protocol", f"a peer sent a frame that is too long ({error})") from error
+        payloads = [frame for frame in frames if frame]
+        if payloads:
+            self._on_frames(payloads)
+
+    def _send_or_append(self, frame: bytes) -> None:
+        now = trio.current_time()
+        if (
+            not self._queue
+            and self._writing_since is None
+            and now - self.sent_at >= AT_ONCE_PAUSE_S
+            and len(frame) <= WRITE_BYTES_MAX
+            and self._stream.write_now(frame)
+        ):
+            self.sent_at = now
+        else:
+            self._append(frame)
 
     def _append(self, frame: bytes) -> None:
         self._queue.append(frame)

@@ -35,6 +35,7 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from multiaddr import Multiaddr
 
@@ -52,7 +53,7 @@ from node.net.limits import (
     STREAMS_PER_CONNECTION_MAX,
     STREAMS_WAITING_MAX,
 )
-from node.net.muxer import Muxer
+from node.net.muxer import MuxedStream, Muxer
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -68,21 +69,23 @@ class LibP2PStream:
 
     def __init__(self, stream: Any) -> None:
         # libp2p's own wrapper takes a lock for each call, to keep a state that nobody here asks for.
-        self._stream = stream.muxed_stream
+        self._stream: MuxedStream = stream.muxed_stream
 
-    async def read(self, bytes_max: int) -> bytes:
-        """Return what has arrived, 1 to `bytes_max` bytes.
+    async def receive(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with whatever arrives, until the end.
 
         Raises:
             PeerUnavailableError: ``node.net.connection_lost``.
+            Exception: What `take` raised; it is not called again.
         """
         try:
-            data: bytes = await self._stream.read(bytes_max)
-        except Exception as error:
+            await self._stream.receive(take)
+        except MuxedStreamError as error:
             raise _lost(error) from error
-        if not data:
-            raise _lost(None)
-        return data
+
+    def write_now(self, data: bytes) -> bool:
+        """Write `data` if the connection takes it at once; return whether it did."""
+        return self._stream.write_now(data)
 
     async def write(self, data: bytes) -> None:
         """Write all of `data`.

@@ -12,8 +12,6 @@ PROTOCOL_RPC: Final = "/patchwarden/rpc/1"
 
 WRITE_BYTES_MAX: Final = 65_000
 """One write to a stream. Noise carries at most 65,519 bytes, Yamux adds 12: a longer write costs a second, tiny Noise message."""
-READ_BYTES_MAX: Final = 256 * 1024
-"""One read of a stream: each read sends a window update, so few large ones are cheaper."""
 
 CONSENSUS_QUEUE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Unsent consensus messages to one peer; beyond it `send` says no and Raft repeats later."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -78,8 +79,24 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not followed
         self._is_closed = False
         self._unreturned = 0
         self._changed = trio.Event()
+        self._take: Callable[[bytes], None] | None = None
+        self._take_error: Exception | None = None
 
     # What the muxer tells
+
+    def deliver(self, data: bytearray) -> None:
+        """Keep what has arrived for the reader, or hand it over at once."""
+        if self._take is None:
+            self.received += data
+            self.wake()
+            return
+        try:
+            self._take(bytes(data))
+        except Exception as error:  # noqa: BLE001 - raised by `receive`, in the task of whom it concerns
+            self._take, self._take_error = None, error
+            self.wake()
+            return
+        self._return_window(len(data))
 
     def wake(self) -> None:
         """Let whoever waits look again."""
@@ -109,12 +126,49 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not followed
         else:
             data = bytes(self.received[:n])
             del self.received[:n]
-        self._unreturned += len(data)
+        self._return_window(len(data))
+        return data
+
+    async def receive(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with all that arrives, as soon as it does and without a task switch, until the stream ends.
+
+        Raises:
+            MuxedStreamEOF: The peer sends no more, or the connection is gone.
+            MuxedStreamReset: Either side reset the stream.
+            Exception: What `take` raised; it is not called again.
+        """
+        while self.received:
+            take(await self.read())
+        self._take = take
+        try:
+            while not (self._take_error or self.is_reset or self.has_ended or self.muxed_conn.is_closed):
+                await self._wait()
+        finally:
+            self._take = None
+        if self._take_error is not None:
+            raise self._take_error
+        await self.read()  # Nothing is left, so it says why.
+
+    def _return_window(self, count: int) -> None:
+        """Let the peer send more, once half of its window was read."""
+        self._unreturned += count
         if 2 * self._unreturned >= RECEIVE_WINDOW_BYTES and not self.has_ended:
             self.receive_window += self._unreturned
             self.muxed_conn.send(_WINDOW_UPDATE, 0, self.stream_id, self._unreturned)
             self._unreturned = 0
-        return data
+
+    def write_now(self, data: bytes) -> bool:
+        """Hand `data`, which fits into one frame, to the connection if peer and socket take it at once; return whether they do."""
+        if (
+            len(data) > min(self.send_window, FRAME_DATA_BYTES_MAX)
+            or self._is_closed
+            or self.is_reset
+            or not self.muxed_conn.is_writable
+        ):
+            return False
+        self.send_window -= len(data)
+        self.muxed_conn.send(_DATA, 0, self.stream_id, len(data), data)
+        return True
 
     async def write(self, data: bytes) -> None:
         """Hand all of `data` to the connection, as soon as the peer's window and the socket take it.
@@ -316,6 +370,11 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p is not followed by the 
         self._backlog += packet
         self._has_backlog.set()
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether the connection stands and nothing waits for its socket."""
+        return not self._backlog and not self.is_closed
+
     async def wait_writable(self) -> None:
         """Return when the socket has taken most of what was sent, or the connection is gone."""
         while len(self._backlog) > BACKLOG_BYTES_MAX and not self.is_closed:
@@ -401,8 +460,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p is not followed by the 
             stream.wake()
         elif data:
             stream.receive_window -= length
-            stream.received += data
-            stream.wake()
+            stream.deliver(data)
         if flags & _RST:
             stream.is_reset = True
             self.forget(stream)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p import create_identity_from_seed
 from libp2p.crypto.x25519 import create_new_key_pair
 from libp2p.io.trio import TrioTCPStream
@@ -169,6 +170,67 @@ async def test_a_writer_waits_for_the_readers_window_and_goes_on() -> None:
             assert len(other.received) == RECEIVE_WINDOW_BYTES
             assert await read_all(other, len(data)) == data
         assert done.is_set()
+
+
+async def test_what_arrives_is_handed_over_at_once() -> None:
+    async with muxed() as (dialler, listener):
+        stream = await dialler.open_stream()
+        other = await listener.accept_stream()
+        assert stream.write_now(b"early ")
+        await wait_until(lambda: bool(other.received))
+        taken = bytearray()
+        ended: list[BaseException] = []
+
+        async def receive() -> None:
+            try:
+                await other.receive(taken.extend)
+            except MuxedStreamEOF as error:
+                ended.append(error)
+
+        data = bytes(range(256)) * 40_000  # 10 MB: the window must be opened again.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await stream.write(data)
+            await stream.close()
+        assert taken == b"early " + data
+        assert len(ended) == 1
+        assert not stream.write_now(b"x")
+
+
+async def test_what_the_taker_raises_ends_its_receive_alone() -> None:
+    async with muxed() as (dialler, listener):
+        stream, second = await dialler.open_stream(), await dialler.open_stream()
+        other, second_other = await listener.accept_stream(), await listener.accept_stream()
+
+        def refuse(data: bytes) -> None:
+            raise ValueError(data)
+
+        async with trio.open_nursery() as nursery:
+
+            async def expect() -> None:
+                with pytest.raises(ValueError, match="bad"):
+                    await other.receive(refuse)
+
+            nursery.start_soon(expect)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.write(b"bad")
+        await second.write(b"good")
+        assert await second_other.read() == b"good"
+
+
+async def test_nothing_is_written_at_once_beyond_window_or_socket() -> None:
+    async with muxed() as (dialler, _):
+        stream = await dialler.open_stream()
+        assert not stream.write_now(bytes(65_501))
+        stream.send_window = 3
+        assert not stream.write_now(b"four")
+        assert stream.write_now(b"two")
+        stream.send_window = 100
+        dialler._backlog += b"x"
+        assert not stream.write_now(b"x")
+        dialler._backlog.clear()
+        await stream.reset()
+        assert not stream.write_now(b"x")
 
 
 async def test_writers_wait_while_the_socket_takes_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -31,15 +31,18 @@ class FakeStream:
     def __init__(self) -> None:
         self.written: list[tuple[float, bytes]] = []
         self.blocked = False
+        self.takes_at_once = False
         self._push, self._pull = trio.open_memory_channel[bytes](math.inf)
 
-    async def read(self, bytes_max: int) -> bytes:
-        try:
-            data = await self._pull.receive()
-        except trio.EndOfChannel:
-            raise PeerUnavailableError("node.net.connection_lost", "gone") from None
-        assert len(data) <= bytes_max
-        return data
+    async def receive(self, take: Callable[[bytes], None]) -> None:
+        async for data in self._pull:
+            take(data)
+        raise PeerUnavailableError("node.net.connection_lost", "gone")
+
+    def write_now(self, data: bytes) -> bool:
+        if self.takes_at_once:
+            self.written.append((trio.current_time(), data))
+        return self.takes_at_once
 
     async def write(self, data: bytes) -> None:
         if self.blocked:
@@ -277,6 +280,32 @@ async def test_small_frames_share_a_write_and_large_ones_are_cut_at_the_limit() 
     assert max(sizes) <= WRITE_BYTES_MAX
     assert len(sizes) <= 4 + 4
     assert b"".join(data for _, data in stream.written) == b"".join(map(encode_frame, messages))
+
+
+async def test_a_frame_leaves_at_once_unless_others_wait_or_it_is_long(autojump_clock: trio.testing.MockClock) -> None:
+    stream = FakeStream()
+    channel = FrameChannel(stream, lambda _: None, 10_000_000)
+    stream.takes_at_once = True
+    await trio.sleep(0.001)
+    assert channel.push(b"first")
+    await trio.sleep(0.001)
+    channel.heartbeat()
+    assert [data for _, data in stream.written] == [encode_frame(b"first"), HEARTBEAT_FRAME]
+    await trio.sleep(0.001)
+    assert channel.push(b"L" * WRITE_BYTES_MAX)
+    assert channel.push(b"after")
+    assert len(stream.written) == 2
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.run_writer)
+        await channel.wait_drained()
+        nursery.cancel_scope.cancel()
+    assert b"".join(data for _, data in stream.written[2:]) == encode_frame(b"L" * WRITE_BYTES_MAX) + encode_frame(
+        b"after"
+    )
+    await trio.sleep(0.001)
+    assert channel.push(b"last")
+    assert channel.push(b"right after")
+    assert stream.written[-1][1] == encode_frame(b"last")
 
 
 async def test_a_full_queue_makes_senders_wait() -> None:
