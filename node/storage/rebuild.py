@@ -238,7 +238,7 @@ class Rebuild:
             executed = None if raw is None else _execute(reader, raw)
             superseded = False
             if executed is None or (expected is not None and executed.block_hash != expected):
-                executed, superseded = self._fetch_logged(reader, height, expected)
+                executed, superseded = self._fetch_logged(reader, height, expected, promises)
             key = height_key(height)
             new.rows[TABLE_LOG_ENTRY, key] = executed.block.raw
             new.rows[TABLE_LOG_TERM, key] = encode_log_term(executed.block.header.term, executed.block_hash)
@@ -248,11 +248,14 @@ class Rebuild:
                 break
         return tip.header.height, tip.block_hash, tip.header.term
 
-    def _fetch_logged(self, reader: Overlay | _Filling, height: int, expected: Digest | None) -> tuple[Executed, bool]:
+    def _fetch_logged(
+        self, reader: Overlay | _Filling, height: int, expected: Digest | None, promises: Promises
+    ) -> tuple[Executed, bool]:
         """Return the lost block from a peer, or the one that the network has certified in its place, and whether it is that.
 
-        A certified block replaces this node's own only if that was of an earlier term, and no block above it can have been certified
-        either: the log's position rises (docs/spec/consensus.md 6.3).
+        While nobody lies a certified block replaces this node's own only if that was of an earlier term, and no block above it can have
+        been certified either. If somebody does, this node may have acknowledged what lies above: a position that falls is refused, since
+        the next vote would convict it (docs/spec/consensus.md 6.3).
         """
         for answer in self._fetch(height):
             executed = _execute(reader, answer[0].block) if answer else None
@@ -260,7 +263,9 @@ class Rebuild:
                 continue
             if executed.block_hash == expected:
                 return executed, False
-            if _is_certified(reader, executed, answer):
+            position = executed.block.header.term, height
+            falls = self._votes and position < (promises.last_term, promises.last_height)
+            if not falls and _is_certified(reader, executed, answer):
                 return executed, True
         raise _Lost(TABLE_LOG_ENTRY, height).error()
 

@@ -330,3 +330,21 @@ def test_another_block_without_a_certificate_that_holds_takes_nobodys_place(data
     ]
     with opened(data, chain) as store, pytest.raises(StorageError, match="table 65"):
         rebuild(store, chain, Network(chain, {height: lies}))
+
+
+def test_a_certified_block_that_would_lower_the_logs_position_takes_nobodys_place(data: Path, chain: Chain) -> None:
+    """Only liars can have certified it. Whoever acknowledged the own last block and forgot it would be convicted by its next vote."""
+    height = chain.height - 1
+    lose_tail(data, chain, height)
+    fork = Chain(genesis=chain.genesis)
+    for block in chain.blocks[1 : chain.height - TAIL + 1]:
+        fork.apply(block)
+    fork.term, fork.leader = chain.term, chain.leader
+    fork.register("fork1@acme", "developer")
+    answer = certified(fork, height)[:1]
+    with opened(data, chain) as store, pytest.raises(StorageError, match="table 65"):
+        rebuild(store, chain, Network(chain, {height: [answer]}))
+    # Who has promised nothing follows it.
+    with opened(data, chain) as store:
+        rebuild(store, chain, Network(chain, {height: [answer]}), votes=False)
+        assert blocks_of(store, chain).term_and_hash(height) == (2, fork.blocks[height].block_hash)
