@@ -52,6 +52,7 @@ def server_config(app: FastAPI, limits: GatewayLimits) -> uvicorn.Config:
 
     class Connection(BoundedConnection):
         header_timeout_s = limits.header_timeout_s
+        connections_max = limits.connections_max
 
     return uvicorn.Config(
         app,
@@ -63,7 +64,6 @@ def server_config(app: FastAPI, limits: GatewayLimits) -> uvicorn.Config:
         ws="none",
         http=Connection,
         h11_max_incomplete_event_size=limits.header_bytes_max,
-        limit_concurrency=limits.connections_max,
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=1,
     )

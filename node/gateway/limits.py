@@ -16,6 +16,8 @@ class GatewayLimits:
     """One request's body: a full batch of transactions in base64 inside JSON."""
     patch_body_bytes_max: int = PATCH_FILE_BYTES_MAX
     """The body of a patch file's PUT, which is the file itself."""
+    bodies_bytes_max: int = 2 * PATCH_FILE_BYTES_MAX
+    """The bodies of all requests that are being answered together; the request that goes beyond it gets 503 with Retry-After."""
     requests_in_flight_max: int = 256
     """Requests that are being answered; the next one gets 503 with Retry-After."""
     streams_max: int = 64
@@ -31,7 +33,7 @@ class GatewayLimits:
     header_bytes_max: int = 16 * 1024
     """The request line and all headers."""
     connections_max: int = 1024
-    """Open connections."""
+    """Open connections; what one more asks is answered with 503 and Retry-After, and the connection closed."""
 
 
 DEFAULT_LIMITS: Final = GatewayLimits()

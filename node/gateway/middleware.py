@@ -35,6 +35,7 @@ class LimitMiddleware:
         self._limits = limits
         self._in_flight = 0
         self._streams = 0
+        self._bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request within the limits."""
@@ -66,14 +67,18 @@ class LimitMiddleware:
         )
         too_large = f"the body is longer than {body_max} bytes"
         started = False
-        received = 0
+        received = held = 0
 
         async def bounded_receive() -> Message:
-            nonlocal received
+            nonlocal received, held
             async with asyncio.timeout(None if received < 0 else self._limits.body_timeout_s):
                 message = await receive()
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received, held = received + size, held + size
+                self._bodies_bytes += size
+                if self._bodies_bytes > self._limits.bodies_bytes_max:
+                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway reads too many bodies already")
                 if received > body_max:
                     # FastAPI turns every other exception out of a body's reading into a malformed request.
                     raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large)
@@ -97,6 +102,7 @@ class LimitMiddleware:
             await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "node.http.body_too_large", too_large)
             return
         try:
+            # Until the answer, not only until the body is read: decoded, it takes as much memory again.
             async with asyncio.timeout(timeout_s):
                 await self._app(scope, bounded_receive, watched_send)
         except TimeoutError:
@@ -104,3 +110,5 @@ class LimitMiddleware:
         except Exception:  # noqa: BLE001 - the outermost border of one request: a bug costs this request, not the gateway
             _log.exception("request failed", method=scope["method"], path=scope["path"][:200])
             await refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "node.bug", "the gateway met a bug; its log has the trace")
+        finally:
+            self._bodies_bytes -= held

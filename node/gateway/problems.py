@@ -31,6 +31,8 @@ def status_of(error: PatchwardenError) -> int:
     """Return the HTTP status that an error of ours is answered with."""
     if error.code == "ledger.history.pruned":
         return HTTPStatus.GONE  # It is not coming back here; another node may have it.
+    if error.code == "ledger.mempool.signer_full":
+        return HTTPStatus.TOO_MANY_REQUESTS  # This signer has its share; others still get in.
     if isinstance(error, UnavailableError):
         return HTTPStatus.SERVICE_UNAVAILABLE
     if not isinstance(error, RejectedError):
@@ -63,7 +65,7 @@ def problem(
         **more,
     }
     all_headers = dict(headers or {})
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         all_headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if status == HTTPStatus.UNAUTHORIZED:
         all_headers.setdefault("WWW-Authenticate", "Bearer")
@@ -101,6 +103,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "node.http.body_too_large",
         HTTPStatus.BAD_REQUEST: "node.http.invalid_request",
         HTTPStatus.UNPROCESSABLE_ENTITY: "node.http.invalid_request",
+        HTTPStatus.SERVICE_UNAVAILABLE: "node.http.overloaded",
     }
     code = codes.get(HTTPStatus(error.status_code), "node.http.refused")
     return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))

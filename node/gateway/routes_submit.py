@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from node.gateway import schemas
 from node.gateway.access import Core
 from node.gateway.errors_doc import errors
+from node.gateway.limits import RETRY_AFTER_S
 from node.gateway.problems import problem, status_of
 from node.gateway.strict_json import StrictJsonRoute
 from node.local.protocol import error_from_json
@@ -21,12 +22,13 @@ _MARGIN_S = 5.0
 """The core keeps its own time; the gateway waits a little longer."""
 
 
-@router.post("/v1/transactions", response_model=schemas.SubmitAnswer, responses=errors(400, 409, 413))
+@router.post("/v1/transactions", response_model=schemas.SubmitAnswer, responses=errors(400, 409, 413, 429))
 async def submit(core: Core, body: schemas.SubmitRequest) -> JSONResponse:
     """Submit signed transactions, one or hundreds at once.
 
-    A single transaction that is refused answers with its problem; a batch always answers 200 with one result for each. Submitting a
-    transaction again is safe: it is executed once, and the answer is the first one.
+    A single transaction that is refused answers with its problem. A batch answers 200 with one result for each; only when there was no
+    room for any of it, it answers 429 or 503 like a single one, and when there was none for a part of it, the answer has `Retry-After`.
+    Submitting a transaction again is safe: it is executed once, and the answer is the first one.
     """
     results = await core.call(
         "tx.submit",
@@ -35,10 +37,17 @@ async def submit(core: Core, body: schemas.SubmitRequest) -> JSONResponse:
         wait=body.wait,
         timeout_ms=body.timeout_ms,
     )
-    if len(results) == 1 and results[0]["error"] is not None:
+    crowded_out = [result for result in results if _is_crowded_out(result)]
+    if (len(results) == 1 and results[0]["error"] is not None) or (crowded_out and len(crowded_out) == len(results)):
         error = error_from_json(results[0]["error"])
-        return problem(status_of(error), error.code, error.message, hint=error.hint, tx_id=results[0]["tx_id"])
-    return JSONResponse({"results": results})
+        more = {"tx_id": results[0]["tx_id"]} if len(results) == 1 else {}
+        return problem(status_of(error), error.code, error.message, hint=error.hint, **more)
+    return JSONResponse({"results": results}, headers={"Retry-After": str(RETRY_AFTER_S)} if crowded_out else None)
+
+
+def _is_crowded_out(result: dict[str, Any]) -> bool:
+    """Return whether there was no room for the transaction: nothing is wrong with it, and it waits nowhere."""
+    return result["status"] == "refused" and (result["error"] or {}).get("family") == "unavailable"
 
 
 @router.put(

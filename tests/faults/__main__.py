@@ -5,6 +5,7 @@ python -m tests.faults --failover 15                                            
 python -m tests.faults --calm 10                                                        full load for 10 minutes, elections counted
 python -m tests.faults --rolling 2                                                      restart every validator in turn, twice
 python -m tests.faults --grow 9                                                         grow to 9 validators and shrink to 1
+python -m tests.faults --pressure                                                       a stopped follower, then one with a slow disk
 python -m tests.faults --judge DIRECTORY                                                judge a kept history again
 """
 
@@ -26,6 +27,7 @@ from tests.faults.history import read_history
 from tests.faults.kinds import KINDS
 from tests.faults.measures import measure_calm, measure_failover
 from tests.faults.mixed import MixedRun
+from tests.faults.pressure import measure_pressure
 from tests.faults.rolling import measure_rolling
 
 EXIT_VIOLATED = 1
@@ -56,6 +58,8 @@ def main() -> int:
             result = measure_rolling(directory, arguments.rolling, arguments.seed)
         elif arguments.grow:
             result = measure_growth(directory, arguments.grow, arguments.seed)
+        elif arguments.pressure:
+            result = measure_pressure(directory, arguments.seed)
         elif arguments.calm:
             result = measure_calm(directory, arguments.calm, arguments.seed)
         else:
@@ -110,6 +114,9 @@ def _parse() -> argparse.Namespace:
         "--rolling", type=int, metavar="ROUNDS", help="restart every validator in turn under load instead"
     )
     parser.add_argument("--grow", type=int, metavar="VALIDATORS", help="grow from 1 to so many and shrink back instead")
+    parser.add_argument(
+        "--pressure", action="store_true", help="stop a follower and slow its disk under full load instead"
+    )
     parser.add_argument("--judge", type=Path, metavar="DIRECTORY", help="judge the history of a kept run")
     return parser.parse_args()
 

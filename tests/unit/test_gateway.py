@@ -89,7 +89,7 @@ def _is_problem(response: httpx.Response, status: int, code: str) -> None:
     assert document["code"] == code
     assert document["status"] == status
     assert document["type"] == f"urn:patchwarden:problem:{code}"
-    if status == 503:
+    if status in (429, 503):
         assert int(response.headers["retry-after"]) >= 1
 
 
@@ -128,6 +128,7 @@ def test_answers_of_the_core_pass_unchanged_with_security_headers(run: Callable[
         (RejectedError("node.param.text", "no"), 400),
         (RejectedError("ledger.tx.wrong_chain", "no"), 422),
         (UnavailableError("node.no_leader", "later"), 503),
+        (UnavailableError("ledger.mempool.signer_full", "later"), 429),
         (CorruptionError("node.storage.checksum", "bad"), 500),
     ],
 )
@@ -214,6 +215,53 @@ def test_single_refused_transaction_is_a_problem_and_a_batch_has_results(run: Ca
         assert response.json() == {"results": [refused, good]}
 
     run(scenario)
+
+
+def test_batch_for_which_there_is_no_room_is_asked_to_come_back(run: Callable[..., None]) -> None:
+    """Guarded by `routes_submit._is_crowded_out`: without it a flood of batches would be answered with 200."""
+    full = {"family": "unavailable", "code": "ledger.mempool.full", "message": "full", "hint": ""}
+    signer_full = full | {"code": "ledger.mempool.signer_full"}
+    bad = {"family": "rejected", "code": "ledger.tx.bad_signature", "message": "bad", "hint": ""}
+    slow = full | {"code": "node.submit.timeout"}
+
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        async def submit(*outcomes: tuple[str, dict[str, str] | None]) -> httpx.Response:
+            core.answers["tx.submit"] = [
+                {"tx_id": DIGEST, "status": status, "height": None, "error": error} for status, error in outcomes
+            ]
+            return await client.post("/v1/transactions", json={"transactions": ["AAAA"] * len(outcomes)})
+
+        _is_problem(await submit(("refused", full), ("refused", full)), 503, "ledger.mempool.full")
+        _is_problem(await submit(("refused", signer_full), ("refused", full)), 429, "ledger.mempool.signer_full")
+        partly = await submit(("admitted", None), ("refused", full))
+        assert (partly.status_code, partly.headers["retry-after"]) == (200, "1")
+        # What is wrong stays wrong, and what timed out may be committed: both answers are results.
+        for outcome in (("refused", bad), ("unknown", slow)):
+            response = await submit(outcome, outcome)
+            assert response.status_code == 200
+            assert "retry-after" not in response.headers
+
+    run(scenario)
+
+
+def test_bodies_that_are_too_much_together_are_asked_to_come_back(run: Callable[..., None]) -> None:
+    """Guarded by `GatewayLimits.bodies_bytes_max`: each body alone is within its own limit."""
+    limits = GatewayLimits(body_bytes_max=1000, bodies_bytes_max=1500)
+    document = {"transactions": ["AAAA"] * 110}
+
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["tx.submit"] = "wait"
+        first = asyncio.create_task(client.post("/v1/transactions", json=document))
+        while not core.calls:  # noqa: ASYNC110 - lets the task run until it is inside
+            await asyncio.sleep(0)
+        _is_problem(await client.post("/v1/transactions", json=document), 503, "node.http.overloaded")
+        core.answers["tx.submit"] = [{"tx_id": DIGEST, "status": "admitted", "height": None, "error": None}]
+        core.blocked.set()
+        await first
+        assert (await client.post("/v1/transactions", json=document)).status_code == 200
+
+    assert 750 < len(json.dumps(document, separators=(",", ":"))) < 1000
+    run(scenario, limits)
 
 
 def test_body_beyond_its_limit_is_refused_before_and_while_it_arrives(run: Callable[..., None]) -> None:

@@ -24,10 +24,12 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def _serving(tmp_path: Path) -> AsyncIterator[Callable[[], Coroutine[Any, Any, Connection]]]:
+async def _serving(
+    tmp_path: Path, limits: GatewayLimits = LIMITS
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, Connection]]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    app = build_app(object(), token_path=tmp_path / "rpc.token", limits=LIMITS)  # type: ignore[arg-type]
-    server = uvicorn.Server(server_config(app, LIMITS))
+    app = build_app(object(), token_path=tmp_path / "rpc.token", limits=limits)  # type: ignore[arg-type]
+    server = uvicorn.Server(server_config(app, limits))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     opened: list[Connection] = []
 
@@ -87,6 +89,29 @@ def test_connections_that_do_not_ask_are_closed_and_others_are_not(tmp_path: Pat
             busy[1].write(REQUEST * 2)
             assert (await _answer(busy)).startswith(b"HTTP/1.1 404")
             assert (await _answer(busy)).startswith(b"HTTP/1.1 404")
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_connection_too_many_is_asked_to_come_back(tmp_path: Path) -> None:
+    """Guarded by `BoundedConnection.connection_made`: uvicorn's own answer says neither why nor when to come back."""
+
+    async def main() -> None:
+        async with asyncio.timeout(20), _serving(tmp_path, GatewayLimits(connections_max=2)) as connect:
+            first, second = await connect(), await connect()
+            for connection in (first, second):
+                connection[1].write(REQUEST)
+                assert (await _answer(connection)).startswith(b"HTTP/1.1 404")
+            third = await connect()
+            third[1].write(REQUEST)
+            head = await _answer(third)
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in head.lower()
+            assert b"application/problem+json" in head.lower()
+            assert await _is_cut(third)
+            first[1].write(REQUEST)
+            assert (await _answer(first)).startswith(b"HTTP/1.1 404")
 
     asyncio.run(main())
 
