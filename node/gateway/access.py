@@ -37,7 +37,11 @@ class Access:
             )
 
 
-def get_core(request: Request) -> AsyncLocalClient:
+# Coroutines although they wait for nothing: FastAPI would send a plain function to a thread and back, which costs more than the rest of a
+# request, and much more where the machine is busy.
+
+
+async def get_core(request: Request) -> AsyncLocalClient:
     """Return the connection to the core."""
     core: AsyncLocalClient = request.app.state.core
     return core
@@ -46,7 +50,7 @@ def get_core(request: Request) -> AsyncLocalClient:
 _BEARER = HTTPBearer(auto_error=False, description="The content of rpc.token in the node's home.")
 
 
-def require_token(
+async def require_token(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 ) -> None:
     """Let only the node's own operators pass."""
