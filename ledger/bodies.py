@@ -13,6 +13,7 @@ kind                    who may (details in docs/spec/ledger.md 5)
 ``patch.withdraw``      the author, or an administrator of the author's organisation
 ``deployment.*``        a host, about itself
 ``host.report``         a host, about itself
+``evidence.submit``     anybody registered
 ``validator.settle``    a validator's node key, while a change of the validators is under way
 ======================  ==========================================================================================
 
@@ -34,6 +35,7 @@ from ledger.limits import (
     DESCRIPTION_BYTES_MAX,
     DETAIL_BYTES_MAX,
     ENVELOPE_BYTES_MAX,
+    EVIDENCE_BYTES_MAX,
     REASON_BYTES_MAX,
     REPORT_BYTES_MAX,
     RESULT_BYTES_MAX,
@@ -491,6 +493,25 @@ class HostReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceSubmit:
+    """Record a proof that a validator broke the rules, or that there are two certified histories."""
+
+    KIND: ClassVar[str] = "evidence.submit"
+    proof: bytes
+    """Canonical JSON of a `ledger.blame_proof.Blame` or a `ledger.checkpoint.SplitView`, at most `EVIDENCE_BYTES_MAX` bytes."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.proof,)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> EvidenceSubmit:
+        """Return the body; raises `MalformedError`."""
+        (proof,) = as_tuple(value, "body", length=1)
+        return cls(as_bytes(proof, "proof", bytes_max=EVIDENCE_BYTES_MAX))
+
+
+@dataclass(frozen=True, slots=True)
 class ValidatorSettle:
     """End the change of the validators that is under way, by proof that the network has committed to it.
 
@@ -534,6 +555,7 @@ MemberBody: TypeAlias = (
     | DeploymentIntent
     | DeploymentOutcome
     | HostReport
+    | EvidenceSubmit
 )
 """Everything that an identity can say."""
 
@@ -556,6 +578,7 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     DeploymentIntent.KIND: DeploymentIntent.from_value_untrusted,
     DeploymentOutcome.KIND: DeploymentOutcome.from_value_untrusted,
     HostReport.KIND: HostReport.from_value_untrusted,
+    EvidenceSubmit.KIND: EvidenceSubmit.from_value_untrusted,
     ValidatorSettle.KIND: ValidatorSettle.from_value_untrusted,
 }
 """Kind to the reader of its body."""

@@ -195,6 +195,11 @@ class RetiredValidator(Record):
     retired_height: int
     """Height of the block that took it out of the configuration."""
 
+    @property
+    def public_key(self) -> PublicKey:
+        """The node key it had."""
+        return public_key_from_spki_untrusted(self.spki)
+
 
 @lru_cache(maxsize=16)
 def decode_configuration_untrusted(data: bytes) -> Configuration:

@@ -4,10 +4,11 @@
 class                         codes                                                                  who must act
 ============================  =====================================================================  ==================
 ``TransactionRefusedError``   ``ledger.tx.*``, ``ledger.identity.*``, ``ledger.patch.*``,            the submitter
-                              ``ledger.proposal.*``, ``ledger.host.*``, ``ledger.validator.*``
+                              ``ledger.proposal.*``, ``ledger.host.*``, ``ledger.validator.*``,
+                              ``ledger.evidence.*``
 ``BlockRefusedError``         ``ledger.block.*``                                                     the proposer
 ``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
-``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``                               who sent the proof
+``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``, ``ledger.blame.*``           who sent the proof
 ``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
 ``SnapshotRefusedError``      ``ledger.snapshot.*``                                                  who sent it
 ``AuditStateError``           ``ledger.audit.state``                                                 who kept it

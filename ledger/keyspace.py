@@ -175,6 +175,7 @@ POLICY: Final = b"y"
 PROPOSAL: Final = b"r"
 DEPLOYMENT: Final = b"d"
 RETIRED: Final = b"q"
+EVIDENCE: Final = b"e"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
@@ -246,6 +247,11 @@ def deployment_key(deployment_id: bytes) -> bytes:
 def retired_key(key_id: bytes) -> bytes:
     """Return the STATE key of a node key that was a validator's or a learner's once."""
     return RETIRED + key_id
+
+
+def evidence_key(subject: bytes) -> bytes:
+    """Return the STATE key of what is proven against a validator (its key id), or about a height (`height_key`)."""
+    return EVIDENCE + subject
 
 
 # Subjects of HISTORY: a kind byte of the list above, then the id.

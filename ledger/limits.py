@@ -60,6 +60,8 @@ REPORT_BYTES_MAX: Final = 4 * KIBIBYTE
 """The body of one host report."""
 RESULT_BYTES_MAX: Final = 64
 """An outcome's result code, such as SUCCESS."""
+EVIDENCE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX
+"""The canonical JSON of one proof against a validator, or of one split view."""
 INSTALLED_MAX: Final = 1024
 """Installed patches that a target's record lists, newest last; older ones stay in the transactions and in the history."""
 

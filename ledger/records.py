@@ -31,6 +31,7 @@ __all__ = [
     "ComponentRecord",
     "Configuration",
     "DeploymentRecord",
+    "EvidenceRecord",
     "Governance",
     "HostRecord",
     "IdentityRecord",
@@ -387,3 +388,23 @@ class TransactionChain(Record):
 def hash_policy(schema: str, policies: tuple[tuple[str, str], ...]) -> Digest:
     """Return the hash by which headers and decisions name a policy set, 32 bytes."""
     return hash_domain(DOMAIN_POLICY, encode((schema, policies)))
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord(Record):
+    """A proof of what must not happen: the first one about its subject. The proof itself stands in the transaction."""
+
+    kind: str
+    """A `ledger.blame_proof.BlameKind`, or ``split-view``."""
+    validator: KeyId | None
+    """Who is convicted, 32 bytes; None for a split view."""
+    fork_height: int | None
+    """For a split view the height at which two certified histories differ, else None."""
+    proof_digest: bytes
+    """SHA-256 of the proof's canonical JSON, 32 bytes."""
+    submitter: str
+    """The identity that submitted it."""
+    recorded_height: int
+    """Height of the block that recorded it."""
+    tx_id: bytes
+    """The transaction that holds the proof, 32 bytes."""

@@ -14,6 +14,7 @@ from ledger import bodies
 from ledger.bodies import MemberBody
 from ledger.keyspace import identity_key, organisation_key
 from ledger.rules_common import Context, Effects
+from ledger.rules_evidence import submit_evidence
 from ledger.rules_governance import create_proposal, vote_on_proposal, withdraw_proposal
 from ledger.rules_host import record_intent, record_outcome, record_report
 from ledger.rules_identity import (
@@ -79,5 +80,7 @@ def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # n
             return vote_on_proposal(view, context, body)
         case bodies.ProposalWithdraw():
             return withdraw_proposal(view, context, body)
+        case bodies.EvidenceSubmit():
+            return submit_evidence(view, context, body)
         case _:
             assert_never(body)

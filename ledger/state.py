@@ -21,6 +21,7 @@ from ledger.records import (
     ComponentRecord,
     Configuration,
     DeploymentRecord,
+    EvidenceRecord,
     Governance,
     HostRecord,
     IdentityRecord,
@@ -49,6 +50,7 @@ __all__ = [
     "ComponentRecord",
     "Configuration",
     "DeploymentRecord",
+    "EvidenceRecord",
     "Governance",
     "HistoryEntry",
     "HostRecord",
@@ -269,6 +271,10 @@ class StateView:
         """Return the node that had this key and was removed, or None."""
         return self._find(keyspace.retired_key(key_id), RetiredValidator)
 
+    def evidence(self, subject: bytes) -> EvidenceRecord | None:
+        """Return what is proven against a validator (key id) or about a height (`keyspace.height_key`), or None."""
+        return self._find(keyspace.evidence_key(subject), EvidenceRecord)
+
     def governance(self) -> Governance:
         """Return who votes and how many votes decide."""
         return self._need(keyspace.GOVERNANCE_KEY, Governance)
@@ -363,6 +369,10 @@ class StateView:
     def retired_validators(self) -> Iterator[RetiredValidator]:
         """Yield all nodes that were removed, in order of key id."""
         return self._list(keyspace.RETIRED, RetiredValidator)
+
+    def evidences(self) -> Iterator[EvidenceRecord]:
+        """Yield everything that is proven against validators and about forks."""
+        return self._list(keyspace.EVIDENCE, EvidenceRecord)
 
     def deployments(self) -> Iterator[DeploymentRecord]:
         """Yield all deployments in order of id; `history` of a host or a patch gives them in order of time."""

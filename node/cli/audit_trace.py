@@ -155,11 +155,25 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
             text = f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
         case bodies.DeploymentOutcome():
             text = f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
+        case bodies.EvidenceSubmit():
+            text = _evidence_summary(body)
         case bodies.ValidatorSettle():
             text = f"change of validators settled: committed at height {body.header.height}"
         case bodies.HostReport():
             text = f"report {body.report_kind} about {body.target}"
     return text
+
+
+def _evidence_summary(body: Any) -> str:
+    from wire.canonical_json import decode_untrusted
+
+    try:
+        document = decode_untrusted(body.proof, bytes_max=len(body.proof))
+    except RejectedError as error:
+        return f"evidence submitted ({error.code})"
+    about = document if isinstance(document, dict) else {}
+    against = f" against {str(about['validator'])[:12]}" if "validator" in about else ""
+    return f"evidence of {str(about.get('kind'))[:32]} submitted{against}"
 
 
 def _attestation_summary(body: Any) -> str:

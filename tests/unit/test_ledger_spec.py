@@ -8,10 +8,11 @@ from pathlib import Path
 # How each module writes a code in short, and what stands before it then.
 SHORT = {
     "execution.py": (r'_refuse\(\s*"(\w+)"', "ledger.tx."),
-    "transition.py": (r'_refuse\(\s*"(\w+)"', "ledger.block."),
+    "succession.py": (r'refuse_block\(\s*"(\w+)"', "ledger.block."),
+    "transition.py": (r'refuse_block\(\s*"(\w+)"', "ledger.block."),
     "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
-PAGES = ("ledger.md", "proofs.md")
+PAGES = ("ledger.md", "proofs.md", "accountability.md")
 SNAPSHOT = re.compile(r'\brefuse_snapshot\(\s*"(\w+)"')
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')

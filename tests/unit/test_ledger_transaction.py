@@ -56,6 +56,7 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.ProposalCreate(actions.PromoteLearner("v5"), ""),
     bodies.ProposalCreate(actions.RemoveValidator("v5"), ""),
     bodies.ProposalCreate(actions.ReplaceValidator("v1", "v5"), ""),
+    bodies.EvidenceSubmit(b"{}"),
     bodies.ValidatorSettle(GENESIS.header, make_certificate("net", [KEY], GENESIS)),
 )
 
