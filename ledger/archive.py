@@ -60,7 +60,15 @@ class ArchiveEnd:
     """How many blocks were in it."""
 
 
-ArchiveItem: TypeAlias = ArchivedGenesis | ArchivedBlock | ArchiveEnd
+@dataclass(frozen=True, slots=True)
+class ArchivedDamage:
+    """A whole frame that holds neither a block nor the end."""
+
+    error: ArchiveRefusedError
+    """What is wrong with it."""
+
+
+ArchiveItem: TypeAlias = ArchivedGenesis | ArchivedBlock | ArchivedDamage | ArchiveEnd
 
 
 class ArchiveEncoder:
@@ -91,12 +99,18 @@ class ArchiveEncoder:
 
 
 class ArchiveDecoder:
-    """Turns the bytes of an archive, in pieces of any size, into its items."""
+    """Turns the bytes of an archive, in pieces of any size, into its items.
 
-    __slots__ = ("_blocks", "_ended", "_frames", "_hash", "_head", "_saw_genesis")
+    Args:
+        is_tolerant: Whether a frame that holds no item is given as `ArchivedDamage`, for whoever looks behind it, instead of refused.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_blocks", "_ended", "_frames", "_hash", "_head", "_is_tolerant", "_offset", "_saw_genesis")
+
+    def __init__(self, *, is_tolerant: bool = False) -> None:
+        self._is_tolerant = is_tolerant
         self._head = b""
+        self._offset = 0
         self._frames = FrameDecoder(FRAME_BYTES_MAX)
         self._hash = sha256()
         self._saw_genesis = False
@@ -122,13 +136,14 @@ class ArchiveDecoder:
                 )
             if len(self._head) == len(MAGIC):
                 self._hash.update(MAGIC)
+                self._offset = len(MAGIC)
             data = data[missing:]
         if not data:
             return []
         try:
             return [self._item(frame) for frame in self._frames.feed(data)]
         except MalformedError as error:
-            raise _malformed(error) from error
+            raise self._malformed(error) from error
 
     def finish(self) -> None:
         """Return only when the closing record has come.
@@ -139,7 +154,8 @@ class ArchiveDecoder:
         if not self._ended:
             raise ArchiveRefusedError(
                 "ledger.archive.truncated",
-                f"the archive ends after {self._blocks} blocks without its closing record",
+                f"the archive ends after {self._blocks} blocks, at byte {self._offset + self._frames.bytes_buffered},"
+                " without its closing record",
                 hint="copy the whole file again",
             )
         if self._frames.bytes_buffered:
@@ -153,16 +169,23 @@ class ArchiveDecoder:
             self._saw_genesis = True
             item = ArchivedGenesis(as_bytes(frame, "founding document", bytes_max=GENESIS_BYTES_MAX))
         else:
-            values = as_tuple(decode_untrusted(frame, bytes_max=_ITEM_BYTES_MAX), "item")
-            if len(values) == _END_FIELDS and values[0] == END:
-                return self._end(values)
-            block, certificate = as_tuple(values, "item", length=2)
+            try:
+                values = as_tuple(decode_untrusted(frame, bytes_max=_ITEM_BYTES_MAX), "item")
+                if len(values) == _END_FIELDS and values[0] == END:
+                    return self._end(values)
+                block, certificate = as_tuple(values, "item", length=2)
+                item = ArchivedBlock(
+                    as_bytes(block, "block", bytes_max=BLOCK_BYTES_MAX),
+                    as_optional(certificate, "certificate", as_bytes),
+                )
+            except MalformedError as error:
+                if not self._is_tolerant:
+                    raise
+                item = ArchivedDamage(self._malformed(error))
             self._blocks += 1
-            item = ArchivedBlock(
-                as_bytes(block, "block", bytes_max=BLOCK_BYTES_MAX), as_optional(certificate, "certificate", as_bytes)
-            )
         self._hash.update(len(frame).to_bytes(LENGTH_BYTES, "big"))
         self._hash.update(frame)
+        self._offset += LENGTH_BYTES + len(frame)
         return item
 
     def _end(self, values: tuple[object, ...]) -> ArchiveEnd:
@@ -175,21 +198,21 @@ class ArchiveDecoder:
         if digest != self._hash.digest():
             raise ArchiveRefusedError(
                 "ledger.archive.digest",
-                "the archive was changed after it was written",
+                f"the archive was changed after it was written, somewhere in its first {self._offset} bytes",
                 expected=digest,
                 actual=self._hash.digest(),
             )
         self._ended = True
         return ArchiveEnd(blocks)
 
+    def _malformed(self, error: RejectedError) -> ArchiveRefusedError:
+        what = f"block {self._blocks + 1}" if self._saw_genesis else "the founding document"
+        return ArchiveRefusedError(
+            "ledger.archive.malformed",
+            f"the archive does not have its form at byte {self._offset}, where {what} should begin: {error.message}",
+            details={"cause": error.code, "offset": self._offset},
+        )
+
 
 def _trailing() -> ArchiveRefusedError:
     return ArchiveRefusedError("ledger.archive.trailing", "something follows the archive's closing record")
-
-
-def _malformed(error: RejectedError) -> ArchiveRefusedError:
-    return ArchiveRefusedError(
-        "ledger.archive.malformed",
-        f"the archive does not have its form: {error.message}",
-        details={"cause": error.code},
-    )

@@ -4,7 +4,7 @@ LevelDB keeps rows in blocks of some 4 KiB, each with a checksum of its own. One
 unreadable, though only one of them has changed. `scan` tells the two apart with the rows' own checksums, and `salvage` reads a row that
 holds out of a block that does not.
 
-This is the only module that imports plyvel. Source: docs/spec/storage.md 2, 6.
+Only this module and `scratch` import plyvel. Source: docs/spec/storage.md 2, 6.
 """
 
 from __future__ import annotations
