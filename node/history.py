@@ -62,6 +62,7 @@ class HistoryKeeper:
         interval_blocks: How many blocks lie between two snapshots, at most; without pruning they are made only when a peer asks.
         followers: Returns, for each follower that is alive, its name and the next block that it needs.
         fetched: Returns the heights of the snapshots that somebody is fetching from here.
+        has_left_behind: Whether a live follower, which this node leads, waits until it has a snapshot from somewhere.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class HistoryKeeper:
         interval_blocks: int,
         followers: Callable[[], Mapping[str, int]],
         fetched: Callable[[], Collection[int]] = tuple,
+        has_left_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._replica = replica
         self._files = files
@@ -82,6 +84,7 @@ class HistoryKeeper:
         )
         self._followers = followers
         self._fetched = fetched
+        self._has_left_behind = has_left_behind
         self._wanted = 0
         self._made_at = -ASKED_PAUSE_S
         self._holding_for: str | None = None
@@ -164,14 +167,13 @@ class HistoryKeeper:
             _log.warning("a follower is too slow and will need a snapshot", follower=name, next_height=needed[name])
             self._left_behind = name
         self._holding_for = name
-        return min(held, self._held_for_fetching(needed, newest.height))
+        return min(held, self._held_for_fetching(newest.height))
 
-    def _held_for_fetching(self, needed: Mapping[str, int], newest_height: int) -> int:
+    def _held_for_fetching(self, newest_height: int) -> int:
         """Return from where on blocks are kept for those who must fetch a snapshot first; above every block when there is nobody."""
         nothing = self._replica.height + 1
         fetched = self._fetched()
-        first_height = self._replica.store.first_height
-        if not fetched and all(height >= first_height for height in needed.values()):
+        if not fetched and not self._has_left_behind():
             self._hold = None
             return nothing
         if not self._replica.store.store.has_space():
@@ -181,6 +183,7 @@ class HistoryKeeper:
             if self._hold is not None:
                 _log.warning("a follower takes too long to fetch a snapshot: history is kept no longer for it")
             self._hold = _Hold(newest_height, now)
+        first_height = self._replica.store.first_height
         return min([self._hold.height, *(height for height in fetched if height >= first_height - 1)]) + 1
 
     async def _prune_further(self) -> None:

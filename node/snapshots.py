@@ -63,8 +63,9 @@ FILLED_FACTOR: Final = 3
 """Bytes on disk for each byte of a snapshot while it is installed: the chunks, the rows, and the state tree over them."""
 FETCHERS_MAX: Final = 1024
 """Peers remembered that fetch chunks; the one that has not asked for the longest time is forgotten."""
-FETCH_LIVE_S: Final = 120.0
-"""Whoever has asked for a chunk within this time is fetching, or filling its database with what it has fetched."""
+FETCH_LIVE_S: Final = 10.0
+"""Whoever was offered a snapshot or has asked for a chunk within this time, and as long again as it has been fetching, still fetches, or
+fills its database."""
 FETCH_HOLD_S: Final = 900.0
 """How long a snapshot, and the blocks above it, are kept for somebody who fetches."""
 _REQUEST_BYTES_MAX: Final = 256
@@ -94,7 +95,8 @@ class SnapshotServer:
         return {
             peer: fetching.height
             for peer, fetching in self._fetching.items()
-            if now - fetching.asked <= FETCH_LIVE_S and now - fetching.begun <= FETCH_HOLD_S
+            if now - fetching.asked <= FETCH_LIVE_S + (fetching.asked - fetching.begun)
+            and now - fetching.begun <= FETCH_HOLD_S
         }
 
     def _note_fetching(self, peer: KeyId, height: int) -> None:
@@ -112,13 +114,13 @@ class SnapshotServer:
 
     async def offer(self, peer: KeyId, payload: bytes) -> bytes:
         """Return the newest manifest if it is high enough; otherwise let one be made."""
-        del peer
         (height_min,) = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=1)
         wanted = as_int(height_min, "height_min", 1)
         newest: StoredSnapshot | None = self._files.newest
         if newest is None or newest.height < wanted:
             self._want(wanted)
             return encode(None)
+        self._note_fetching(peer, newest.height)
         return encode(newest.manifest_raw)
 
     async def chunk(self, peer: KeyId, payload: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from consensus.progress import ProgressState
 from node.expiry import watch_expiry
 from node.history import HistoryKeeper
 from node.room import lead_only_with_room
@@ -23,6 +24,7 @@ from node.sync import SyncServer
 
 if TYPE_CHECKING:
     from node.app import Node
+    from wire.keys import KeyId
 
 
 class Upkeep:
@@ -32,15 +34,16 @@ class Upkeep:
         self._node = node
         self._sync = sync
         self._files = SnapshotFiles(node.replica.store.store.path)
-        server = SnapshotServer(self._files, self._want_snapshot, node.replica.machine)
-        server.register(node.network)
+        self._server = SnapshotServer(self._files, self._want_snapshot, node.replica.machine)
+        self._server.register(node.network)
         self.history = HistoryKeeper(
             node.replica,
             self._files,
             keep_blocks=node.config.history_blocks,
             interval_blocks=node.config.snapshot_interval_blocks,
             followers=self._followers,
-            fetched=lambda: set(server.fetched().values()),
+            fetched=self._fetched,
+            has_left_behind=self._has_left_behind,
         )
         self.scrubber = Scrubber(
             node.replica.store,
@@ -113,13 +116,27 @@ class Upkeep:
         self.history.want(height)
 
     def _followers(self) -> dict[str, int]:
+        return {key_id.hex()[:16]: height for key_id, height in self._next_heights().items()}
+
+    def _next_heights(self) -> dict[KeyId, int]:
         """Return the live followers and the next block that each needs: those that ask, and those whom this node as leader sends to."""
-        found = {key_id.hex()[:16]: height for key_id, height in self._sync.followers().items()}
+        found = self._sync.followers()
         if self._node.validator is not None:
             for key_id, progress in self._node.validator.status.progress.items():
                 if progress.is_heard:
-                    found[key_id.hex()[:16]] = progress.match_height + 1
+                    found[key_id] = progress.match_height + 1
         return found
+
+    def _fetched(self) -> set[int]:
+        """Return the heights of the snapshots that peers are fetching here; who needs a block above it has it."""
+        next_heights = self._next_heights()
+        return {height for peer, height in self._server.fetched().items() if next_heights.get(peer, 0) <= height}
+
+    def _has_left_behind(self) -> bool:
+        if self._node.validator is None:
+            return False
+        progress = self._node.validator.status.progress
+        return any(each.is_heard and each.state is ProgressState.SNAPSHOT for each in progress.values())
 
     def _find_raw(self, height: int) -> bytes | None:
         if height == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -69,6 +69,9 @@ async def keep(
     wanted: int = 0,
     interval_blocks: int = 1000,
     rounds: int = 5,
+    then: Callable[[int, SnapshotFiles], None] = lambda _, __: None,
+    fetched: Callable[[], Collection[int]] = tuple,
+    has_left_behind: Callable[[], bool] = lambda: False,
 ) -> SnapshotFiles:
     """Let a keeper work for some rounds."""
     count = 0
@@ -77,6 +80,7 @@ async def keep(
         nonlocal count
         assert seconds > 0
         count += 1
+        then(count, files)
         await trio.lowlevel.checkpoint()
 
     replica.machine = Machine(sleep=sleep)
@@ -87,6 +91,8 @@ async def keep(
         keep_blocks=keep_blocks,
         interval_blocks=interval_blocks,
         followers=lambda: followers or {},
+        fetched=fetched,
+        has_left_behind=has_left_behind,
     )
     if wanted:
         keeper.want(wanted)
@@ -233,3 +239,99 @@ def test_other_settings_are_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_config({"name": "v1", "history": text})
     assert caught.value.code == "node.config.refused"
+
+
+# For those who fetch a snapshot
+
+BEGIN = 20
+KEPT = 4
+
+
+@pytest.fixture
+def growing(tmp_path: Path, chain: Chain) -> Iterator[tuple[LedgerReplica, Callable[[int], None]]]:
+    """A replica at `BEGIN`, and what makes it grow up to a height."""
+    replay = Chain(genesis=chain.genesis)
+    with open_replica(tmp_path / "growing", chain.genesis) as replica:
+
+        def grow(height: int) -> None:
+            executed = [replay.apply(block) for block in chain.blocks[replay.height + 1 : height + 1]]
+            for each in executed:
+                replica.chain.push(each)
+                replica.store.commit([each], chain.certificate(each.block))
+                replica.committed([each])
+
+        grow(BEGIN)
+        yield replica, grow
+
+
+async def test_blocks_above_a_snapshot_stay_while_a_follower_fetches_it(
+    growing: tuple[LedgerReplica, Callable[[int], None]],
+) -> None:
+    """Slow fetching against fast pruning: it shall not be left behind again. Protected by `HistoryKeeper._held_for_fetching`."""
+    replica, grow = growing
+    heights = []
+
+    def then(count: int, files: SnapshotFiles) -> None:
+        del files
+        if count >= 3:
+            heights.append(replica.store.first_height)
+            grow(BEGIN + 10 * (count - 2) if count < 6 else replica.height)
+
+    await keep(replica, keep_blocks=KEPT, rounds=8, then=then, has_left_behind=lambda: len(heights) < 5)
+    assert heights == [BEGIN - KEPT + 1, *[BEGIN + 1] * 4, replica.height - KEPT + 1]
+
+
+@pytest.mark.parametrize("why", ["too long", "no room"])
+async def test_they_stay_no_longer_than_there_is_time_and_room(
+    growing: tuple[LedgerReplica, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    replica, grow = growing
+    has_space = [True]
+    monkeypatch.setattr(replica.store.store, "has_space", lambda: has_space[0])
+
+    def then(count: int, files: SnapshotFiles) -> None:
+        del files
+        if count == 4:
+            grow(BEGIN + 20)
+        if count == 6:
+            assert replica.store.first_height == BEGIN + 1
+            if why == "no room":
+                has_space[0] = False
+            else:
+                monkeypatch.setattr("node.history.FETCH_HOLD_S", 0)
+
+    with capture_logs() as logs:
+        await keep(replica, keep_blocks=KEPT, rounds=9, then=then, has_left_behind=lambda: True)
+    assert replica.store.first_height == BEGIN + 20 - KEPT + 1
+    said = [each for each in logs if each["event"].startswith("a follower takes too long to fetch")]
+    assert bool(said) == (why == "too long")
+
+
+async def test_what_a_host_fetches_here_is_kept_with_the_blocks_above_it(
+    growing: tuple[LedgerReplica, Callable[[int], None]],
+) -> None:
+    """Protected by `SnapshotFiles.forget_old`, and bounded by its `SNAPSHOTS_HELD_MAX`."""
+    replica, grow = growing
+    kept: list[list[int]] = []
+
+    def then(count: int, files: SnapshotFiles) -> None:
+        kept.append([each.height for each in files._snapshots])
+        if count >= 3:
+            grow(min(BEGIN + 2 * (count - 2), 40))
+
+    files = await keep(replica, keep_blocks=KEPT, rounds=14, then=then, fetched=lambda: {BEGIN})
+    assert files.newest is not None
+    assert kept[-1] == [BEGIN, 38, 40]
+    assert replica.store.first_height == BEGIN + 1
+    # However many are fetched, and by whomever, these are all that are kept.
+    most = await keep(
+        replica,
+        keep_blocks=KEPT,
+        rounds=12,
+        then=lambda count, _: grow(40 + 2 * (count - 1)),
+        fetched=lambda: range(HEIGHT),
+    )
+    assert [each.height for each in most._snapshots] == [54, 56, 58, 60]
+    assert sorted(path.name for path in (replica.store.store.path / "snapshots").iterdir()) == [
+        f"{height:012}" for height in (54, 56, 58, 60)
+    ]

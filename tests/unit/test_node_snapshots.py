@@ -24,7 +24,15 @@ from node.errors import SnapshotUnavailableError
 from node.membership import core_configuration
 from node.observer import Observer
 from node.replica import LedgerReplica
-from node.snapshots import SnapshotClient, SnapshotServer, at_least, install_offline, install_snapshot
+from node.snapshots import (
+    FETCH_HOLD_S,
+    FETCH_LIVE_S,
+    SnapshotClient,
+    SnapshotServer,
+    at_least,
+    install_offline,
+    install_snapshot,
+)
 from node.storage.leveldb import DATABASE_FILE, Store
 from node.storage.snapshot_files import SNAPSHOTS_KEPT, SnapshotFiles
 from node.storage.verify import StoreFinding, verify_store
@@ -346,6 +354,43 @@ async def test_a_peer_without_a_snapshot_that_is_high_enough_is_told_so(
     assert await peer.snapshot_offer(chain.height + 1) is None
     assert peer.wanted == [chain.height + 1]
     assert await peer.snapshot_offer(chain.height) is not None
+
+
+async def test_it_is_known_for_a_while_who_fetches_what(
+    files: SnapshotFiles, autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is fetched is kept: while chunks are asked for, as long again for filling a database, and not for ever."""
+    del autojump_clock
+    monkeypatch.setattr("node.snapshots.FETCHERS_MAX", 3)
+    server = SnapshotServer(files, lambda _: None)
+    newest = files.newest
+    assert newest is not None
+    peer = node_key(1).public_key.key_id
+    fetching = {peer: newest.height}
+    await server.offer(peer, encode((newest.height + 1,)))
+    assert server.fetched() == {}
+    await server.offer(peer, encode((1,)))
+    assert server.fetched() == fetching
+    await trio.sleep(FETCH_LIVE_S + 1)
+    assert server.fetched() == {}
+    await server.chunk(peer, encode((sha256(b"nowhere"),)))
+    assert server.fetched() == {}
+    for digest in newest.manifest.chunk_digests[:4]:
+        await server.chunk(peer, encode((digest,)))
+        assert server.fetched() == fetching
+        await trio.sleep(FETCH_LIVE_S - 1)
+    await server.chunk(peer, encode((newest.manifest.chunk_digests[0],)))
+    await trio.sleep(4 * FETCH_LIVE_S)
+    assert server.fetched() == fetching, "it has fetched for as long as this"
+    await trio.sleep(2 * FETCH_LIVE_S)
+    assert server.fetched() == {}
+    for _ in range(int(FETCH_HOLD_S / FETCH_LIVE_S) + 2):
+        await server.chunk(peer, encode((newest.manifest.chunk_digests[0],)))
+        await trio.sleep(FETCH_LIVE_S)
+    assert server.fetched() == {}, "whoever takes that long is waited for no longer"
+    for number in range(2, 6):
+        await server.offer(node_key(number).public_key.key_id, encode((1,)))
+    assert set(server.fetched()) == {node_key(number).public_key.key_id for number in (3, 4, 5)}
 
 
 def _garbage(raw: bytes | None) -> bytes | None:
