@@ -29,13 +29,17 @@ import trio
 
 from consensus.config import Role
 from consensus.effects import Persist, hard_state_after_snapshot
+from ledger.checkpoint import SplitView
 from ledger.configuration import Validator as LedgerValidator
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
 from ledger.state import StateView
+from ledger.trust import TrustedHead
 from node import clock, documents
+from node.checkpoint_watch import CheckpointWatch
 from node.config import Home, NodeConfig
 from node.errors import StorageError
+from node.evidence import put_on_record
 from node.keystore import load_key, write_secret
 from node.local.server import LocalServer
 from node.machine import spare_collector
@@ -140,6 +144,13 @@ class Node:
         self.agent = _open_agent(self, key) if config.role == "host" else None
         self.genesis_block_raw = genesis_block(genesis)[0].raw
         self.upkeep = Upkeep(self, sync)
+        self.checkpoints = CheckpointWatch(
+            self.replica,
+            TrustedHead.founding(genesis),
+            home.checkpoints,
+            peers=self.peer_ledgers,
+            report=self._report_split_view,
+        )
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -163,6 +174,7 @@ class Node:
             if self.agent is not None:
                 nursery.start_soon(self.agent.run)
             nursery.start_soon(self.upkeep.run)
+            nursery.start_soon(self.checkpoints.run)
             self._write_run_file()
             _log.info("node started", name=self.config.name, role=self.config.role, address=self.multiaddr)
             task_status.started()
@@ -364,6 +376,9 @@ class Node:
                 return data
         return None
 
+    async def _report_split_view(self, split: SplitView) -> bool:
+        return await put_on_record(self, self._key, split)
+
     async def transfer_leadership(self, to: str | None) -> dict[str, Any]:
         """Hand leadership to the validator named `to`, or to whoever is furthest.
 
@@ -440,6 +455,8 @@ class Node:
             "peers_connected": sum(1 for peer in self.network.peers() if peer.connected),
             "following": None if self.observer is None else self.observer.following,
             "storage": self.upkeep.document(),
+            "checkpoint_height": None if self.checkpoints.highest is None else self.checkpoints.highest.height,
+            "split_views": len(self.checkpoints.splits),
             "gateway_restarts": 0 if self.gateway is None else self.gateway.restarts,
             "pid": os.getpid(),
             "version": VERSION,
@@ -515,6 +532,7 @@ class Node:
 
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text form."""
+        self.metrics.split_views.set(len(self.checkpoints.splits))
         self.metrics.strangers_refused.set(self.network.strangers_refused)
         self.upkeep.observe()
         self.metrics.observe_node(

@@ -82,6 +82,11 @@ class Home:
         return self.path / "patches"
 
     @property
+    def checkpoints(self) -> Path:
+        """The highest checkpoint that was seen, and evidence of histories that contradict each other."""
+        return self.path / "checkpoints"
+
+    @property
     def agent(self) -> Path:
         """The attestation agent's own state."""
         return self.path / "agent"

@@ -7,6 +7,7 @@ blocks.get     (from height, at most bytes, wait in milliseconds)    ((block, ce
 tx.submit      (relay, (transaction, …))                             ((status, tx_id or nil, code or nil, sentence), …)
 patch.get      (file digest, offset, at most bytes)                  (whole size, bytes), or nil when it is not kept
 status.get     ()                                                    (height, block hash)
+checkpoint.get (at most this height, or nil)                         the newest checkpoint up to there as a text, or nil
 snapshot.*     `node.snapshots`
 =============  ====================================================  ====================================================
 
@@ -24,6 +25,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ledger.checkpoint import build_checkpoint
+from ledger.errors import NotYetAvailableError
+from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.state import StateView
 from node.limits import SUBMIT_TRANSACTIONS_MAX
 from node.patch_store import CHUNK_BYTES_MAX
@@ -60,6 +64,7 @@ BLOCKS_GET: Final = "blocks.get"
 TX_SUBMIT: Final = "tx.submit"
 PATCH_GET: Final = "patch.get"
 STATUS_GET: Final = "status.get"
+CHECKPOINT_GET: Final = "checkpoint.get"
 SNAPSHOT_OFFER: Final = "snapshot.offer"
 SNAPSHOT_CHUNK: Final = "snapshot.chunk"
 
@@ -96,6 +101,7 @@ class SyncServer:
         network.handle(TX_SUBMIT, self._submit)
         network.handle(PATCH_GET, self._patch)
         network.handle(STATUS_GET, self._status)
+        network.handle(CHECKPOINT_GET, self._checkpoint)
 
     async def _blocks(self, peer: KeyId, payload: bytes) -> bytes:
         values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
@@ -143,6 +149,15 @@ class SyncServer:
         as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=0)
         tip = self._node.replica.latest_view().tip
         return encode((tip.header.height, tip.block_hash))
+
+    async def _checkpoint(self, peer: KeyId, payload: bytes) -> bytes:
+        del peer
+        (height,) = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=1)
+        try:
+            with self._node.replica.store.snapshot() as reader:
+                return encode(build_checkpoint(reader, as_optional(height, "height", as_int)).to_text())
+        except NotYetAvailableError:
+            return encode(None)
 
 
 def certified_blocks(view: StateView, start: int, bytes_max: int) -> list[CertifiedBlock]:
@@ -205,6 +220,12 @@ class PeerLedger:
             items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "results", length=len(chunk))
             results.extend(_submitted_from_value(item) for item in items)
         return results
+
+    async def checkpoint(self, height_max: int | None) -> bytes | None:
+        """Return the peer's newest checkpoint, or the newest up to a height, as a text; None when it has none. Nothing is verified."""
+        answer = await self._request(CHECKPOINT_GET, (height_max,), timeout_s=REQUEST_TIMEOUT_S)
+        value = decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX)
+        return None if value is None else as_bytes(value, "checkpoint", bytes_max=CHECKPOINT_BYTES_MAX)
 
     async def snapshot_offer(self, height_min: int) -> bytes | None:
         """Return the manifest of a snapshot at `height_min` or above, or None when the peer has none yet; nothing is verified."""

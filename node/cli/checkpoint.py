@@ -10,7 +10,7 @@ import click
 from node.cli.command import Command, Session, group
 from node.cli.lazy import Place
 from node.cli.output import fields
-from node.cli.params import FILE_OR_DASH
+from node.cli.params import FILE, FILE_OR_DASH
 from node.cli.trusted import read_checkpoint, read_trusted, trust_options, trust_text
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ checkpoint = group(
         "get": Place("node.cli.checkpoint:get", "Get a node's newest certified header as a text."),
         "show": Place("node.cli.checkpoint:show", "Show what a checkpoint says."),
         "verify": Place("node.cli.checkpoint:verify", "Verify a checkpoint, and that it extends another one."),
+        "accuse": Place("node.cli.checkpoint:accuse", "Put two histories that contradict each other on record."),
     },
 )
 
@@ -125,6 +126,35 @@ def verify(
             *_lines(document),
         ],
     )
+
+
+@click.command(
+    "accuse",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=(
+        "patchwarden checkpoint accuse ~/.patchwarden/checkpoints/split-view-812-9f86d081884c7d65.json --key alice.key",
+    ),
+)
+@click.argument("file", type=FILE, metavar="FILE")
+@click.pass_obj
+def accuse(session: Session, file: Path) -> None:
+    """Put the evidence in FILE on record: that the validators have certified two histories. Anybody registered may sign.
+
+    A node writes such a file when it finds a checkpoint of a peer that contradicts its own chain.
+    """
+    from ledger.bodies import EvidenceSubmit
+    from ledger.checkpoint import SplitView
+    from ledger.limits import EVIDENCE_BYTES_MAX
+    from node.cli.submit import submit_body
+    from node.cli.trusted import read_json
+    from wire import canonical_json
+
+    split = SplitView.from_json_untrusted(read_json(file, 2 * EVIDENCE_BYTES_MAX))
+    body = EvidenceSubmit(canonical_json.encode(split.to_json()))
+    submit_body(session, body, (("on record", f"two histories at height {split.height}"),))
 
 
 def checkpoint_document(found: Checkpoint) -> dict[str, Any]:

@@ -149,6 +149,10 @@ class Status(Answer):
     peers_connected: int
     following: str | None
     storage: Storage
+    checkpoint_height: Height | None
+    """The highest certified header that this node has seen anywhere."""
+    split_views: int
+    """How many contradictions between certified histories this node has found; anything but 0 is an emergency."""
     gateway_restarts: int
     pid: int
     version: str

@@ -13,14 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from ledger import bodies
+from ledger.block import build_raw_block, decode_block_untrusted
+from ledger.checkpoint import Checkpoint, SplitView, verify_split_view
+from ledger.configuration import Configuration
+from ledger.configuration_history import ConfigurationProof
+from ledger.trust import TrustedHead
 from node.local.client import LocalClient
 from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
+from tests.testkit.ledger import make_certificate, node_key
 
 pytestmark = pytest.mark.live
 
@@ -52,6 +59,38 @@ def test_submitting_again_gives_the_first_receipt_from_any_node(cluster: Cluster
     cluster.wait_equal()
     for node in cluster.validators:
         assert cluster.submit([transaction], to=node) == first
+
+
+def test_a_host_that_saw_another_history_puts_it_on_record(cluster: Cluster) -> None:
+    """Three of four validators' keys have signed a second block of height 2: a host keeps that checkpoint and meets this chain."""
+    host = cluster.add_host("web1@acme")
+    rival = _rival_checkpoint(cluster, 2)
+    (host.home / "checkpoints").mkdir()
+    (host.home / "checkpoints" / "highest.checkpoint").write_bytes(rival.to_text())
+    cluster.start([host])
+    cluster.wait_for(lambda: host.status(cluster.client)["split_views"] == 1, "the host finds the split view", host)
+    assert "patchwarden_split_views 1.0" in cluster.client.get(f"{host.rpc}/metrics").text
+    (path,) = (host.home / "checkpoints").glob("split-view-2-*.json")
+    evidence = SplitView.from_json_untrusted(json.loads(path.read_bytes()))
+    assert verify_split_view(evidence, TrustedHead.founding(cluster.genesis)) == 2
+
+    def recorded() -> bool:
+        history = cluster.client.get(f"{cluster.validators[0].rpc}/v1/history/identity/web1@acme").json()
+        return any(each["kind"] == "evidence.submit" for each in history)
+
+    cluster.wait_for(recorded, "the evidence is on the ledger", host)
+    assert all(node.status(cluster.client)["split_views"] == 0 for node in cluster.validators)
+    host.stop()
+    cluster.hosts.remove(host)
+
+
+def _rival_checkpoint(cluster: Cluster, height: int) -> Checkpoint:
+    (answer,) = cluster.client.get(f"{cluster.validators[0].rpc}/v1/blocks/{height}/raw").json()
+    block = decode_block_untrusted(base64.b64decode(answer["block"]))
+    header = replace(block.header, time_ms=block.header.time_ms + 1)
+    forged = build_raw_block(header, block.transactions, block.proposer_signature, block.election)
+    certificate = make_certificate(cluster.genesis.chain_id, [node_key(index) for index in (1, 2, 3)], forged)
+    return Checkpoint(header, certificate, ConfigurationProof((), Configuration(cluster.genesis.validators)))
 
 
 class Submissions(threading.Thread):

@@ -1,0 +1,235 @@
+"""Cross-checking: a node asks its peers what they hold to be certified, and compares it with its own chain.
+
+Validators that agree among each other could show two histories to two sides. Neither side can tell by itself: each history holds. So every
+node, hosts included, keeps asking its peers for their newest checkpoint. Two that contradict each other are written down as evidence
+(`ledger.checkpoint.SplitView`), logged, counted, and put on record by `evidence.submit` where this node may sign for an identity.
+
+::
+
+    home/checkpoints/highest.checkpoint       the highest certified header that this node has seen, its own or a peer's
+    home/checkpoints/split-view-HEIGHT-HASH.json     evidence, one file for each pair of blocks
+
+The highest checkpoint outlives the store: a node that comes back with an older store notices it when it finds another block there.
+
+Source: docs/spec/proofs.md 6.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from ledger.checkpoint import (
+    Checkpoint,
+    SplitView,
+    build_checkpoint,
+    checkpoint_from_text_untrusted,
+    find_split_view,
+    verify_checkpoint,
+    verify_split_view,
+)
+from ledger.errors import NotYetAvailableError
+from ledger.limits import CHECKPOINT_BYTES_MAX
+from ledger.trust import TrustedHead
+from node.replica import LedgerReplica
+from wire.errors import RejectedError, UnavailableError
+
+CHECK_S: Final = 5.0
+"""The pause between two questions, each to the next peer in turn."""
+AHEAD_MAX: Final = 64
+"""Checkpoints above this node's own height that wait until its chain reaches them."""
+SPLITS_MAX: Final = 64
+"""Split views that are written down; one is enough to know, more show how far it went."""
+HIGHEST: Final = "highest.checkpoint"
+
+_log = structlog.get_logger("node.checkpoints")
+
+
+class CheckpointSource(Protocol):
+    """A peer that can be asked what it holds to be certified."""
+
+    @property
+    def name(self) -> str:
+        """The peer for people."""
+        ...
+
+    async def checkpoint(self, height_max: int | None) -> bytes | None:
+        """Return the peer's newest checkpoint, or the newest up to a height, as a text; None when it has none."""
+        ...
+
+
+class CheckpointWatch:
+    """Remembers the highest checkpoint and compares those of others with this chain.
+
+    Args:
+        replica: This node's ledger.
+        founding: What this node trusts.
+        directory: Where checkpoint and evidence are kept; made when it is not there.
+        peers: Returns whom to ask.
+        report: Called for each split view when it is on the disk; False when it should be called again later.
+    """
+
+    def __init__(
+        self,
+        replica: LedgerReplica,
+        founding: TrustedHead,
+        directory: Path,
+        *,
+        peers: Callable[[], Sequence[CheckpointSource]],
+        report: Callable[[SplitView], Awaitable[bool]],
+    ) -> None:
+        self._replica = replica
+        self._founding = founding
+        self._directory = directory
+        self._peers = peers
+        self._report = report
+        self._unreported: list[SplitView] = []
+        self._ahead: dict[bytes, tuple[str, Checkpoint]] = {}
+        self.highest: Checkpoint | None = None
+        """The highest certified header that was seen."""
+        self.splits: list[SplitView] = []
+        """What was found since the start, and before."""
+
+    async def run(self) -> None:
+        """Ask and compare until cancelled.
+
+        Raises:
+            CorruptionError: The store is damaged; the node must stop.
+        """
+        await self._replica.machine.in_thread(self.load)
+        turn = 0
+        while True:
+            await self._replica.machine.sleep(self._replica.machine.jittered(CHECK_S))
+            await self.note_own()
+            peers = self._peers()
+            if peers:
+                await self.ask(peers[turn % len(peers)])
+                turn += 1
+            await self.compare_reached()
+            await self.report()
+
+    def load(self) -> None:
+        """Read what an earlier run has kept. A file that does not hold is set aside, and said so. Blocks."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / HIGHEST
+        if path.exists():
+            try:
+                self.highest = self._verified(path.read_bytes()[: CHECKPOINT_BYTES_MAX + 1])
+            except RejectedError as error:
+                _log.error("the kept checkpoint does not hold and is set aside", code=error.code, message=error.message)
+                path.replace(path.with_suffix(".damaged"))
+        for path in sorted(self._directory.glob("split-view-*.json"))[:SPLITS_MAX]:
+            try:
+                split = SplitView.from_json_untrusted(json.loads(path.read_bytes()))
+                verify_split_view(split, self._founding)
+            except (RejectedError, ValueError, RecursionError):
+                _log.error("the kept evidence does not hold", file=str(path))
+                continue
+            self.splits.append(split)
+            self._unreported.append(split)
+        if self.highest is not None:
+            self._ahead[self.highest.header.hash()] = ("this node, before", self.highest)
+            if self.highest.height > self._replica.height:
+                _log.warning(
+                    "this node has seen more than its store holds",
+                    seen_height=self.highest.height,
+                    height=self._replica.height,
+                )
+
+    async def note_own(self) -> None:
+        """Remember this chain's own newest certified header."""
+        try:
+            with self._replica.store.snapshot() as reader:
+                own = build_checkpoint(reader)
+        except NotYetAvailableError:
+            return
+        await self._remember(own)
+
+    async def ask(self, peer: CheckpointSource) -> None:
+        """Compare what a peer holds to be certified, at this node's height and at its own."""
+        try:
+            for height_max in (self._replica.height, None):
+                text = await peer.checkpoint(height_max)
+                if text is not None:
+                    await self.take_untrusted(text, peer.name)
+        except UnavailableError as error:
+            _log.debug("peer has no checkpoint", peer=peer.name, code=error.code)
+        except RejectedError as error:
+            _log.warning("peer's checkpoint does not hold", peer=peer.name, code=error.code, message=error.message)
+
+    async def take_untrusted(self, text: bytes, source: str) -> None:
+        """Compare a checkpoint of somebody's with this chain: now, or when the chain reaches its height.
+
+        Raises:
+            RejectedError: It has no good form, or does not hold.
+        """
+        checkpoint = self._verified(text)
+        if checkpoint.height > self._replica.height:
+            if len(self._ahead) < AHEAD_MAX:
+                self._ahead[checkpoint.header.hash()] = (source, checkpoint)
+        else:
+            await self._compare(checkpoint, source)
+        await self._remember(checkpoint)
+
+    async def compare_reached(self) -> None:
+        """Compare the checkpoints whose height this chain has reached meanwhile."""
+        height = self._replica.height
+        for block_hash, (source, checkpoint) in list(self._ahead.items()):
+            if checkpoint.height <= height:
+                del self._ahead[block_hash]
+                await self._compare(checkpoint, source)
+
+    async def report(self) -> None:
+        """Report the split views that nobody has heard of yet."""
+        for split in list(self._unreported):
+            if await self._report(split):
+                self._unreported.remove(split)
+
+    def _verified(self, text: bytes) -> Checkpoint:
+        checkpoint = checkpoint_from_text_untrusted(text)
+        verify_checkpoint(checkpoint, self._founding)
+        return checkpoint
+
+    async def _compare(self, checkpoint: Checkpoint, source: str) -> None:
+        with self._replica.store.snapshot() as reader:
+            split = find_split_view(reader, checkpoint)
+        block_hash = checkpoint.header.hash()
+        if split is None or any(known.first.header.hash() == block_hash for known in self.splits):
+            return
+        path = self._directory / f"split-view-{split.height}-{block_hash.hex()[:16]}.json"
+        _log.error(
+            "split view: the validators have certified two histories",
+            height=split.height,
+            block_hash=block_hash.hex(),
+            source=source,
+            evidence=str(path),
+        )
+        if len(self.splits) >= SPLITS_MAX:
+            return
+        await self._replica.machine.in_thread(_write_durably, path, json.dumps(split.to_json(), indent=1).encode())
+        self.splits.append(split)
+        self._unreported.append(split)
+
+    async def _remember(self, checkpoint: Checkpoint) -> None:
+        if self.highest is not None and checkpoint.height <= self.highest.height:
+            return
+        self.highest = checkpoint
+        await self._replica.machine.in_thread(_write_durably, self._directory / HIGHEST, checkpoint.to_text())
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        # A full disk stops the store first; this file is written again with the next checkpoint.
+        _log.warning("a checkpoint was not written", file=str(path), reason=error.strerror)
