@@ -10,6 +10,9 @@ audit = group(
     "founding document.",
     {
         "replay": Place("node.cli.audit_replay:replay", "Derive the whole chain again and report what does not hold."),
+        "blame": Place("node.cli.audit_blame:blame", "Name who is guilty when two histories contradict each other."),
+        "verify-blame": Place("node.cli.audit_blame:verify", "Verify a proof against a validator offline."),
+        "accuse": Place("node.cli.audit_blame:accuse", "Put a proof against a validator on record."),
         "trace": Place("node.cli.audit_trace:trace", "Tell the story of one patch, host, identity or organisation."),
         "export": Place(
             "node.cli.audit_export:export", "Write the chain as an archive, or its transactions as JSON lines or CSV."
