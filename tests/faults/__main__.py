@@ -6,6 +6,7 @@ python -m tests.faults --calm 10                                                
 python -m tests.faults --rolling 2                                                      restart every validator in turn, twice
 python -m tests.faults --grow 9                                                         grow to 9 validators and shrink to 1
 python -m tests.faults --pressure                                                       a stopped follower, then one with a slow disk
+python -m tests.faults --flood 20                                                       far more submissions than it can take
 python -m tests.faults --judge DIRECTORY                                                judge a kept history again
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from tests.faults import machine
 from tests.faults.checks import check_registers, count_actions
 from tests.faults.ending import Result
+from tests.faults.flood import measure_flood
 from tests.faults.growth import measure_growth
 from tests.faults.history import read_history
 from tests.faults.kinds import KINDS
@@ -58,6 +60,8 @@ def main() -> int:
             result = measure_rolling(directory, arguments.rolling, arguments.seed)
         elif arguments.grow:
             result = measure_growth(directory, arguments.grow, arguments.seed)
+        elif arguments.flood:
+            result = measure_flood(directory, arguments.flood)
         elif arguments.pressure:
             result = measure_pressure(directory, arguments.seed)
         elif arguments.calm:
@@ -116,6 +120,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--grow", type=int, metavar="VALIDATORS", help="grow from 1 to so many and shrink back instead")
     parser.add_argument(
         "--pressure", action="store_true", help="stop a follower and slow its disk under full load instead"
+    )
+    parser.add_argument(
+        "--flood", type=float, metavar="SECONDS", help="flood the network from eight signers, then from one, instead"
     )
     parser.add_argument("--judge", type=Path, metavar="DIRECTORY", help="judge the history of a kept run")
     return parser.parse_args()

@@ -8,13 +8,18 @@ about itself (its vote, its log's uncommitted end, its owner) is its own.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
+from ledger.certificate import verify_block_certificate
+from ledger.configuration import Configuration
+from ledger.configuration_history import newest_configuration_height, read_configuration_row
 from ledger.genesis import genesis_block
-from ledger.keyspace import Table, height_key
+from ledger.keyspace import Table, height_key, read_height
 from ledger.state import StateView
 from node.keystore import load_key
 from node.storage.block_store import BlockStore
@@ -23,7 +28,7 @@ from node.storage.tables import TABLE_LOG_TERM
 from node.storage.verify import StoreFinding, verify_store
 from tests.faults.cluster import CHAIN_ID, Cluster
 from tests.faults.node import Node
-from wire.certificate import decode_commit_certificate_untrusted, verify_commit_certificate
+from wire.certificate import decode_commit_certificate_untrusted
 from wire.errors import RejectedError
 
 SAME_TABLES: Final = (*(table for table in Table if table is not Table.CERTIFICATE), TABLE_LOG_TERM)
@@ -131,16 +136,26 @@ def _grouped(rows: Iterator[tuple[bytes, int, bytes]]) -> Iterator[tuple[bytes, 
 def _check_certificates(name: str, store: Store, violations: list[str]) -> int:
     count = 0
     view = StateView(store)
-    keys = view.validators().public_keys
-    for _, row in store.iterate(Table.CERTIFICATE):
+    changes = _configurations(store)
+    for key, row in store.iterate(Table.CERTIFICATE):
         count += 1
+        block = view.block(read_height(key))
+        assert block is not None, "every certificate has its block"
+        # A block that changes the configuration is certified under what it makes of it.
+        configuration = changes[bisect_right(changes, block.header.height, key=itemgetter(0)) - 1][1]
         try:
-            certificate = decode_commit_certificate_untrusted(row)
-            verify_commit_certificate(certificate, CHAIN_ID, keys)
+            verify_block_certificate(decode_commit_certificate_untrusted(row), block.header, configuration)
         except RejectedError as error:
-            violations.append(f"{name} holds a certificate that does not hold: {error}")
-            continue
-        block = view.block(certificate.height)
-        if block is None or block.block_hash != certificate.block_hash:
-            violations.append(f"{name} holds a certificate of another block at height {certificate.height}")
+            violations.append(f"{name} holds a certificate of block {block.header.height} that does not hold: {error}")
     return count
+
+
+def _configurations(store: Store) -> list[tuple[int, Configuration]]:
+    """Return from which height on which configuration held, in order."""
+    found = []
+    at = newest_configuration_height(store)
+    while at is not None:
+        row = read_configuration_row(store, at)
+        found.append((at, row.configuration))
+        at = row.before
+    return found[::-1]
