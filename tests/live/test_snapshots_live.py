@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
 
 from ledger import bodies
@@ -30,12 +34,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def advance(cluster: Cluster, blocks: int) -> None:
+def advance(cluster: Cluster, blocks: int, among: Sequence[NodeProcess] | None = None) -> None:
     """Let the chain grow by at least so many blocks."""
-    begin = cluster.leader().status(cluster.client)["height"]
-    while cluster.leader().status(cluster.client)["height"] < begin + blocks:
+    leader = cluster.leader(among)
+    begin = leader.status(cluster.client)["height"]
+    while (leader := cluster.leader(among)).status(cluster.client)["height"] < begin + blocks:
         report = bodies.HostReport("inventory", "app", os.urandom(100))
-        (result,) = cluster.submit([cluster.sign(report, "web1@acme")])
+        (result,) = cluster.submit([cluster.sign(report, "web1@acme")], to=leader)
         assert result["status"] == "committed"
 
 
@@ -124,3 +129,73 @@ def test_a_pruned_validator_comes_back_and_agrees(cluster: Cluster) -> None:
     cluster.start([node])
     assert history_from(cluster, node) >= first
     cluster.wait_equal(cluster.validators)
+
+
+@contextmanager
+def load(cluster: Cluster, nodes: Sequence[NodeProcess]) -> Iterator[list[str]]:
+    """Submit beside the body, one transaction after the other to one node after the other; give the ids of the committed ones."""
+    committed: list[str] = []
+    stopped = threading.Event()
+
+    def submit() -> None:
+        for number in itertools.count():
+            if stopped.is_set():
+                return
+            report = bodies.HostReport("inventory", "app", os.urandom(100))
+            # The validator that is stopped may have led: whoever asks tries again.
+            with suppress(AssertionError, httpx.HTTPError):
+                (result,) = cluster.submit([cluster.sign(report, "web1@acme")], to=nodes[number % len(nodes)])
+                if result["status"] == "committed":
+                    committed.append(result["tx_id"])
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    try:
+        yield committed
+    finally:
+        stopped.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_validator_behind_pruning_converges_under_load(cluster: Cluster, stop: signal.Signals) -> None:
+    """It was stopped, or its process had ended; the others went on without it, and pruned what it needs next."""
+    node = next(node for node in cluster.validators if node is not cluster.leader())
+    others = [each for each in cluster.validators if each is not node]
+    before = node.status(cluster.client)["height"]
+    begins = node.log().count("began anew from a snapshot")
+    with load(cluster, others) as committed:
+        node.signal(stop)
+        for other in others:
+            cluster.wait_for(
+                # Some blocks lie in the buffers of its connections: it needs none that come after those.
+                lambda other=other: history_from(cluster, other) > before + KEPT,  # type: ignore[misc]
+                f"{other.name} has pruned what {node.name} needs",
+                other,
+            )
+        if stop == signal.SIGSTOP:
+            node.signal(signal.SIGCONT)
+        else:
+            assert node.process is not None
+            node.process.wait(10)
+            cluster.start([node])
+        cluster.wait_for(lambda: history_from(cluster, node) > before + KEPT, f"{node.name} has begun anew", node)
+        # It takes part again while the load goes on: what is committed now, it commits.
+        count = len(committed)
+        cluster.wait_for(lambda: len(committed) >= count + 20, "the load goes on")
+        tip = cluster.leader(others).status(cluster.client)["height"]
+        cluster.wait_for(lambda: node.status(cluster.client)["height"] >= tip, f"{node.name} keeps up", node)
+    cluster.wait_equal(cluster.validators)
+    assert node.log().count("began anew from a snapshot") > begins
+    assert "a snapshot is needed" in node.log()
+    for tx_id in committed[-20:]:
+        response = cluster.client.get(f"{node.rpc}/v1/transactions/{tx_id}")
+        # It knows every one of them; the blocks of some may be pruned by now.
+        assert response.status_code == 200 or response.json()["code"] == "ledger.history.pruned"
+    if stop == signal.SIGSTOP:
+        # With one of the others gone, it is needed for every block: its acknowledgements count.
+        others[0].kill()
+        advance(cluster, 2, among=[node, others[1]])
+        cluster.start([others[0]])
+        cluster.wait_equal(cluster.validators)
