@@ -102,6 +102,18 @@ def test_a_lease_ends_when_the_promise_does_counted_from_when_the_round_was_sent
     assert read(bench).reads_ready == []
 
 
+def test_ticks_that_are_slow_do_not_prolong_a_lease() -> None:
+    # Protected by `sent_ms` in `Lease.note_promise` again: each tick takes twice its time, as on a machine with too much to do.
+    bench = leading()
+    (round_id,) = {m.round_id for _, m in bench.tick(2).messages if isinstance(m, Append)}
+    sent_ms = bench.now_ms
+    for count in range(5):
+        promise(bench, 1, round_id=round_id)
+        assert bool(bench.step(ReadIndex(count, bench.now_ms)).reads_ready) is (bench.now_ms < sent_ms + HELD_MS)
+        bench.now_ms += TICK_MS
+        bench.tick()
+
+
 def test_a_clock_that_stands_still_does_not_prolong_a_lease() -> None:
     # Protected by `_until_tick` in `Lease.is_held`.
     bench = with_lease()
