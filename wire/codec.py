@@ -70,7 +70,10 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Value:
     # msgpack allocates a whole tuple for every array header, before its values come, down to 1024 levels: one megabyte of headers took
     # 1.5 GB and four seconds (msgpack 1.2.3). Few bytes that could be such headers cannot do that, so only the others are walked first.
     array_length_max = min(len(data), CODEC_ITEMS_MAX)
-    if (data.count(_ARRAY_16) + data.count(_ARRAY_32)) * array_length_max > _UNWALKED_ITEMS_MAX:
+    if (
+        len(data) * array_length_max > _UNWALKED_ITEMS_MAX  # Short ones cannot, whatever they hold.
+        and (data.count(_ARRAY_16) + data.count(_ARRAY_32)) * array_length_max > _UNWALKED_ITEMS_MAX
+    ):
         _check_headers(data)
     try:
         value = unpackb(
