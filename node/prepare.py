@@ -19,12 +19,13 @@ from ledger.state import StateView
 from node.config import Home, NodeConfig
 from node.errors import SnapshotUnavailableError, StorageError, find_leaves
 from node.keystore import load_key
+from node.machine import REAL_MACHINE, Machine
 from node.net.address import key_id_of, parse_address_untrusted, with_peer_id_untrusted
 from node.net.network import Network
-from node.snapshots import SnapshotClient, at_least, install_offline
+from node.snapshots import Demand, SnapshotClient, at_least, install_offline
 from node.storage.block_store import read_first_height
 from node.storage.leveldb import Store, needs_repair
-from node.storage.rebuild import Rebuild, read_promises
+from node.storage.rebuild import Fetch, Rebuild, read_promises
 from node.storage.tables import ONLY_KEY, TABLE_LOG_ENTRY, TABLE_LOG_TIP
 from node.storage.verify import StoreFinding, verify_store
 from node.sync import PeerLedger
@@ -140,37 +141,51 @@ async def _repair(store: Store, config: NodeConfig, key: PrivateKey, genesis: Ge
             await trio.to_thread.run_sync(store.repair_done)
 
 
-async def make_anew(store: Store, genesis: Genesis, peers: Sequence[PeerLedger], *, votes: bool) -> int:
-    """Make the store anew from blocks, or from a snapshot where blocks are not kept any more; return its height."""
+async def make_anew(
+    store: Store,
+    genesis: Genesis,
+    peers: Sequence[PeerLedger],
+    *,
+    votes: bool,
+    client: SnapshotClient | None = None,
+    fetch: Fetch | None = None,
+    machine: Machine = REAL_MACHINE,
+) -> int:
+    """Make the store anew from blocks, or from a snapshot where blocks are not kept any more; return its height.
+
+    Args:
+        store: The damaged store, open and used by nobody.
+        genesis: The founding document.
+        peers: Whom to ask.
+        votes: Whether this node's votes and acknowledgements count, so that it must not forget any.
+        client: Fetches a snapshot for `store`; by default from `peers`.
+        fetch: How a thread gets blocks; by default from `peers`.
+        machine: Time and threads.
+    """
     lost: StorageError | None = None
     if not _is_pruned(store):
-        rebuild = Rebuild(store, genesis, votes=votes, fetch=_Fetcher(peers).fetch, report=_report)
+        rebuild = Rebuild(store, genesis, votes=votes, fetch=fetch or _Fetcher(peers).fetch, report=_report)
         try:
-            return await trio.to_thread.run_sync(rebuild.run)
+            return await machine.in_thread(rebuild.run)
         except StorageError as error:
             if error.details.get("table") not in (Table.BLOCK, TABLE_LOG_ENTRY):
                 raise
             lost = error
     promises = read_promises(store, genesis_block(genesis)[0].block_hash, votes=votes)
+    height_min = max(1, promises.last_height)
+    # What this node has acknowledged in a later term may count: it must not come back with less (docs/spec/consensus.md 6.3).
+    term_min = promises.last_term if votes else 0
+    demand = Demand(lambda: height_min, lambda manifest: manifest.header.term >= term_min)
     try:
-        filled = await SnapshotClient(store, genesis, lambda: peers).fetch(at_least(max(1, promises.last_height)))
+        filled = await (client or SnapshotClient(store, genesis, lambda: peers, machine)).fetch(demand)
     except SnapshotUnavailableError as error:
         raise lost or StorageError(
             "node.storage.damaged",
             f"the store is damaged, it does not hold the whole history, and no snapshot can be had: {error.message}",
-            hint=error.hint,
-        ) from error
-    if votes and filled.term < promises.last_term:
-        # What this node has acknowledged in a later term may count: it must not come back with less (docs/spec/consensus.md 6.3).
-        filled.database.close()
-        raise lost or StorageError(
-            "node.storage.damaged",
-            "the store is damaged, and the snapshot that peers have is of an earlier term than this node's log",
             hint="start the node again when its peers have a later snapshot",
-            expected=f"term {promises.last_term}",
-            actual=f"term {filled.term}",
-        )
-    await trio.to_thread.run_sync(install_offline, store, filled, promises.hard_state)
+            expected=f"a snapshot at height {height_min} or above, of term {term_min} or later",
+        ) from error
+    await machine.in_thread(install_offline, store, filled, promises.hard_state)
     return filled.height
 
 
