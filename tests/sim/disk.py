@@ -7,14 +7,16 @@ A flipped bit stays until something overwrites the row, and is found by the row'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
 from random import Random
 
+from ledger.snapshot import SnapshotManifest
 from node.errors import StorageError, StorageFailedError
 from node.storage.checks import open_row, row_key, seal_row
-from node.storage.database import ScannedRow
+from node.storage.database import DatabaseError, ScannedRow
+from wire.hashing import Digest
 
 Rows = dict[bytes, bytes]
 Boundary = Callable[[str], None]
@@ -37,6 +39,12 @@ class SimDisk:
         self.high_water_synced = 0
         self.damaged: set[tuple[int, bytes]] = set()
         """Rows in which a bit is wrong."""
+        self.wants_repair = False
+        """Whether the next start must look at every row first."""
+        self.snapshots: dict[int, tuple[SnapshotManifest, tuple[bytes, ...]]] = {}
+        """Whole snapshots by height: manifest and chunks."""
+        self.incoming: dict[Digest, tuple[SnapshotManifest, dict[int, bytes]]] = {}
+        """Snapshots that are being fetched, by id: manifest, and the chunks that are here by number."""
         self.is_nearly_full = False
         self.is_full = False
         self.sync_fails = False
@@ -55,6 +63,13 @@ class SimDisk:
 
     def sync(self) -> None:
         self.unsynced.clear()
+
+    def replace(self, tables: dict[int, Rows]) -> None:
+        """Put another database in the place of this one, durably."""
+        self.tables = tables
+        self.batches += 1
+        self.unsynced.clear()
+        self.damaged.clear()
 
     def lose_power(self) -> int:
         """Lose a random part of what was not synced; return how many batches are gone."""
@@ -114,6 +129,38 @@ class SimSnapshot:
         self.close()
 
 
+class SimDatabase:
+    """Another database beside the one in use; it counts nothing before `SimStore.switch`, and is gone when the process ends."""
+
+    def __init__(self, path: Path, disk: SimDisk, boundary: Boundary) -> None:
+        self.path = path
+        self.tables: dict[int, Rows] = {}
+        self._disk = disk
+        self._boundary = boundary
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        return read_row(self.tables.get(table, {}), table, key)
+
+    def iterate(
+        self, table: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return list_rows(self.tables.get(table, {}), table, start, stop, reverse=reverse)
+
+    def write(self, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
+        self._boundary("write beside")
+        if self._disk.is_full or self._disk.sync_fails:
+            raise DatabaseError("input/output error")
+        for (table, key), value in rows.items():
+            table_rows = self.tables.setdefault(int(table), {})
+            if value is None:
+                table_rows.pop(key, None)
+            else:
+                table_rows[key] = seal_row(row_key(table, key), value)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class SimStore:
     """The store of one process on a disk. As in production, one failed write is the last."""
 
@@ -127,6 +174,7 @@ class SimStore:
         self.path = Path("/simulated") / disk.name
         self._boundary = boundary
         self._failed = False
+        self._damage: dict[tuple[int, bytes], StorageError] = {}
         if disk.batches < disk.high_water:
             raise StorageError(
                 "node.storage.lost_writes", f"{disk.name} lost {disk.high_water - disk.batches} acknowledged writes"
@@ -135,7 +183,40 @@ class SimStore:
         self.sync()
 
     def get(self, table: int, key: bytes) -> bytes | None:
-        return read_row(self.disk.tables.get(table, {}), table, key)
+        try:
+            return read_row(self.disk.tables.get(table, {}), table, key)
+        except StorageError as error:
+            self._damage[table, key] = error
+            raise
+
+    def salvage(self, table: int, key: bytes) -> bytes | None:
+        return self.get(table, key) if self.is_sound(table, key) else None
+
+    def is_sound(self, table: int, key: bytes) -> bool:
+        try:
+            read_row(self.disk.tables.get(table, {}), table, key)
+        except StorageError:
+            return False
+        return True
+
+    def take_damage(self) -> dict[tuple[int, bytes], StorageError]:
+        taken, self._damage = self._damage, {}
+        return taken
+
+    def own_rows(self) -> dict[tuple[int, bytes], bytes]:
+        return {}
+
+    @property
+    def needs_repair(self) -> bool:
+        return self.disk.wants_repair
+
+    def ask_for_repair(self, findings: Iterable[str]) -> None:
+        del findings
+        if not self.disk.is_full:
+            self.disk.wants_repair = True
+
+    def repair_done(self) -> None:
+        self.disk.wants_repair = False
 
     def iterate(
         self, table: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
@@ -148,10 +229,32 @@ class SimStore:
     def has_space(self) -> bool:
         return not (self.disk.is_nearly_full or self.disk.is_full)
 
+    def free_bytes(self) -> int:
+        return 1 << 40 if self.has_space() else 0
+
+    def new_database(self) -> SimDatabase:
+        return SimDatabase(self.path, self.disk, self._boundary)
+
+    def discard(self, database: SimDatabase) -> None:
+        database.tables = {}
+
+    def switch(self, database: SimDatabase) -> None:
+        """Put the database in the place of the one in use: the machine ends before it, or after it."""
+        if self._failed:
+            raise self._failure("an earlier write failed")
+        self._boundary("switch")
+        if self.disk.is_full or self.disk.sync_fails:
+            self._failed = True
+            raise self._failure("input/output error")
+        self.disk.replace(database.tables)
+        self.disk.high_water = self.disk.batches
+        self._boundary("switched")
+
     def scan(self, start: bytes = b"") -> Iterator[ScannedRow]:
-        assert not start
         for table, rows in sorted(self.disk.tables.items()):
             for key in sorted(rows):
+                if row_key(table, key) < start:
+                    continue
                 try:
                     read_row(rows, table, key)
                 except StorageError as error:

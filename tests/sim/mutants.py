@@ -74,9 +74,11 @@ class Mutant:
 class ForgetsVotes(SimBlockStore):
     """Writes the term and not the vote."""
 
-    def persist(self, persist: Persist) -> None:
-        hard_state = persist.hard_state
-        super().persist(replace(persist, hard_state=None if hard_state is None else HardState(hard_state.term, None)))
+    def write(
+        self, persists: Sequence[Persist], commits: Sequence[tuple[Sequence[Executed], CommitCertificate | None]]
+    ) -> None:
+        forgetful = [replace(each, hard_state=each.hard_state and HardState(each.hard_state.term)) for each in persists]
+        super().write(forgetful, commits)
 
 
 class NeverSyncs(SimStore):

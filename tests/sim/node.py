@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import structlog
 import trio
 
-from consensus.config import Config, Stored
+from consensus.config import Config, Status, Stored
 from consensus.core import Replica
 from consensus.effects import Effects, Event, Persist, hard_state_after_snapshot
 from consensus.log import LogReader
+from ledger.keyspace import Table
 from ledger.mempool import Mempool
 from ledger.state import StateView
 from ledger.transition import Executed
@@ -28,9 +28,11 @@ from node.errors import StorageError, StorageFailedError
 from node.machine import Machine
 from node.membership import known_nodes
 from node.observer import Observer
+from node.prepare import note_damage
 from node.replica import LedgerReplica
-from node.room import lead_only_with_room
 from node.storage.block_store import BlockStore
+from node.storage.database import Database
+from node.storage.tables import TABLE_LOG_ENTRY
 from node.submission import Submitted, Submitter
 from node.sync import PeerLedger, SyncServer
 from node.telemetry import Metrics
@@ -40,6 +42,7 @@ from tests.sim.errors import MachineEndedError, ViolationError
 from tests.sim.network import Endpoint, serve_on
 from tests.sim.plan import TICK_MS
 from tests.sim.timing import DRAIN_TIMEOUT_S, LINEARIZABLE_TIMEOUT_S
+from tests.sim.upkeep import Repair, SimUpkeep, snapshot_client
 from wire.certificate import CommitCertificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId, PrivateKey
@@ -59,27 +62,40 @@ class SimBlockStore(BlockStore):
 
     process: Process
 
-    def persist(self, persist: Persist) -> None:
-        super().persist(persist)
-        self.process.node.world.oracle.note_persisted(self.process.node, persist)
+    def write(
+        self, persists: Sequence[Persist], commits: Sequence[tuple[Sequence[Executed], CommitCertificate | None]]
+    ) -> None:
+        super().write(persists, commits)
+        node = self.process.node
+        for persist in persists:
+            node.world.oracle.note_persisted(node, persist)
+        for executed, certificate in commits:
+            node.world.oracle.note_committed(node, executed, certificate)
 
-    def commit(self, executed: Sequence[Executed], certificate: CommitCertificate | None) -> None:
-        super().commit(executed, certificate)
-        self.process.node.world.oracle.note_committed(self.process.node, executed, certificate)
+    def switch(self, database: Database) -> None:
+        super().switch(database)
+        self.process.node.world.oracle.note_installed(self.process.node, self)
+
+    def raise_first_height(self, height: int) -> None:
+        super().raise_first_height(height)
+        self.process.node.world.oracle.counts["prunings"] += 1
 
 
 class SimCore(Replica):
     """The production core; shows the oracle every step."""
 
-    __slots__ = ("process",)
+    __slots__ = ("last_status", "process")
     process: Process
+    last_status: Status
+    """After the last step: it changes with steps only."""
 
     def step(self, event: Event) -> Effects:
         process = self.process
         process.boundary("step")
-        before = self.status
+        before = self.last_status
         effects = super().step(event)
-        process.node.world.oracle.note_step(process.node, event, effects, before, self.status)
+        self.last_status = after = self.status
+        process.node.world.oracle.note_step(process.node, event, effects, before, after)
         process.boundary("effects")
         return effects
 
@@ -113,6 +129,7 @@ class Process:
         """Whom they should reach."""
         self.patch_store = None
         self.metrics = Metrics()
+        self.store: SimStore | None = None
         self.endpoint: Endpoint
         self.replica: LedgerReplica
         self.mempool: Mempool
@@ -134,7 +151,7 @@ class Process:
         if not self.is_alive:
             raise MachineEndedError
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Put the node together as `node.app` does.
 
         Raises:
@@ -142,22 +159,23 @@ class Process:
         """
         node, world, parts = self.node, self.node.world, self.node.world.parts
         config = node.config
-        store = parts.store(node.disk, self.boundary)
+        self.store = store = parts.store(node.disk, self.boundary)
+        if store.needs_repair:
+            await self._repair(store)
         blocks = parts.blocks.bootstrap(store, world.genesis_hash, world.genesis_writes)  # type: ignore[arg-type]
         blocks.process = self
         world.oracle.note_opened(node, blocks)
         self.endpoint = Endpoint(self, world.network)
-        self.replica = parts.replica(
-            blocks, node.now_ms, Machine(node.sleep, node.in_thread, lambda s: s * node.random.uniform(0.5, 1))
-        )
+        self.replica = parts.replica(blocks, node.now_ms, node.machine)
         self._watch_execution()
         self.mempool = parts.mempool(
             transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max
         )
-        SyncServer(self).register(self.endpoint)  # type: ignore[arg-type]
+        sync = SyncServer(self)  # type: ignore[arg-type]
+        sync.register(self.endpoint)  # type: ignore[arg-type]
+        self.snapshots = snapshot_client(store, world.genesis, self.peer_ledgers, self.replica.machine)
         if node.is_spare and self._is_new():
-            peers = [PeerLedger(self.endpoint, each, "") for each in node.peers]  # type: ignore[arg-type]
-            self.observer = Observer(self.replica, peers, self.metrics)
+            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots)
         else:
             self.validator = self._make_validator()
         self.submitter = parts.submitter(
@@ -166,19 +184,39 @@ class Process:
             is_leader=self.leads,
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
+            awaited_elsewhere=lambda: None if self.validator is None else self.validator.note_awaited_elsewhere(),
             wait_current=self.wait_linearizable,
         )
 
+        self.upkeep = SimUpkeep(self, sync)
+
+    async def _repair(self, store: SimStore) -> None:
+        endpoint = Endpoint(self, self.node.world.network)
+        peers = [PeerLedger(endpoint, each.id, "") for each in self.node.world.nodes if each is not self.node]  # type: ignore[arg-type]
+        await Repair(self.node, store, peers, self.node.machine).run()
+
+    def peer_ledgers(self) -> list[PeerLedger]:
+        """Return ways to ask whoever was set up, and the validators that the ledger names; as `node.app` does."""
+        validators = [each.key_id for each in self.replica.latest_view().validators()]
+        known = dict.fromkeys([*self.node.peers, *validators])
+        return [PeerLedger(self.endpoint, each, "") for each in known if each != self.node.id]  # type: ignore[arg-type]
+
     def _watch_execution(self) -> None:
-        """Show the oracle every block that is executed."""
-        chain, node = self.replica.chain, self.node
-        push = chain.push
+        """Show the oracle every block that is executed, also after a restart from a snapshot."""
+        replica, node = self.replica, self.node
+        push, restart = replica.chain.push, replica.restart
 
         def watched(executed: Executed) -> None:
             push(executed)
             node.world.oracle.note_executed(node, executed)
 
-        chain.push = watched  # type: ignore[method-assign]
+        def restarted() -> None:
+            del replica.restart
+            restart()
+            self._watch_execution()
+
+        replica.chain.push = watched  # type: ignore[method-assign]
+        replica.restart = restarted  # type: ignore[method-assign]
 
     def _make_validator(self) -> Validator:
         node = self.node
@@ -193,29 +231,19 @@ class Process:
             make_core=self._make_core,  # type: ignore[arg-type]
             on_configuration=self._link_validators,
             on_leader=self._leader_changed,
+            snapshots=self.snapshots,
         )
 
     async def run(self) -> None:
         """Take part, or first follow until the ledger names this node, as `node.app` does; return when it is no member any more."""
         self.nursery.start_soon(self.submitter.run)
+        self.nursery.start_soon(self.upkeep.run)
         if self.validator is None:
             self.nursery.start_soon(self._watch_proposer)
             await self._join()
         assert self.validator is not None
         self._link_validators()
-        validator = self.validator
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                partial(
-                    lead_only_with_room,
-                    is_leader=lambda: validator.is_leader,
-                    has_space=self.replica.store.store.has_space,
-                    hand_over=validator.transfer_leadership,
-                    sleep=self.replica.machine.sleep,
-                )
-            )
-            await validator.run()
-            nursery.cancel_scope.cancel()
+        await self.validator.run()
 
     async def _join(self) -> None:
         assert self.observer is not None
@@ -284,7 +312,7 @@ class Process:
     def _make_core(self, config: Config, stored: Stored, log: LogReader, entropy: Callable[[int], int]) -> SimCore:
         world = self.node.world
         core = world.parts.core(replace(config, **world.plan.core), stored, log, entropy)  # type: ignore[arg-type]
-        core.process = self
+        core.process, core.last_status = self, core.status
         return core
 
     async def wait_linearizable(self) -> None:
@@ -344,8 +372,16 @@ class SimNode:
         self.random = Random(f"node {plan.seed} {index}")
         self.disk = SimDisk(self.name, Random(f"disk {plan.seed} {index}"))
         self.config = NodeConfig.model_construct(
-            name=self.name, **{"tick_ms": TICK_MS, "idle_block_interval_ms": 2000, **plan.node}
+            name=self.name,
+            **{
+                "tick_ms": TICK_MS,
+                "idle_block_interval_ms": 2000,
+                "history": plan.histories[index] if plan.histories else "full",
+                "scrub_rows_per_s": plan.scrub_rows_per_s,
+                **plan.node,
+            },
         )
+        self.machine = Machine(self.sleep, self.in_thread, self._jittered)
         self.process: Process | None = None
         """The process that runs; None while there is none, and while one is being put together."""
         self._opening: Process | None = None
@@ -380,6 +416,9 @@ class SimNode:
         """Return after so many seconds of this machine's time."""
         await trio.sleep(seconds * self.world.plan.tick_rates[self.index])
         await self._while_paused()
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * self.random.uniform(0.5, 1.0)
 
     async def in_thread(
         self, function: Callable[[*Ts], R], /, *arguments: *Ts, limiter: trio.CapacityLimiter | None = None
@@ -473,7 +512,7 @@ class SimNode:
             with process.scope:
                 async with trio.open_nursery() as nursery:
                     process.nursery = nursery
-                    process.open()
+                    await process.open()
                     self.process, self._opening = process, None
                     await process.run()
                     self.world.oracle.note_left(self)
@@ -496,10 +535,20 @@ class SimNode:
             elif isinstance(error, StorageFailedError) and self.had_disk_trouble:
                 self.end(f"stops: {error.message}", loses_power=False, down_s=RESTART_S)
             elif isinstance(error, CorruptionError) and self._saw_damage(error):
-                self.is_broken = True
-                self.end(f"stops for good: {error.code}: {error.message}", loses_power=False, down_s=0)
+                self._stop_damaged(process, error)
             elif process.is_alive or not isinstance(error, StorageFailedError | StorageError):
                 raise ViolationError("process.failed", f"{self.name}: {type(error).__name__}: {error}") from error
+
+    def _stop_damaged(self, process: Process, error: CorruptionError) -> None:
+        """End as `node.app.run_node` does: the next start repairs the store, unless what is lost can come from nowhere."""
+        assert process.store is not None
+        is_repairing = process is self._opening and self.disk.wants_repair
+        note_damage(process.store, error)  # type: ignore[arg-type]
+        # A block or a snapshot may be had later; every other row that a repair misses is lost.
+        is_lost = is_repairing and error.details.get("table") not in (None, Table.BLOCK, TABLE_LOG_ENTRY)
+        self.is_broken = is_lost or not self.disk.wants_repair
+        what = "stops for good" if self.is_broken else "stops to be repaired"
+        self.end(f"{what}: {error.code}: {error.message}", loses_power=False, down_s=RESTART_S)
 
     def _saw_damage(self, error: CorruptionError) -> bool:
         return bool(self.disk.damaged) and error.code.startswith(("node.storage.", "ledger.corruption."))

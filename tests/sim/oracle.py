@@ -22,21 +22,21 @@ Source: Raft, figure 3; docs/spec/consensus.md 6 to 8.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from consensus.config import Role, Status
-from consensus.effects import Effects, Event, HardState, Persist
+from consensus.effects import Effects, Event, HardState, InstalledSnapshot, Persist
 from consensus.messages import Append, AppendReply, Message, NodeId, PreVote, RequestVote, Vote
 from ledger.block import decode_block_untrusted
 from ledger.configuration import Configuration
-from ledger.keyspace import IDENTITY, VALIDATORS_KEY, Table, read_height
+from ledger.keyspace import CONFIGURATION_KEY, HISTORY_KEY, IDENTITY, VALIDATORS_KEY, Table, read_height
 from ledger.records import IdentityRecord
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from ledger.transition import Executed
-from node.storage.block_store import BlockStore
+from node.storage.block_store import BlockStore, read_first_height
 from node.storage.verify import StoreFinding, verify_store
 from tests.sim.disk import SimStore
 from tests.sim.errors import ViolationError
@@ -114,6 +114,7 @@ class Oracle:
             world.genesis_hash: Configuration(world.genesis.validators)
         }
         """For each block that was ever executed, the configuration after it."""
+        self._valid: dict[tuple[NodeId, bytes, bytes], bool] = {}
         self.retired: set[NodeId] = set()
         """Who was a member once and is none by what is committed."""
         self._shadows: dict[NodeId, Shadow] = {}
@@ -121,6 +122,7 @@ class Oracle:
         self._candidacies: dict[tuple[NodeId, int], tuple[int, int, Digest]] = {}
         self._blocks: dict[tuple[int, int], Digest] = {}
         self._parents: dict[Digest, Digest] = {}
+        self._terms: dict[Digest, int] = {world.genesis_hash: 0}
         self._durable_ever: set[tuple[NodeId, Digest]] = set()
         self._certified: dict[int, Digest] = {}
         self._sound: set[bytes] = set()
@@ -131,6 +133,13 @@ class Oracle:
         self.registers: dict[str, list[tuple[int, str]]] = {}
         """The values that each identity has had, with the heights from which on."""
         self.counts: Counter[str] = Counter()
+
+    def _is_valid(self, signer: NodeId, message: bytes, signature: bytes) -> bool:
+        signed = (signer, message, signature)
+        known = self._valid.get(signed)
+        if known is None:
+            known = self._valid[signed] = self._keys[signer].is_valid(message, signature)
+        return known
 
     # Members
 
@@ -195,7 +204,7 @@ class Oracle:
         self.counts["starts"] += 1
         shadow = self.shadow(node)
         stored = blocks.load()
-        hard_state, log = stored.hard_state, [blocks.term_and_hash(h) for h in range(1, blocks.last_height + 1)]
+        hard_state, log = stored.hard_state, self._read_log(blocks)
         before = shadow.hard_state
         demand(hard_state.term >= before.term, "memory.term", f"{node.name} forgot term {before.term}")
         if hard_state.term == before.term and before.voted_for is not None:
@@ -233,6 +242,42 @@ class Oracle:
             if height > len(self.canonical):
                 self._learn_from_disk(blocks, height)
         shadow.commit_height = blocks.committed_height
+
+    def _read_log(self, blocks: BlockStore) -> list[tuple[int, Digest]]:
+        """Return term and hash of each block of the log; what was pruned is what was committed."""
+        kept_from = max(1, blocks.first_height - 1)
+        pruned = [(self._terms[each.block_hash], each.block_hash) for each in self.canonical[: kept_from - 1]]
+        demand(
+            len(pruned) == kept_from - 1, "pruned.uncommitted", f"a store begins at {kept_from}, above what is known"
+        )
+        return pruned + [blocks.term_and_hash(height) for height in range(kept_from, blocks.last_height + 1)]
+
+    def note_installed(self, node: SimNode, blocks: BlockStore) -> None:
+        """A snapshot has taken the place of a node's log, durably."""
+        self.counts["snapshots installed"] += 1
+        shadow = self.shadow(node)
+        height = blocks.committed_height
+        self._world.trace.tell(node.name, f"begins anew at height {height}, from a snapshot")
+        hard_state, log = blocks.load().hard_state, self._read_log(blocks)
+        demand(len(log) == height, "snapshot.log", f"{node.name}: the log goes on to {len(log)} above the snapshot")
+        self._check_certified(node, height, log[-1][1])
+        demand(height > shadow.commit_height, "snapshot.commit", f"{node.name} goes back from {shadow.commit_height}")
+        position = (log[-1][0], height)
+        demand(
+            node.follows or position >= shadow.position,
+            "disk.position_falls",
+            f"{node.name}: the log ended at {shadow.position} and now ends at {position}",
+        )
+        before = shadow.hard_state
+        demand(
+            hard_state == before or (hard_state.term > before.term and hard_state.voted_for is None),
+            "snapshot.hard_state",
+            f"{node.name}: {before} becomes {hard_state}",
+        )
+        for each, promised in list(shadow.acknowledged.items()):
+            if each > height or log[each - 1] != promised:
+                del shadow.acknowledged[each]
+        shadow.hard_state, shadow.log, shadow.commit_height = hard_state, log, height
 
     def _learn_from_disk(self, blocks: BlockStore, height: int) -> None:
         """Take a committed block over that no process lived to tell about."""
@@ -302,6 +347,7 @@ class Oracle:
             "log_matching",
             f"{node.name} writes another block of term {term} at height {height} than is known",
         )
+        self._terms[block_hash] = term
         known = self._parents.setdefault(block_hash, parent)
         demand(known == parent, "log_matching", f"{node.name} writes block {height} after another one than it names")
         self._durable_ever.add((node.id, block_hash))
@@ -408,7 +454,7 @@ class Oracle:
                 self._note_vote(node, term, (to, *basis))
                 demand(
                     signature is not None
-                    and self._keys[node.id].is_valid(vote_message(self._chain_id, term, to, *basis), signature),
+                    and self._is_valid(node.id, vote_message(self._chain_id, term, to, *basis), signature),
                     "promise.vote_signature",
                     f"{node.name} signs something else than the request it votes for",
                 )
@@ -489,7 +535,7 @@ class Oracle:
             )
             signed = acknowledgement_message(self._chain_id, message.term, height, block_hash)
             demand(
-                self._keys[node.id].is_valid(signed, acknowledgement.signature),
+                self._is_valid(node.id, signed, acknowledgement.signature),
                 "promise.signature",
                 f"{node.name} signs block {height} wrongly",
             )
@@ -511,8 +557,9 @@ class Oracle:
             f"durable {after.durable_height}, last {after.last_height}",
         )
         heights = [entry.height for entry in effects.apply]
+        is_installed = isinstance(event, InstalledSnapshot)
         demand(
-            heights == list(range(before.commit_height + 1, after.commit_height + 1)),
+            is_installed or heights == list(range(before.commit_height + 1, after.commit_height + 1)),
             "step.apply",
             f"{node.name} hands out {heights} and goes from {before.commit_height} to {after.commit_height}",
         )
@@ -528,7 +575,8 @@ class Oracle:
         if effects.elected is not None:
             self._check_election(effects.elected)
             self._note_elected(node, effects.elected.term)
-        self._check_removed(node, effects, before)
+        applied = [event.block_hash] if isinstance(event, InstalledSnapshot) else [e.block_hash for e in effects.apply]
+        self._check_removed(node, applied, before, says_so=effects.removed)
         if after.role is Role.LEADER:
             demand(
                 self._leaders.get(after.term) == node.id,
@@ -539,20 +587,19 @@ class Oracle:
     def _check_election(self, elected: ElectionCertificate) -> None:
         basis = (elected.last_term, elected.last_height, elected.last_hash)
         message = vote_message(self._chain_id, elected.term, elected.candidate, *basis)
-        good = [key_id for key_id, signature in elected.signatures if self._keys[key_id].is_valid(message, signature)]
+        good = [key_id for key_id, signature in elected.signatures if self._is_valid(key_id, message, signature)]
         self._demand_decision(
             good, elected.last_hash, "election_safety", f"the leader of term {elected.term} is elected"
         )
 
-    def _check_removed(self, node: SimNode, effects: Effects, before: Status) -> None:
+    def _check_removed(self, node: SimNode, applied: Sequence[Digest], before: Status, *, says_so: bool) -> None:
         log = self.shadow(node).log
         was = log[before.commit_height - 1][1] if before.commit_height else self._genesis_hash
-        names = [was, *(entry.block_hash for entry in effects.apply)]
-        member = [self.configuration_after(each).nodes.find(node.id) is not None for each in names]
+        member = [self.configuration_after(each).nodes.find(node.id) is not None for each in (was, *applied)]
         demand(
-            effects.removed == (member[0] and not member[-1]),
+            says_so == (member[0] and not member[-1]),
             "configuration.removed",
-            f"{node.name} goes from member {member[0]} to member {member[-1]} and says {effects.removed}",
+            f"{node.name} goes from member {member[0]} to member {member[-1]} and says {says_so}",
         )
 
     def _note_certified(self, node: SimNode, effects: Effects) -> None:
@@ -587,9 +634,7 @@ class Oracle:
     def check_certificate(self, name: str, certificate: CommitCertificate) -> None:
         """Demand that a certificate proves what it says, and that what it says is true."""
         message = acknowledgement_message(self._chain_id, certificate.term, certificate.height, certificate.block_hash)
-        good = [
-            key_id for key_id, signature in certificate.signatures if self._keys[key_id].is_valid(message, signature)
-        ]
+        good = [key_id for key_id, signature in certificate.signatures if self._is_valid(key_id, message, signature)]
         self._demand_decision(
             good, certificate.block_hash, "certificate.quorum", f"{name}: height {certificate.height} is certified"
         )
@@ -629,7 +674,8 @@ class Oracle:
 
     def check_end(self) -> None:
         """Demand that all disks hold the same ledger, row by row, and that the state is what its root says."""
-        reference: dict[tuple[int, bytes], bytes] | None = None
+        whole: dict[tuple[int, bytes], bytes] | None = None
+        states: list[tuple[SimNode, dict[tuple[int, bytes], bytes]]] = []
         members = self._world.members
         for node in self._world.nodes:
             if not node.disk.tables:
@@ -645,10 +691,13 @@ class Oracle:
             if node.is_broken or damaged or node not in members:
                 continue
             rows = _ledger_rows(store)
-            if reference is None:
-                reference = rows
-                self._check_ledger(store)
-            demand(rows == reference, "equal_stores", f"{node.name} holds other rows of the ledger than the others")
+            states.append((node, rows))
+            self._check_ledger(store)
+            if read_first_height(store) == 1:
+                whole = whole or rows
+                demand(rows == whole, "equal_stores", f"{node.name} holds other rows of the ledger than the others")
+        for node, rows in states:
+            _check_part(node.name, rows, states[0][1] if whole is None else whole)
 
     def _check_ledger(self, store: SimStore) -> None:
         view = StateView(store)  # type: ignore[arg-type]
@@ -659,14 +708,18 @@ class Oracle:
             "the state is another one than its root says",
         )
         demand(view.height == len(self.canonical), "height", f"stores end at {view.height}, not {len(self.canonical)}")
+        first = read_first_height(store)
         for tx_id, place in self.locations.items():
             location = view.location(tx_id)
+            is_forgotten = place[0] < first and location is None
             demand(
-                location is not None and (location.height, location.index) == place,
+                is_forgotten or (location is not None and (location.height, location.index) == place),
                 "lost",
                 f"transaction {tx_id.hex()[:16]} is not at {place} any more",
             )
         for height, canonical in enumerate(self.canonical, 1):
+            if height < first:
+                continue
             raw = store.get(Table.BLOCK, height.to_bytes(8, "big"))
             demand(
                 raw is not None and decode_block_untrusted(raw).block_hash == canonical.block_hash,
@@ -677,6 +730,26 @@ class Oracle:
 
 _COMPARED = frozenset(Table) - {Table.CERTIFICATE}
 """Which majority signed a block may differ from node to node."""
+_SNAPSHOT_KEYED = frozenset({Table.IDENTITY_VERSION, Table.CONFIGURATION})
+"""Begin with a row at the height of the snapshot that a store began from."""
+_OWN_META = frozenset({HISTORY_KEY, CONFIGURATION_KEY})
+"""What follows from where a store began."""
+
+
+def _depends_on_beginning(place: tuple[int, bytes]) -> bool:
+    return place[0] in _SNAPSHOT_KEYED or (place[0] == Table.META and place[1] in _OWN_META)
+
+
+def _check_part(name: str, rows: Mapping[tuple[int, bytes], bytes], whole: Mapping[tuple[int, bytes], bytes]) -> None:
+    """Demand that a pruned store has all of the state, and of the rest nothing else than the others."""
+    for place in rows.keys() | {place for place in whole if place[0] in (Table.STATE, Table.STATE_NODE)}:
+        if _depends_on_beginning(place) or place not in whole:
+            continue
+        demand(
+            rows.get(place) == whole[place],
+            "equal_stores",
+            f"{name} holds another row {place[1].hex()[:32]} of table {place[0]} than the others",
+        )
 
 
 def show_configuration(configuration: Configuration) -> str:
@@ -695,6 +768,7 @@ def _ledger_rows(store: SimStore) -> dict[tuple[int, bytes], bytes]:
 
 
 def _digest_rows(executed: Executed) -> Digest:
-    rows = sorted((int(table), key, value) for (table, key), value in executed.writes.items() if value is not None)
-    gone = sorted((int(table), key) for (table, key), value in executed.writes.items() if value is None)
+    changed = {place: value for place, value in executed.writes.items() if not _depends_on_beginning(place)}
+    rows = sorted((int(table), key, value) for (table, key), value in changed.items() if value is not None)
+    gone = sorted((int(table), key) for (table, key), value in changed.items() if value is None)
     return sha256(encode((tuple(rows), tuple(gone))))

@@ -155,6 +155,9 @@ class Plan:
     """Machines that are there from the start and no members yet."""
     changes: tuple[Change, ...] = ()
     """What becomes of the members."""
+    histories: tuple[str, ...] = ()
+    """For each machine its setting `history`; all are whole when there is none."""
+    scrub_rows_per_s: int = 0
 
     @property
     def machines(self) -> int:
@@ -176,6 +179,8 @@ class Plan:
             f"  clocks: {', '.join(map(str, self.wall_offsets_ms))} ms off, rates {', '.join(f'{r:.2f}' for r in self.tick_rates)}",
             f"  limits: {self.core | self.node}",
         ]
+        if self.histories:
+            lines.append(f"  histories: {', '.join(self.histories)}")
         if self.changes:
             changes = ", ".join(f"{change.aim} at {change.at_s:.1f} s" for change in self.changes)
             lines.append(f"  members, with {self.spares} more machines: {changes}")
@@ -187,7 +192,7 @@ def draw_plan(seed: int) -> Plan:
     """Return what `seed` means."""
     rng = Random(f"plan {seed}")
     size = rng.choice(SIZES)
-    fault_s = rng.uniform(4.0, 14.0)
+    fault_s = rng.uniform(3.0, 10.0)
 
     def rate(most: float, likely: float = 0.5) -> float:
         return round(rng.random() * most, 3) if rng.random() < likely else 0.0
@@ -228,7 +233,17 @@ def draw_plan(seed: int) -> Plan:
             heartbeat_ticks=(1, 3),
         ),
     )
-    return _with_members(Random(f"members {seed}"), plan)
+    return _with_stores(Random(f"stores {seed}"), _with_members(Random(f"members {seed}"), plan))
+
+
+def _with_stores(rng: Random, plan: Plan) -> Plan:
+    """Return the plan with histories of some machines pruned in a part of the runs, and stores that are looked at."""
+    histories: tuple[str, ...] = ()
+    if rng.random() < 0.4:
+        kept = rng.choice((2, 4, 8))
+        likely = rng.choice((0.5, 1.0))
+        histories = tuple(f"pruned:{kept}" if rng.random() < likely else "full" for _ in range(plan.machines))
+    return replace(plan, histories=histories, scrub_rows_per_s=rng.choice((0, 100, 1000)))
 
 
 def _with_members(rng: Random, plan: Plan) -> Plan:
@@ -328,10 +343,11 @@ def narrow(plan: Plan, narrowing: Narrowing) -> Plan:
         core={} if "core" in without else plan.core,
         node={} if "node" in without else plan.node,
         changes=() if "members" in without else plan.changes,
+        histories=() if "pruning" in without else plan.histories,
     )
 
 
-NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node", "members")
+NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node", "members", "pruning")
 """What `narrow` can leave out."""
 
 
@@ -343,7 +359,7 @@ def _draw_faults(rng: Random, size: int, fault_s: float) -> tuple[Fault, ...]:
     kinds = [kind for kind in FOUNDING if rng.random() < 0.45]
     if not kinds:
         return ()
-    weights = [0.3 if kind in (Kind.BLACKOUT, Kind.BIT_ROT) else 1.0 for kind in kinds]
+    weights = [0.3 if kind is Kind.BLACKOUT else 1.0 for kind in kinds]
     faults: list[Fault] = []
     at_s = rng.uniform(0.2, 1.5)
     mean_s = rng.choice((0.4, 0.8, 2.0))

@@ -37,6 +37,9 @@ LIVENESS_ELECTIONS = 12
 """When the faults have ended, so many longest election timeouts are enough for everything that must come."""
 EVENTS_MAX = 600_000
 """A run with more events than this does not come to an end."""
+CATCH_UP_S = 15.0
+"""How much longer those may take who must catch up before they are of use: production pauses for seconds where asking again and again
+would help nobody, before another peer is asked for blocks (`node.observer`) or for a snapshot (`node.snapshots`, `node.catch_up`)."""
 LINKS_EVERY_S = 0.1
 LINK_LOST_S = 0.8
 """How long a cut lasts before the two ends take their connection for lost."""
@@ -369,14 +372,17 @@ class World:
     async def _demand_liveness(self) -> None:
         election_s = 2 * self.nodes[0].config.election_ticks * TICK_MS / 1000 * max(self.plan.tick_rates)
         bound_s = LIVENESS_ELECTIONS * election_s
+        if self.plan.changes or self.plan.histories:
+            bound_s += CATCH_UP_S
         began = self.now
         await self._within(bound_s, "a new transaction through each node", self.clients.probe)
         self.live_after_s = self.now - began
         self.trace.tell("world", f"alive again: {self._describe_nodes()}")
-        await self._within(LONGEST_CALL_S + election_s, "every client's answer", self.clients.finish)
+        # Who has just become a member may have to catch up first.
+        more_s = max(election_s, bound_s - LIVENESS_ELECTIONS * election_s)
+        await self._within(LONGEST_CALL_S + more_s, "every client's answer", self.clients.finish)
         await self._within(bound_s, "the end of every change of members", self.operator.finish)
-        # Who has just become a member has yet to notice it.
-        await self._within(bound_s if self.plan.changes else election_s, "all nodes the same", self._all_equal)
+        await self._within(more_s, "all nodes the same", self._all_equal)
         self.clients.check_history()
 
     async def _within(self, seconds: float, what: str, wait: Callable[[], Awaitable[None]]) -> None:
