@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from consensus import limits
 from consensus.effects import HardState
@@ -94,6 +95,17 @@ class PeerProgress:
     """The peer's commit height, as it last said."""
     is_heard: bool
     """It answered since the last quorum check."""
+
+
+class NextBlock(NamedTuple):
+    """What a leader must know to build a block: a small part of its `Status`, cheap enough to be asked for after every event."""
+
+    term: int
+    last_height: int
+    last_hash: Digest
+    commit_height: int
+    can_change_configuration: bool
+    """As in `Status`."""
 
 
 @dataclass(frozen=True, slots=True)

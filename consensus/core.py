@@ -24,7 +24,7 @@ from typing import assert_never
 
 from consensus.candidate import Candidacy, PreCandidacy
 from consensus.common import Common
-from consensus.config import Config, Role, Status, Stored
+from consensus.config import Config, NextBlock, Role, Status, Stored
 from consensus.effects import (
     Effects,
     EntriesRefused,
@@ -119,6 +119,20 @@ class Replica:
             transfer_to=leadership.transfer_to if leadership else None,
             progress=leadership.peers.progress if leadership else MappingProxyType({}),
         )
+
+    @property
+    def role(self) -> Role:
+        """What this replica is now; of the status, what is asked for with every transaction."""
+        return self._common.role
+
+    @property
+    def next_block(self) -> NextBlock | None:
+        """What a leader builds its next block upon; None for everybody else."""
+        common, leadership = self._common, self._leadership
+        if leadership is None:
+            return None
+        _, last_height, last_hash = common.last_block
+        return NextBlock(common.term, last_height, last_hash, common.commit_height, leadership.can_change_configuration)
 
     @property
     def leadership(self) -> tuple[int, NodeId | None]:

@@ -38,6 +38,7 @@ from ledger.trust import TrustedHead
 from node import clock, documents
 from node.checkpoint_watch import CheckpointWatch
 from node.config import Home, NodeConfig
+from node.cose_receipts import CoseReceiptMaker
 from node.errors import StorageError
 from node.evidence import put_on_record
 from node.keystore import load_key, write_secret
@@ -139,11 +140,14 @@ class Node:
             is_leader=self._leads,
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
+            awaited_elsewhere=lambda: None if self.validator is None else self.validator.note_awaited_elsewhere(),
             wait_current=self.wait_linearizable,
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
         self.genesis_block_raw = genesis_block(genesis)[0].raw
         self.upkeep = Upkeep(self, sync)
+        self.receipts = CoseReceiptMaker(self, key)
+        self.receipts.register()
         self.checkpoints = CheckpointWatch(
             self.replica,
             TrustedHead.founding(genesis),

@@ -56,9 +56,11 @@ class Machine:
     """Runs what blocks: writes to the disk, and many signature checks at once."""
     jittered: Callable[[float], float] = jittered
     """Returns between half of so many seconds and all of them."""
+    writes_inline: bool = False
+    """Whether a short write may be done on the event loop, as long as the disk is quick (`node.pace`)."""
     uptime_ms: Callable[[], int] = uptime_ms
     """Returns milliseconds on a clock that nobody sets and that counts the time while this process, or the machine, is stopped."""
 
 
-REAL_MACHINE = Machine()
+REAL_MACHINE = Machine(writes_inline=True)
 """The one this process runs on."""

@@ -70,6 +70,7 @@ class Submitter:
         is_leader: Callable[[], bool],
         forward: Forward,
         mempool_grew: Callable[[], None],
+        awaited_elsewhere: Callable[[], None] = lambda: None,
         wait_current: Callable[[], Awaitable[None]],
     ) -> None:
         """Admit into `mempool` while `is_leader`.
@@ -80,6 +81,7 @@ class Submitter:
             is_leader: Whether this node builds blocks now.
             forward: Passes transactions on.
             mempool_grew: Called after transactions were admitted.
+            awaited_elsewhere: Called before that when another node passed them on, and waits for their commit.
             wait_current: Returns when this replica holds everything that was committed anywhere before the call; raises `UnavailableError`
                 when nobody confirms it. Called by a node that leads.
         """
@@ -88,6 +90,7 @@ class Submitter:
         self._is_leader = is_leader
         self._forward = forward
         self._mempool_grew = mempool_grew
+        self._awaited_elsewhere = awaited_elsewhere
         self._wait_current = wait_current
         self._waits: dict[trio.CancelScope, None] = {}
         self._leader_known = trio.Event()
@@ -131,6 +134,7 @@ class Submitter:
         if not self._is_leader():
             raise UnavailableError("node.not_leader", "this node does not lead", hint="submit to the leader, or retry")
         results, pending = await self._check(raws, leads=True)
+        self._awaited_elsewhere()
         self._admit_checked(pending, results)
         return [result if result is not None else _unknown(None) for result in results]
 

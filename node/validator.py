@@ -8,7 +8,8 @@
 
 Two tasks and a thread. The *step* task owns `consensus.core.Replica`: nothing else steps it. The *work* task takes persists and
 commits in the order in which the core asked for them: a block is executed, and compared root by root, before it is written; it is
-acknowledged only after the write. The thread does the synced writes.
+acknowledged only after the write. What waits together is one synced write, done by the thread, or on the spot when it is short and the
+disk quick (`node.pace`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from consensus.config import Config, Role, Status, Stored
+from consensus.config import Config, NextBlock, Role, Status, Stored
 from consensus.core import Replica
 from consensus.effects import (
     Effects,
@@ -60,6 +61,7 @@ from node.membership import (
     core_configuration,
     may_change_configuration,
 )
+from node.pace import INLINE_BYTES_MAX, WritePace
 from node.replica import LedgerReplica
 from node.snapshots import FilledSnapshot, install_snapshot
 from node.telemetry import Metrics, timed
@@ -79,9 +81,9 @@ SETTLE_WINDOW: Final = 10_000
 """Heights for which the end of a change of validators stays executable; long after that another leader has ended it."""
 READS_MAX: Final = 1024
 """Linearizable reads that wait for a leader's confirmation."""
-NOTICE_HOLD_S: Final = 0.003
-"""How long a message that only tells of a commit waits for one with blocks to ride on. It halves the messages of a busy chain; on a
-quiet one followers learn of the last commit this much later."""
+NOTICE_HOLD_S: Final = 0.02
+"""How long a message that only tells of a commit waits for one with blocks to ride on, unless somebody waits for it. It halves the messages
+and the synced writes of a busy chain; on a quiet one followers learn of the last commit this much later."""
 EAGER_TRANSACTIONS_MIN: Final = 64
 """With a block under way, the next is built when this many transactions wait, or when the one under way is committed.
 An idle chain builds at once: latency for one, batches for many."""
@@ -209,6 +211,10 @@ class Validator:
         self._is_leaving = False
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
+        self._rounds_sent: dict[KeyId, int] = {}
+        self._is_awaited_elsewhere = False
+        self._awaited_height = 0
+        self._pace = WritePace()
         self._expired_height = replica.height
         self._snapshots = snapshots
         self._catch_up = (
@@ -227,11 +233,15 @@ class Validator:
     @property
     def is_leader(self) -> bool:
         """Whether this node leads and its first block of the term stands."""
-        return self._core.status.role is Role.LEADER
+        return self._core.role is Role.LEADER
 
     def mempool_grew(self) -> None:
         """Look for a block to build: transactions were admitted."""
         self._events_ready.set()
+
+    def note_awaited_elsewhere(self) -> None:
+        """Tell followers of the commit of what now waits in the mempool without delay: one of them, or a host, waits for it."""
+        self._is_awaited_elsewhere = True
 
     def receive(self, sender: KeyId, payloads: list[bytes]) -> None:
         """Take consensus messages from a peer. Never blocks; drops what is malformed or beyond the inbox."""
@@ -432,13 +442,22 @@ class Validator:
             if held is not None and held.term == message.term and message.commit_certificate is None:
                 # What was held is older: all that it told and this one does not is its certificate.
                 message = replace(message, commit_certificate=held.commit_certificate)
-            if not message.entries and message.commit_certificate is not None:
+            if self._may_hold(outgoing.to, message):
                 self._held[outgoing.to] = message
                 self._held_ready.set()
                 return
         elif held is not None:
             self._send(outgoing.to, encode_message(held))
         self._send(outgoing.to, encode_message(message))
+
+    def _may_hold(self, peer: KeyId, message: Append) -> bool:
+        """Whether the message tells of a commit only, and nobody waits for it."""
+        # A new round is a heartbeat, or the question of whether this node still leads, upon which a read waits.
+        is_new_round = message.round_id != self._rounds_sent.get(peer)
+        self._rounds_sent[peer] = message.round_id
+        if message.entries or message.commit_certificate is None or is_new_round:
+            return False
+        return not self._is_awaited_elsewhere and message.commit_height > self._awaited_height
 
     async def _release_held(self) -> None:
         while True:
@@ -505,24 +524,24 @@ class Validator:
     # -- building blocks -------------------------------------------------------------------------------------------
 
     def _propose_if_due(self) -> None:
-        status = self._core.status
-        if status.role is not Role.LEADER or self._replica.chain.find_hash(status.last_height) != status.last_hash:
-            return  # Not ours to build, or the work task has yet to execute what we were elected on.
-        election = self._election
-        in_flight = status.last_height - status.commit_height
-        if election is None and not self._is_block_due(in_flight):
+        base = self._core.next_block
+        if base is None:
             return
+        if self._election is None and not self._is_block_due(base.last_height - base.commit_height):
+            return
+        if self._replica.chain.find_hash(base.last_height) != base.last_hash:
+            return  # The work task has yet to execute what we were elected on.
         candidates = self._mempool.take(count_max=self._config.block_transactions_max)
         without_changes = tuple(each for each in candidates if not may_change_configuration(each))
-        if not status.can_change_configuration:
+        if not base.can_change_configuration:
             # They wait in the mempool for the change under way, or for this leader's first commit.
             candidates = without_changes
-        refusal = self._build_and_propose(status, candidates)
+        refusal = self._build_and_propose(base, candidates)
         if refusal is not None and refusal.code == _CONFIGURATION_UNREADY:
             # Those who are up could not finish the change: it waits, and everything else goes on.
-            self._build_and_propose(status, without_changes)
+            self._build_and_propose(base, without_changes)
 
-    def _build_and_propose(self, status: Status, candidates: Sequence[Transaction]) -> ProposalRefusedError | None:
+    def _build_and_propose(self, base: NextBlock, candidates: Sequence[Transaction]) -> ProposalRefusedError | None:
         """Propose a block of these upon the last one, unless there is nothing to certify; return why the core refused it, if it did."""
         election = self._election
         tip = self._replica.chain.tip()
@@ -530,7 +549,7 @@ class Validator:
         built = build_block(
             tip,
             candidates,
-            term=status.term,
+            term=base.term,
             time_ms=max(self._replica.now_ms(), parent_time_ms),
             proposer=self._key,
             election=None if election is None else encode_election_certificate(election),
@@ -540,8 +559,8 @@ class Validator:
             self._mempool.remove([transaction.tx_id])
             _log.info("transaction refused while building", tx_id=transaction.tx_id.hex(), code=error.code)
         block = built.block
-        entry = Entry(term=status.term, height=block.header.height, block_hash=block.block_hash, data=block.raw)
-        is_idle = status.last_height == status.commit_height
+        entry = Entry(term=base.term, height=block.header.height, block_hash=block.block_hash, data=block.raw)
+        is_idle = base.last_height == base.commit_height
         if election is None and not block.transactions and is_idle and not self._is_idle_block_due():
             return None  # Everything that waited was refused; there is nothing to certify.
         try:
@@ -552,6 +571,9 @@ class Validator:
         self._metrics.proposals.inc()
         self._replica.chain.push(built.executed)
         self._mempool.remove(built.executed.tx_ids)
+        if self._is_awaited_elsewhere:
+            self._awaited_height = entry.height
+            self._is_awaited_elsewhere = len(self._mempool) > 0
         self._perform(effects)
         return None
 
@@ -601,7 +623,7 @@ class Validator:
                 certificates.append(commit.certificate)
         to_persist = [each.persist for each in persists if each.is_to_write]
         if to_persist or blocks or certificates:
-            await self._replica.machine.in_thread(self._write, to_persist, blocks, certificates, limiter=self._writing)
+            await self._make_durable(to_persist, blocks, certificates)
         for prepared in persists:
             self._report_persisted(prepared)
         self._report_committed(blocks)
@@ -613,21 +635,33 @@ class Validator:
             _log.warning("no longer a member: consensus ends here", height=self._replica.height)
             self.removed.set()
 
-    def _write(
+    async def _make_durable(
         self, persists: Sequence[Persist], blocks: Sequence[Executed], certificates: Sequence[CommitCertificate]
     ) -> None:
-        """Make it durable, in the order of the log. Runs in the writing thread."""
-        for persist in persists:
-            with timed(self._metrics.persist_seconds):
-                self._replica.store.persist(persist)
+        """Return when it is durable, in the order of the log."""
+        # Blocks with the newest proof of them; the ones before it are kept too, each proves its own height.
+        commits: list[tuple[Sequence[Executed], CommitCertificate | None]] = []
+        for certificate in certificates[:-1]:
+            upto = [each for each in blocks if each.height <= certificate.height]
+            commits.append((upto, certificate))
+            blocks = blocks[len(upto) :]
         if blocks or certificates:
-            with timed(self._metrics.commit_seconds):
-                # Blocks with the newest proof of them; the ones before it are kept too, each proves its own height.
-                for certificate in certificates[:-1]:
-                    upto = [each for each in blocks if each.height <= certificate.height]
-                    self._replica.commit_to_store(upto, certificate)
-                    blocks = blocks[len(upto) :]
-                self._replica.commit_to_store(blocks, certificates[-1] if certificates else None)
+            commits.append((blocks, certificates[-1] if certificates else None))
+        size = sum(len(entry.data) for persist in persists for entry in persist.entries)
+        size += sum(len(each.block.raw) for executed, _ in commits for each in executed)
+        machine, store = self._replica.machine, self._replica.store
+        if machine.writes_inline and size <= INLINE_BYTES_MAX and self._pace.is_quick and not store.is_writing:
+            self._write(persists, commits)
+        else:
+            await machine.in_thread(self._write, persists, commits, limiter=self._writing)
+
+    def _write(
+        self,
+        persists: Sequence[Persist],
+        commits: Sequence[tuple[Sequence[Executed], CommitCertificate | None]],
+    ) -> None:
+        with self._pace.watched(), timed(self._metrics.persist_seconds if persists else self._metrics.commit_seconds):
+            self._replica.store.write(persists, commits)
 
     async def _prepare(self, work: _PersistWork) -> _Prepared:
         persist, refused, complete = await self._execute_entries(work.persist)

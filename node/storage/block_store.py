@@ -13,13 +13,14 @@ Committed blocks stand in the ledger's own table BLOCK: a commit writes everythi
 height and removes the LOG_ENTRY rows, all in one batch. LOG_TIP says how far the log reaches: a missing or damaged row is a hole, never
 the end of the log.
 
-`persist` and `commit` block and belong into one writing thread; the reads may run beside them. Source: docs/spec/storage.md 4.
+`persist`, `commit` and `write` block, one waiting for the other; the reads may run beside them. Source: docs/spec/storage.md 4.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -56,6 +57,19 @@ PRUNE_STEP_BLOCKS: Final = 64
 """Blocks deleted in one write."""
 ENTRY_CACHE_BYTES: Final = 16 * 1024 * 1024
 """Blocks read again and again while several followers catch up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tip:
+    """How far log and ledger reach."""
+
+    last_height: int
+    last_hash: Digest
+    committed_height: int
+    committed_hash: Digest
+
+    def encode(self) -> bytes:
+        return encode_log_tip(self.last_height, self.last_hash, self.committed_height, self.committed_hash)
 
 
 class BlockStore:
@@ -249,7 +263,12 @@ class BlockStore:
                 return decode_commit_certificate_untrusted(row)
         return None
 
-    # Writes; one thread.
+    # Writes; one at a time.
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether somebody writes at this moment, so that another write would wait."""
+        return self._writing.locked()
 
     def persist(self, persist: Persist) -> None:
         """Make hard state, truncation and new blocks durable in one batch. Blocks.
@@ -257,39 +276,7 @@ class BlockStore:
         Raises:
             StorageFailedError: ``node.storage.write_failed``; the node must stop.
         """
-        with self._writing:
-            self._persist(persist)
-
-    def _persist(self, persist: Persist) -> None:
-        rows: dict[tuple[int, bytes], bytes | None] = {}
-        if persist.hard_state is not None:
-            rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(persist.hard_state)
-        last_height, last_hash = self._last_height, self._last_hash
-        if persist.truncate_from is not None:
-            assert persist.truncate_from > self._committed_height, "a committed block cannot be truncated"
-            for height in range(persist.truncate_from, last_height + 1):
-                rows[TABLE_LOG_ENTRY, height_key(height)] = None
-                rows[TABLE_LOG_TERM, height_key(height)] = None
-            if persist.truncate_from <= last_height:
-                last_height = persist.truncate_from - 1
-                last_hash = self.term_and_hash(last_height)[1]
-        for entry in persist.entries:
-            assert entry.height == last_height + 1, f"block {entry.height} does not follow block {last_height}"
-            rows[TABLE_LOG_ENTRY, height_key(entry.height)] = entry.data
-            rows[TABLE_LOG_TERM, height_key(entry.height)] = encode_log_term(entry.term, entry.block_hash)
-            last_height, last_hash = entry.height, entry.block_hash
-        if persist.truncate_from is not None or persist.entries:
-            rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(
-                last_height, last_hash, self._committed_height, self._committed_hash
-            )
-        if not rows:
-            return
-        self.store.write(rows)
-        if persist.hard_state is not None:
-            self._hard_state = persist.hard_state
-        if persist.truncate_from is not None:
-            self._forget_from(persist.truncate_from)
-        self._last_height, self._last_hash = last_height, last_hash
+        self.write((persist,), ())
 
     def commit(self, executed: Sequence[Executed], certificate: CommitCertificate | None) -> None:
         """Make executed blocks the committed state, and their certificate, in one batch. Blocks.
@@ -302,36 +289,90 @@ class BlockStore:
         Raises:
             StorageFailedError: ``node.storage.write_failed``; the node must stop.
         """
-        with self._writing:
-            self._commit(executed, certificate)
+        self.write((), ((executed, certificate),))
 
-    def _commit(self, executed: Sequence[Executed], certificate: CommitCertificate | None) -> None:
-        rows: dict[tuple[int, bytes], bytes | None] = {}
-        height, block_hash = self._committed_height, self._committed_hash
+    def write(
+        self, persists: Sequence[Persist], commits: Sequence[tuple[Sequence[Executed], CommitCertificate | None]]
+    ) -> None:
+        """Do what `persist` does for each of `persists`, then what `commit` does for each of `commits`, all in one batch. Blocks.
+
+        Raises:
+            StorageFailedError: ``node.storage.write_failed``; the node must stop.
+        """
+        with self._writing:
+            rows: dict[tuple[int, bytes], bytes | None] = {}
+            tip = _Tip(self._last_height, self._last_hash, self._committed_height, self._committed_hash)
+            for persist in persists:
+                tip = self._add_persist(rows, tip, persist)
+            for executed, certificate in commits:
+                tip = self._add_commit(rows, tip, executed, certificate)
+            if not rows:
+                return
+            self.store.write(rows)
+            for persist in persists:
+                if persist.hard_state is not None:
+                    self._hard_state = persist.hard_state
+                if persist.truncate_from is not None:
+                    self._forget_from(persist.truncate_from)
+            self._last_height, self._last_hash = tip.last_height, tip.last_hash
+            self._committed_height, self._committed_hash = tip.committed_height, tip.committed_hash
+
+    def _add_persist(self, rows: dict[tuple[int, bytes], bytes | None], tip: _Tip, persist: Persist) -> _Tip:
+        if persist.hard_state is not None:
+            rows[TABLE_HARD_STATE, ONLY_KEY] = encode_hard_state(persist.hard_state)
+        last_height, last_hash = tip.last_height, tip.last_hash
+        if persist.truncate_from is not None:
+            assert persist.truncate_from > tip.committed_height, "a committed block cannot be truncated"
+            for height in range(persist.truncate_from, last_height + 1):
+                rows[TABLE_LOG_ENTRY, height_key(height)] = None
+                rows[TABLE_LOG_TERM, height_key(height)] = None
+            if persist.truncate_from <= last_height:
+                last_height = persist.truncate_from - 1
+                last_hash = self._hash_with(rows, last_height)
+        for entry in persist.entries:
+            assert entry.height == last_height + 1, f"block {entry.height} does not follow block {last_height}"
+            rows[TABLE_LOG_ENTRY, height_key(entry.height)] = entry.data
+            rows[TABLE_LOG_TERM, height_key(entry.height)] = encode_log_term(entry.term, entry.block_hash)
+            last_height, last_hash = entry.height, entry.block_hash
+        tip = replace(tip, last_height=last_height, last_hash=last_hash)
+        if persist.truncate_from is not None or persist.entries:
+            rows[TABLE_LOG_TIP, ONLY_KEY] = tip.encode()
+        return tip
+
+    def _add_commit(
+        self,
+        rows: dict[tuple[int, bytes], bytes | None],
+        tip: _Tip,
+        executed: Sequence[Executed],
+        certificate: CommitCertificate | None,
+    ) -> _Tip:
+        height, block_hash = tip.committed_height, tip.committed_hash
         for block in executed:
             header = block.block.header
             assert header.height == height + 1, f"block {header.height} does not follow committed block {height}"
             height, block_hash = header.height, block.block_hash
             key = height_key(height)
-            if height <= self._last_height:
-                assert self.term_and_hash(height)[1] == block_hash, f"block {height} is not the one in the log"
+            if height <= tip.last_height:
+                assert self._hash_with(rows, height) == block_hash, f"block {height} is not the one in the log"
                 rows[TABLE_LOG_ENTRY, key] = None
             else:
                 rows[TABLE_LOG_TERM, key] = encode_log_term(header.term, block_hash)
             rows.update(as_rows(block.writes))
-        last_height, last_hash = self._last_height, self._last_hash
+        last_height, last_hash = tip.last_height, tip.last_hash
         if height > last_height:
             last_height, last_hash = height, block_hash
+        tip = _Tip(last_height, last_hash, height, block_hash)
         if executed:
-            rows[TABLE_LOG_TIP, ONLY_KEY] = encode_log_tip(last_height, last_hash, height, block_hash)
+            rows[TABLE_LOG_TIP, ONLY_KEY] = tip.encode()
         if certificate is not None:
             assert certificate.height <= height, "a certificate came before its block"
             rows[Table.CERTIFICATE, height_key(certificate.height)] = encode_commit_certificate(certificate)
-        if not rows:
-            return
-        self.store.write(rows)
-        self._last_height, self._last_hash = last_height, last_hash
-        self._committed_height, self._committed_hash = height, block_hash
+        return tip
+
+    def _hash_with(self, rows: Mapping[tuple[int, bytes], bytes | None], height: int) -> Digest:
+        """Return the hash of the block at `height` as it will be when `rows` are written."""
+        row = rows.get((TABLE_LOG_TERM, height_key(height)))
+        return decode_log_term(row)[1] if row is not None else self.term_and_hash(height)[1]
 
     def known_rows(self) -> dict[tuple[int, bytes], bytes]:
         """Return the rows that this process knows without the disk, because it wrote or read them itself: tip, term and vote."""

@@ -22,6 +22,7 @@ from node.storage.block_store import (
     BlockStore,
 )
 from node.storage.leveldb import Store
+from node.storage.tables import TABLE_STORE
 from wire.certificate import CommitCertificate
 from wire.hashing import Digest, sha256
 from wire.keys import KeyId
@@ -190,6 +191,57 @@ def test_a_commit_moves_blocks_from_the_log_into_the_ledger(tmp_path: Path) -> N
         assert (stored.commit_height, stored.commit_certificate) == (3, certificate(entries[2]))
         blocks = reopen(blocks)
     blocks.store.close()
+
+
+def test_what_is_written_together_is_one_batch_with_the_same_outcome(tmp_path: Path) -> None:
+    first, second = open_blocks(tmp_path / "one"), open_blocks(tmp_path / "two")
+    entries = tuple(entry(height) for height in range(1, 6))
+    replaced = tuple(entry(height, term=2, tag=b"new") for height in (3, 4, 5, 6))
+    persists = [
+        Persist(HardState(1, VOTER), None, entries[:2]),
+        Persist(None, None, entries[2:]),
+        Persist(HardState(2), 3, replaced),
+    ]
+    commits = [
+        (tuple(executed(block) for block in entries[:2]), certificate(entries[1])),
+        ((executed(replaced[0]), executed(replaced[1])), certificate(replaced[1])),
+        ((), certificate(replaced[0])),
+    ]
+    for persist in persists:
+        first.persist(persist)
+    for blocks, proof in commits:
+        first.commit(blocks, proof)
+    batches: list[int] = []
+    write = second.store.write
+    second.store.write = lambda rows: batches.append(len(rows)) or write(rows)  # type: ignore[method-assign, func-returns-value]
+    second.write(persists, commits)
+    assert len(batches) == 1
+    for _ in range(2):
+        assert (second.committed_height, second.last_height) == (4, 6)
+        assert second.entries(1, 6, 100_000) == (*entries[:2], *replaced)
+        assert second.load() == first.load()
+        # Rows that number batches or name the directory differ.
+        own = {(TABLE_STORE, b"sequence"), (TABLE_STORE, b"owner")}
+        ours, theirs = (
+            {key: row for key, row in rows_of(each.store).items() if key not in own} for each in (second, first)
+        )
+        assert ours == theirs
+        first, second = reopen(first), reopen(second)
+    first.store.close()
+    second.store.close()
+
+
+def test_of_what_is_written_together_all_or_nothing_is_written(blocks: BlockStore) -> None:
+    before = rows_of(blocks.store)
+    for persists, commits in (
+        ([Persist(None, None, (entry(1),)), Persist(None, None, (entry(3),))], []),
+        ([Persist(None, None, (entry(1),))], [((executed(entry(1, term=2)),), None)]),
+        ([Persist(None, None, (entry(1),))], [((executed(entry(1)),), certificate(entry(2)))]),
+    ):
+        with pytest.raises(AssertionError):
+            blocks.write(persists, commits)
+        assert rows_of(blocks.store) == before
+        assert (blocks.last_height, blocks.committed_height) == (0, 0)
 
 
 def test_an_observer_commits_blocks_that_its_log_never_had(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Short writes leave the event loop as soon as the disk is slow, and come back when it is quick again."""
+
+from __future__ import annotations
+
+import pytest
+
+import node.pace
+from node.pace import SLOW_PERIOD_S, SLOW_WRITE_S, WritePace
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(node.pace, "perf_counter", clock)
+    return clock
+
+
+def write(pace: WritePace, clock: Clock, seconds: float) -> None:
+    with pace.watched():
+        clock.now += seconds
+
+
+def test_quick_writes_stay_and_a_slow_one_sends_the_next_ones_away(clock: Clock) -> None:
+    pace = WritePace()
+    for _ in range(100):
+        write(pace, clock, SLOW_WRITE_S / 2)
+        assert pace.is_quick
+    write(pace, clock, 2 * SLOW_WRITE_S)
+    assert not pace.is_quick
+    clock.now += SLOW_PERIOD_S / 2
+    write(pace, clock, 2 * SLOW_WRITE_S)
+    clock.now += SLOW_PERIOD_S / 2
+    write(pace, clock, SLOW_WRITE_S / 2)
+    assert not pace.is_quick, "the second slow write counts as well"
+    clock.now += SLOW_PERIOD_S
+    assert pace.is_quick
+
+
+def fail(pace: WritePace, clock: Clock) -> None:
+    with pace.watched():
+        clock.now += 1
+        raise OSError("the disk is gone")
+
+
+def test_a_slow_write_that_fails_counts(clock: Clock) -> None:
+    pace = WritePace()
+    with pytest.raises(OSError, match="disk"):
+        fail(pace, clock)
+    assert not pace.is_quick
