@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp-setup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench faults sim format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench faults sim traps format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,9 @@ faults: setup ## hurt real nodes in network namespaces under load, as root; FAUL
 
 sim: setup ## whole clusters on simulated machines: fixed seeds, then fresh ones; SIM="--minutes 30" or SIM="--seed 17" says how
 	@$(BIN)/python -m tests.sim $(SIM)
+
+traps: setup ## take each protection out of a copy and see its test fail; TRAPS="--trap 15" for one
+	@$(BIN)/python -m tests.traps $(TRAPS)
 
 format: setup ## rewrite the code as ruff would
 	@$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """The traps that bit real systems, by the numbers of the design: each one a test that fails when this replica falls into it.
 
-A comment names the line that protects; it was taken out once to see the test fail. Trap 16, arithmetic, is in
-``tests/properties/test_consensus_quorum.py``; 19, 22, 23, 25 and 26 belong to the node and the ledger.
+A comment names the line that protects. ``python -m tests.traps`` takes each of them out and sees the test fail; its table
+(``tests/testkit/trap_removals.py``) has all 26 traps, also those of the node, the store and the ledger, which are tested elsewhere.
 """
 
 from __future__ import annotations
@@ -511,7 +511,8 @@ def test_trap_14_a_heartbeat_round_is_confirmed_by_answers_to_it_not_by_older_on
 
 
 def test_trap_15_a_leader_that_was_stopped_reads_nothing_after_it_has_been_replaced() -> None:
-    # Protected by the absence of leases: `LeaderReads.confirm` knows rounds and no time. For the stopped leader no tick has passed.
+    # Protected by the round's number in `LeaderReads.confirm`, which knows no time: for the stopped leader no tick has passed. Leases,
+    # which are off here, are in test_consensus_lease.py.
     cluster = Cluster(3, seed=15)
     stopped = cluster.elect(0)
     cluster.propose(stopped)

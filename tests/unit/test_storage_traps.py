@@ -38,7 +38,7 @@ class Dying:
 
 @pytest.mark.parametrize("writes", [0, 1])
 def test_trap_19_state_and_applied_height_move_together_wherever_the_process_dies(tmp_path: Path, writes: int) -> None:
-    # Protected by the one `self.store.write(rows)` of `BlockStore._commit`, in which LOG_TIP stands beside what the blocks changed.
+    # Protected by the one `self.store.write(rows)` in which LOG_TIP stands beside what the blocks changed (`rows.update`).
     blocks = open_blocks(tmp_path / "data")
     entries = tuple(entry(height) for height in range(1, 4))
     blocks.persist(Persist(HardState(1), None, entries))
@@ -59,7 +59,7 @@ def test_trap_19_state_and_applied_height_move_together_wherever_the_process_die
 
 
 def test_trap_20_blocks_and_the_vote_of_one_persist_move_together(tmp_path: Path) -> None:
-    # Protected by the one `self.store.write(rows)` of `BlockStore._persist`.
+    # Protected by the one `self.store.write(rows)` with hard state, blocks and LOG_TIP.
     blocks = open_blocks(tmp_path / "data")
     store = blocks.store
     for writes in (0, 1):
