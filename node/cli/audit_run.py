@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from node.cli.output import Output, Progress
     from node.storage.leveldb import Store
 
+COLLECTION_OBJECTS: Final = 50_000
+"""New objects between two looks for cycles: those of some ten blocks."""
 NOTES_MAX: Final = 20
 """Findings told while the replay goes on; the result has them all."""
 
@@ -56,6 +59,7 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
     founding = decode_genesis_untrusted(source.genesis) if genesis is None else read_genesis(genesis)
     begin = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(_rare_collections())
         tables = stack.enter_context(AuditTables(is_recorded=resume is not None))
         file = None if resume is None else stack.enter_context(ResumeFile(resume, source, founding, level))
         point = None if file is None else file.load(tables)
@@ -135,6 +139,17 @@ def _feed(
                 output.note(f"block {finding.height}: {finding.message} [{finding.what}]")
         keeper.took(block, auditor)
         progress.update(auditor.height)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles less often: a replay makes millions of small objects and no cycles, and looking costs time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(COLLECTION_OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _check_home(auditor: Auditor, store: Store, height: int, tables: AuditTables) -> None:
