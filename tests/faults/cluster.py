@@ -22,7 +22,7 @@ from node.keystore import save_key
 from node.net.address import peer_id
 from tests.faults.machine import HarnessError, build_clock_library
 from tests.faults.network import Network, address_of
-from tests.faults.node import Node
+from tests.faults.node import SMALL_DISK_BYTES, Node
 from tests.testkit.ledger import administrator_of, key_of, make_genesis, node_key
 from wire.errors import PatchwardenError
 
@@ -46,6 +46,7 @@ class Cluster:
         host: bool = False,
         movable_clocks: bool = False,
         small_disk: int | None = None,
+        small_disk_bytes: int = SMALL_DISK_BYTES,
         settings: dict[str, object] | None = None,
     ) -> None:
         """Write the homes.
@@ -57,6 +58,7 @@ class Cluster:
             host: Whether there is a host's node too, the last one of `nodes`.
             movable_clocks: Whether the nodes' wall clocks can be moved.
             small_disk: Index of the validator whose data directory lies on a small file system.
+            small_disk_bytes: Its size.
             settings: Settings of every node that differ from the defaults.
         """
         self.directory = directory
@@ -78,6 +80,7 @@ class Cluster:
         self._validator_count = validators
         self._spare_count = spares
         self._small_disk = small_disk
+        self._small_disk_bytes = small_disk_bytes
         self._movable_clocks = movable_clocks
         self._settings = settings or {}
         self._nonces = itertools.count(1)
@@ -103,7 +106,7 @@ class Cluster:
             (self._spares if self._validator_count <= index and not is_host else self.nodes).append(node)
         self.validators = self.nodes[: self._validator_count]
         if self._small_disk is not None:
-            self.nodes[self._small_disk].mount_small_disk()
+            self.nodes[self._small_disk].mount_small_disk(self._small_disk_bytes)
 
     def _configure(self, node: Node, **settings: object) -> None:
         values: dict[str, object] = {

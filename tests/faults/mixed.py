@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,11 +20,15 @@ from tests.faults.ending import Result, judge, read_logs, settle_nodes
 from tests.faults.history import Recorder, longest_gap_s
 from tests.faults.kinds import KINDS, NothingToHurt, Stage
 from tests.faults.machine import HarnessError, cpu_seconds, find_clock_obstacle, find_strace_obstacle
+from tests.faults.measures import count_elections
+from tests.faults.node import SMALL_DISK_BYTES
 from tests.faults.schedule import Round, draw_rounds
 from tests.faults.watch import BlockLedger, Sampler
 
 RECOVERY_S_MAX: Final = 30.0
 """After a round has healed, a transaction must be committed through every node within this."""
+GROWTH_BYTES_A_MINUTE: Final = 24 * 1024 * 1024
+"""More than this load's data on one node; otherwise the small disk would be full for good in a long run."""
 POLL_S: Final = 0.1
 
 
@@ -61,6 +65,7 @@ class MixedRun:
             raise HarnessError(f"none of these faults can be made here: {self.refused_kinds}")
         self.result = Result()
         self._spans: list[_Span] = []
+        self._summary: list[str] = []
         chance = random.Random(f"cast {seed}")
         small, spared = chance.sample(range(4), 2)
         self.cluster = Cluster(
@@ -68,6 +73,7 @@ class MixedRun:
             host=True,
             movable_clocks="clock" in self.kinds,
             small_disk=small if {"disk-low", "disk-full"} & set(self.kinds) else None,
+            small_disk_bytes=SMALL_DISK_BYTES + int(minutes * GROWTH_BYTES_A_MINUTE),
         )
         self._spared = spared
 
@@ -95,7 +101,21 @@ class MixedRun:
             settle_nodes(self.cluster)
             judge(self.cluster, recorder, result)
         read_logs(self.cluster, result)
+        self._add_summary()
         return result
+
+    def _add_summary(self) -> None:
+        """Print what docs/testing.md is to tell of this run."""
+        kinds = Counter(name for span in self._spans for name in span.kinds)
+        lines = [
+            f"rounds: {self.result.rounds}, by kind: {', '.join(f'{name} {count}' for name, count in sorted(kinds.items()))}",
+            f"elections: {count_elections(self.cluster)}",
+            *self._summary,
+            f"violations: {len(self.result.violations)}",
+        ]
+        self.result.add("summary")
+        for line in lines:
+            self.result.add(f"  {line}")
 
     @contextmanager
     def _observing(self, recorder: Recorder) -> Iterator[tuple[BlockLedger, Workload]]:
@@ -120,6 +140,11 @@ class MixedRun:
         for slope in sampler.slopes():
             if slope.is_whole or slope.late_kib_per_minute is not None:
                 self.result.add(f"memory  {slope}")
+        self._summary = [
+            f"transactions acknowledged: {workload.acknowledged}",
+            *(f"memory: {slope}" for slope in sampler.slopes() if slope.is_whole),
+            sampler.load_text(),
+        ]
         answers = ", ".join(f"{count} {code}" for code, count in workload.answers.most_common(12))
         self.result.add(f"answers that were tried again: {answers or 'none'}")
 

@@ -66,7 +66,7 @@ class Node:
             file.seek(offset)
             return file.read().decode("utf-8", "replace")
 
-    def mount_small_disk(self) -> None:
+    def mount_small_disk(self, size_bytes: int) -> None:
         """Put the data directory on a file system of its own that is small enough to fill."""
         self.data.mkdir(mode=0o700)
         run(
@@ -75,7 +75,7 @@ class Node:
                 "-t",
                 "tmpfs",
                 "-o",
-                f"size={SMALL_DISK_BYTES},mode=0700",
+                f"size={size_bytes},mode=0700",
                 f"{PREFIX}-{os.getpid()}-{self.name}",
                 str(self.data),
             ]

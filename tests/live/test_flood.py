@@ -28,7 +28,7 @@ def test_a_flood_is_asked_to_come_back_and_the_node_lives(tmp_path: Path) -> Non
             cluster.register(identity, "host")
         (node,) = cluster.validators
         for signers in (FLOODERS, FLOODERS[:1]):
-            answers = run_flood(cluster, signers, 4, connections=40)
+            answers = run_flood(cluster, signers, 3, connections=40)
             assert not answers.unexpected()
             assert answers.without_retry_after == 0
             assert answers.broken == 0
