@@ -77,7 +77,8 @@ def verify_certified_header(
     found = trusted.configuration
     if header.validators_hash != found.hash:
         if configuration is not None:
-            found = _follow(trusted, header, configuration)
+            found, above = follow_configuration(trusted, configuration)
+            _check_later(header, above)
         elif trusted.header is not None:
             raise _leads_elsewhere(trusted)  # It is under the founding validators.
     verify_block_certificate(certificate, header, found)
@@ -93,20 +94,25 @@ def verify_certified_header(
     return TrustedHead(trusted.chain_id, found, header)
 
 
-def _follow(trusted: TrustedHead, header: Header, proof: ConfigurationProof) -> Configuration:
-    """Return the configuration to which `proof` leads from the trusted validators, through the changes after the trusted head."""
-    changes = proof.changes
-    if trusted.header is not None:
-        changes = _changes_since(trusted, proof)
-    if changes and header.height <= changes[-1].header.height:
-        raise ProofRefusedError(
-            "ledger.proof.configuration",
-            "the header is not later than the last change of the validators that it is said to follow",
-            expected=f"above {changes[-1].header.height}",
-            actual=header.height,
-        )
+def follow_configuration(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[Configuration, int]:
+    """Return the configuration to which `proof` leads from the trusted validators, and the height that its headers must be above.
+
+    Only the changes after the trusted head are followed.
+
+    Args:
+        trusted: What the caller believes.
+        proof: From anybody.
+
+    Raises:
+        ProofRefusedError: ``ledger.proof.configuration``, ``ledger.proof.validators``, ``ledger.proof.certificate``.
+        InvalidCertificateError: ``wire.certificate.*``.
+    """
+    if proof.configuration == trusted.configuration:
+        return trusted.configuration, 0
+    changes = proof.changes if trusted.header is None else _changes_since(trusted, proof)
     later = ConfigurationProof(changes, proof.configuration)
-    return verify_configuration_proof(later, trusted.chain_id, trusted.configuration.voters)
+    configuration = verify_configuration_proof(later, trusted.chain_id, trusted.configuration.voters)
+    return configuration, changes[-1].header.height if changes else 0
 
 
 def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[ConfigurationChange, ...]:
@@ -121,6 +127,16 @@ def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[Con
     if first != trusted.configuration.voters:
         raise _leads_elsewhere(trusted)
     return later
+
+
+def _check_later(header: Header, above: int) -> None:
+    if above and header.height <= above:
+        raise ProofRefusedError(
+            "ledger.proof.configuration",
+            "the header is not later than the last change of the validators that it is said to follow",
+            expected=f"above {above}",
+            actual=header.height,
+        )
 
 
 def _leads_elsewhere(trusted: TrustedHead) -> ProofRefusedError:

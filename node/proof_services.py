@@ -13,6 +13,7 @@ from ledger.consistency import build_consistency
 from ledger.errors import ProofRefusedError
 from ledger.proofs import build_receipt
 from ledger.state_proof import build_certified_state_proof
+from node.local.protocol import encode_blob
 from node.params import Params, as_hex_digest, as_integer, as_name, as_optional_integer
 from wire.errors import RejectedError
 
@@ -32,6 +33,7 @@ class ProofServices:
         """Return every method by its name on the socket."""
         return {
             "receipt.get": self.receipt,
+            "receipt.cose": self.cose_receipt,
             "proofs.state": self.state,
             "proofs.consistency": self.consistency,
             "checkpoint.get": self.checkpoint,
@@ -45,11 +47,18 @@ class ProofServices:
             try:
                 return build_receipt(snapshot, tx_id, height).to_json()
             except ProofRefusedError as error:
-                raise RejectedError(
-                    "node.transaction.not_found",
-                    f"there is no such transaction on this replica: {tx_id.hex()}",
-                    hint="this replica may be behind; compare its height with another node's",
-                ) from error
+                raise _no_transaction(tx_id) from error
+
+    async def cose_receipt(self, params: Params) -> Document:
+        """Return the COSE receipts of a committed transaction, by a majority of the validators."""
+        tx_id = as_hex_digest(params, "tx_id")
+        height = as_optional_integer(params, "height") or 0
+        try:
+            return {"file": encode_blob(await self._node.receipts.make(tx_id, height))}
+        except ProofRefusedError as error:
+            if error.code != "ledger.receipt.not_found":
+                raise
+            raise _no_transaction(tx_id) from error
 
     async def state(self, params: Params) -> Document:
         """Return the proof that a record is, or is not, in the state of the newest certified block."""
@@ -68,3 +77,11 @@ class ProofServices:
         height = as_optional_integer(params, "height")
         with self._node.replica.store.snapshot() as snapshot:
             return build_checkpoint(snapshot, height).to_text().decode()
+
+
+def _no_transaction(tx_id: bytes) -> RejectedError:
+    return RejectedError(
+        "node.transaction.not_found",
+        f"there is no such transaction on this replica: {tx_id.hex()}",
+        hint="this replica may be behind; compare its height with another node's",
+    )

@@ -161,6 +161,15 @@ def verify_inclusion(leaf: Digest, index: int, size: int, proof: Sequence[Digest
     Raises:
         InvalidProofError: ``wire.merkle.range``, ``wire.merkle.length``, ``wire.merkle.root``.
     """
+    _check_root(root, root_from_inclusion(leaf, index, size, proof), "the inclusion proof")
+
+
+def root_from_inclusion(leaf: Digest, index: int, size: int, proof: Sequence[Digest]) -> Digest:
+    """Return the root of a tree of `size` leaves to which `proof` leads from the leaf hash at `index`.
+
+    Raises:
+        InvalidProofError: ``wire.merkle.range``, ``wire.merkle.length``.
+    """
     # RFC 9162 2.1.3.2, with its variable names: fn is the node's index at the present level, sn the last node's.
     if not 0 <= index < size <= SIZE_MAX:
         raise InvalidProofError(
@@ -183,7 +192,7 @@ def verify_inclusion(leaf: Digest, index: int, size: int, proof: Sequence[Digest
         sn >>= 1
     if sn:
         raise _wrong_length(len(proof))
-    _check_root(root, digest, "the inclusion proof")
+    return digest
 
 
 def consistency_proof(read_node: ReadNode, size_before: int, size_after: int) -> tuple[Digest, ...]:

@@ -279,16 +279,17 @@ def _refusal(rule: str, message: str, expected: object = None, actual: object = 
 
 def _verify_receipts(patch: VerifiedPatch, trusted: TrustedHead, receipts: tuple[Path, ...], report: Report) -> None:
     from ledger.bodies import PatchAttest, PatchPublish
-    from ledger.proofs import verify_receipt
-    from node.cli.receipt import read_receipt
+    from ledger.proofs import Receipt
+    from node.cli.receipt import read_receipt, verify_any_receipt
 
     lines = {line: number for number, line in enumerate(patch.file.trailer)}
 
     def check(path: Path) -> str:
         receipt = read_receipt(path)
-        transaction = verify_receipt(receipt, trusted)
+        transaction = verify_any_receipt(receipt, trusted)
         body = transaction.body
-        where = f"certified on {trusted.chain_id} by height {receipt.header.height}"
+        by = f"height {receipt.header.height}" if isinstance(receipt, Receipt) else f"log size {receipt.log_size}"
+        where = f"certified on {trusted.chain_id} by {by}"
         if not isinstance(body, PatchPublish | PatchAttest) or body.patch_id.hex() != patch.patch_id:
             raise _refusal("receipt", f"the receipt proves a {transaction.kind} that is not about this patch")
         if body.envelope not in lines:

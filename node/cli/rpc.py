@@ -69,6 +69,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "policy.get": Route("GET", "/v1/policy"),
     "governance.list": Route("GET", "/v1/governance/proposals"),
     "governance.get": Route("GET", "/v1/governance/proposals/{proposal_id}"),
+    "receipt.cose": Route("GET", "/v1/transactions/{tx_id}/cose-receipt", result="file"),
     "proofs.state": Route("GET", "/v1/proofs/state"),
     "proofs.consistency": Route("GET", "/v1/proofs/consistency"),
     "checkpoint.get": Route("GET", "/v1/checkpoint", result="text"),

@@ -85,12 +85,22 @@ def read_json(path: Path, bytes_max: int) -> Any:
     Raises:
         FileError: ``cli.file.*``.
     """
+    from node.cli.files import read_file
+
+    return parse_json(read_file(path, bytes_max))
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the JSON value in the bytes of a file.
+
+    Raises:
+        FileError: ``cli.file.not_json``.
+    """
     import json
 
     from node.cli.errors import FileError
-    from node.cli.files import read_file
 
     try:
-        return json.loads(read_file(path, bytes_max))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FileError("cli.file.not_json", "the file is not JSON") from error

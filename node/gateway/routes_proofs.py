@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from node.gateway import schemas_proofs
 from node.gateway.access import Core
@@ -19,6 +20,20 @@ router = APIRouter(tags=["proofs"])
 async def receipt(core: Core, tx_id: HexPath, height: HeightQuery = None) -> JSONResponse:
     """The portable receipt of one transaction, under the first certified header of its height or of `height`."""
     return JSONResponse(await core.call("receipt.get", tx_id=tx_id, height=height))
+
+
+@router.get(
+    "/v1/transactions/{tx_id}/cose-receipt",
+    response_class=Response,
+    responses={
+        **errors(400, 404, 410),
+        200: {"content": {"application/cbor": {"schema": {"type": "string", "format": "binary"}}}},
+    },
+)
+async def cose_receipt(core: Core, tx_id: HexPath, height: HeightQuery = None) -> Response:
+    """The COSE receipts (RFC 9942) of one transaction, by a majority of the validators."""
+    answer = await core.call("receipt.cose", tx_id=tx_id, height=height)
+    return Response(base64.b64decode(answer["file"]), media_type="application/cbor")
 
 
 @router.get("/v1/proofs/state", response_model=schemas_proofs.StateProof, responses=errors(400))

@@ -166,6 +166,18 @@ def test_receipt_is_got_and_holds_offline(net: Devnet, tmp_path: Path) -> None:
     assert refused("receipt", "get", "00" * 32, "--rpc", net.rpc()) == "node.transaction.not_found"
 
 
+def test_cose_receipts_are_signed_by_a_majority(net: Devnet, tmp_path: Path) -> None:
+    """Three validators: any node collects two signatures, over HTTP and the socket; asked again it has them."""
+    (event,) = run_json("identity", "history", "alice@acme", "--rpc", net.rpc())
+    for node in (("--rpc", net.rpc("v1")), ("--rpc", net.rpc("v1")), ("--home", net.home("v2"))):
+        file = tmp_path / "receipt.cbor"
+        run_json("receipt", "get", event["tx_id"], "--format", "cose", "--out", file, *node)
+        verified = run_json("receipt", "verify", file, "--genesis", net.document["genesis"])
+        assert (verified["valid"], verified["tx_id"], verified["format"]) == (True, event["tx_id"], "cose")
+    missing = ("receipt", "get", "00" * 32, "--format", "cose", "--out", tmp_path / "none", "--rpc", net.rpc())
+    assert refused(*missing) == "node.transaction.not_found"
+
+
 def test_proofs_need_no_trust_in_the_node(net: Devnet, tmp_path: Path) -> None:
     """Over HTTP and the socket; what they say is verified from a checkpoint of another node."""
     genesis, checkpoint = net.document["genesis"], tmp_path / "now.checkpoint"
@@ -184,7 +196,9 @@ def test_proofs_need_no_trust_in_the_node(net: Devnet, tmp_path: Path) -> None:
     run_json("checkpoint", "get", "--height", "2", "--out", early, "--rpc", net.rpc("v3"))
     joined = run_json("checkpoint", "verify", checkpoint, "--checkpoint", early, "--rpc", net.rpc("v1"))
     assert joined["consistent"] is True
-    assert refused("proof", "consistency", "--from", "1", "--to", "999999", "--rpc", net.rpc()) == "ledger.proof.log_size"
+    assert (
+        refused("proof", "consistency", "--from", "1", "--to", "999999", "--rpc", net.rpc()) == "ledger.proof.log_size"
+    )
 
 
 # -- governance --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ import pytest
 import trio
 
 from ledger import actions, bodies
+from ledger.configuration_history import build_configuration_proof
+from ledger.cose_receipt import build_cose_receipts, sign_log_root
 from ledger.keyspace import MemoryStore
+from ledger.proofs import build_receipt
 from ledger.transaction import decode_transaction_untrusted
 from node.local.protocol import encode_blob
 from node.proof_services import ProofServices
@@ -209,3 +212,45 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, genesis: Path)
         assert refused("checkpoint", *command) == "ledger.checkpoint.malformed"
     assert run_json("checkpoint", "get")["text"] == text
     assert run("checkpoint", "get").out == text
+
+
+# -- COSE receipts -----------------------------------------------------------------------------------------------------
+
+
+def cose_set(chain: Chain, height: int) -> bytes:
+    """Return the COSE receipts of a block's first transaction, signed by every validator of its time."""
+    tx_id = decode_transaction_untrusted(chain.blocks[height].transactions[0]).tx_id
+    receipt = build_receipt(chain.store, tx_id)
+    configuration = build_configuration_proof(chain.store, receipt.header.height).configuration
+    signatures = {
+        key.public_key.key_id: sign_log_root(key, chain.genesis.chain_id, receipt.header.log_root)
+        for key in chain.node_keys
+        if key.public_key.key_id in configuration.members
+    }
+    return build_cose_receipts(receipt, configuration, signatures).encode()
+
+
+def test_cose_receipts_are_told_from_json_and_verified_offline(tmp_path: Path, chain: Chain, genesis: Path) -> None:
+    early, late = tmp_path / "early.cbor", tmp_path / "late.cbor"
+    early.write_bytes(cose_set(chain, 3))
+    late.write_bytes(cose_set(chain, chain.height))
+    for file in (early, late):
+        verified = run_json("receipt", "verify", file, "--genesis", genesis)
+        assert (verified["valid"], verified["format"], verified["height"]) == (True, "cose", None)
+    assert "3 validators, a majority" in run("receipt", "verify", early, "--genesis", genesis).out
+    now = get_checkpoint(tmp_path / "now.checkpoint")
+    assert run_json("receipt", "verify", late, "--checkpoint", now)["valid"] is True
+    assert refused("receipt", "verify", early, "--checkpoint", now) == "ledger.receipt.stranger"
+    early.write_bytes(early.read_bytes()[:-1])
+    assert refused("receipt", "verify", early, "--genesis", genesis) == "ledger.receipt.malformed"
+
+
+def test_a_cose_receipt_is_got_into_a_file_only(tmp_path: Path, chain: Chain, node: ProvingNode) -> None:
+    data = cose_set(chain, 4)
+    node.methods["receipt.cose"] = lambda params: _later({"file": encode_blob(data)})
+    file = tmp_path / "r.cbor"
+    run_json("receipt", "get", "00" * 32, "--format", "cose", "--out", file)
+    assert file.read_bytes() == data
+    assert refused("receipt", "get", "00" * 32, "--format", "cose", code=2) == "cli.usage"
+    node.methods["receipt.cose"] = lambda params: _later({"file": encode_blob(data[:-1])})
+    assert refused("receipt", "get", "00" * 32, "--format", "cose", "--out", file) == "ledger.receipt.malformed"
