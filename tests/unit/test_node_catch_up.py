@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ from node.errors import StorageFailedError, find_leaves
 from node.machine import Machine, run_in_thread
 from node.replica import LedgerReplica
 from node.snapshots import Demand, FilledSnapshot, SnapshotClient, SnapshotServer
+from node.storage import block_store
 from node.storage.database import Database
 from node.storage.leveldb import Store
 from node.storage.snapshot_files import SnapshotFiles
@@ -144,11 +147,12 @@ class Peer:
         self.offers_asked: list[int] = []
         self.serve(path)
 
-    def serve(self, path: Path) -> None:
-        self._server = SnapshotServer(opened_files(path), self.offers_asked.append)
+    def serve(self, *paths: Path) -> None:
+        """Serve what is in these directories from now on, and offer what is in the first one."""
+        self._servers = [SnapshotServer(opened_files(path), self.offers_asked.append) for path in paths]
 
     async def snapshot_offer(self, height_min: int) -> bytes | None:
-        answer = decode_untrusted(await self._server.offer(OTHER, encode((height_min,))), bytes_max=1 << 23)
+        answer = decode_untrusted(await self._servers[0].offer(OTHER, encode((height_min,))), bytes_max=1 << 23)
         assert answer is None or isinstance(answer, bytes)
         return answer
 
@@ -156,9 +160,12 @@ class Peer:
         del bytes_max
         self.chunks_asked += 1
         await self.before_chunk()
-        answer = decode_untrusted(await self._server.chunk(OTHER, encode((digest,))), bytes_max=1 << 23)
-        assert answer is None or isinstance(answer, bytes)
-        return answer
+        for server in self._servers:
+            answer = decode_untrusted(await server.chunk(OTHER, encode((digest,))), bytes_max=1 << 23)
+            if answer is not None:
+                assert isinstance(answer, bytes)
+                return answer
+        return None
 
 
 class WatchedCore(Replica):
@@ -322,6 +329,12 @@ async def test_a_validator_behind_pruning_goes_on_from_a_snapshot(
             assert bench.replies[-1].match_height == chain.height
             assert transaction.tx_id not in bench.validator._mempool, "it stands in a block that this node never saw"
             assert replica.store.load().hard_state == (voted if voted.term == TERM else HardState(TERM, None))
+            # What is reported with the next write, whether that has blocks or not.
+            assert (bench.validator._disk_height, bench.validator._disk_hash) == (
+                chain.height,
+                chain.blocks[-1].block_hash,
+            )
+            assert bench.validator._disk_hard_state == replica.store.load().hard_state
             # What the leader has above it comes in the ordinary way, and is acknowledged.
             bench.append(longer, chain.height, longer.height, certified=False)
             await bench.until(lambda: bench.replies[-1].match_height == longer.height)
@@ -436,11 +449,13 @@ async def test_it_is_installed_between_two_steps_with_nothing_being_written(
     """
     gate = Gate("_write")
     with replica_with(tmp_path / "data", chain, BEHIND) as replica:
+        replica.store.persist(Persist(hard_state=HardState(TERM, None)))
         async with running(replica, chain, Peer(served), gate.machine) as bench:
             bench.append(chain, BEHIND, BEHIND + 2)
             await bench.until(lambda: gate.waiting == ["_write"])
             bench.offer(chain)
             await bench.until(lambda: bench.validator._to_install is not None)
+            assert not bench.validator._work, "all of it is in the writing thread"
             # Messages and ticks go on coming; none of them reaches the core before the writes are done.
             steps = len(bench.history)
             bench.receive(RequestVote(TERM + 1, OTHER, TERM, chain.height, chain.blocks[-1].block_hash, False), OTHER)
@@ -509,6 +524,35 @@ async def test_a_fetch_ends_when_the_blocks_come_after_all(
         assert databases(tmp_path / "data") == ["db"]
 
 
+async def test_pruning_that_runs_meanwhile_takes_nothing_from_the_snapshot(
+    tmp_path: Path, chain: Chain, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes what it has derived from the old database. Protected by the lock in `BlockStore.switch`."""
+    derived = threading.Event()
+    prune_blocks = block_store.prune_blocks
+
+    def slow_prune_blocks(*arguments: Any) -> Any:
+        rows = prune_blocks(*arguments)
+        derived.set()
+        # Long enough for an installation, which waits for the end of this instead.
+        time.sleep(0.3)
+        return rows
+
+    monkeypatch.setattr(block_store, "prune_blocks", slow_prune_blocks)
+    with replica_with(tmp_path / "data", chain, BEHIND) as replica:
+        replica.store.raise_first_height(BEHIND)
+        async with running(replica, chain, Peer(served)) as bench, trio.open_nursery() as nursery:
+            bench.client.hold = trio.Event()
+            bench.offer(chain)
+            await bench.until(lambda: bench.client.is_held)
+            nursery.start_soon(run_in_thread, replica.store.prune_step, 64)
+            await bench.until(derived.is_set)
+            bench.client.hold.set()
+            await bench.until_height(chain.height)
+        assert_at(replica, chain)
+        assert block_store.read_first_height(replica.store.store) == replica.store.first_height == chain.height + 1
+
+
 async def test_slow_fetching_against_fast_pruning_fetches_again_something_newer(
     tmp_path: Path, chain: Chain, longer: Chain, served: Path, served_later: Path
 ) -> None:
@@ -520,7 +564,7 @@ async def test_slow_fetching_against_fast_pruning_fetches_again_something_newer(
         async with running(replica, chain, peer) as bench:
             bench.offer(chain)
             await bench.until(lambda: peer.chunks_asked == 1)
-            peer.serve(served_later)
+            peer.serve(served_later, served)
             bench.offer(longer)
             await bench.until(lambda: bench.round_id == 2 and not bench.validator._events)
             go_on.set()
