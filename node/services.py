@@ -7,7 +7,7 @@ with `node.param.<rule>` and its name.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -288,9 +288,12 @@ class Services:
 
     def _history(self, subject: str, name: str, params: Params) -> list[Document]:
         limit = as_count(params, "limit", PAGE_MAX, PAGE_MAX)
+        start = (as_optional_integer(params, "from") or 0, as_optional_integer(params, "from_index") or 0)
         with self._node.replica.view() as view:
             answer: list[Document] = []
-            for location in islice(view.history(_subject_key(subject, name)), limit):
+            found = view.history(_subject_key(subject, name), start[0])
+            further = dropwhile(lambda location: (location.height, location.index) < start, found)
+            for location in islice(further, limit):
                 block = _block(view, location.height)
                 transaction = decode_transaction_untrusted(block.transactions[location.index])
                 signer = view.identity_of_key(transaction.signer_key_id)

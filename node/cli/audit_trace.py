@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,10 +19,13 @@ from wire.errors import RejectedError
 if TYPE_CHECKING:
     from ledger.bodies import Body
     from ledger.genesis import Genesis
+    from node.cli.client import NodeClient
 
 SUBJECTS: Final = ("patch", "host", "identity", "organisation")
-HISTORY_MAX: Final = 500
+PAGE: Final = 500
 """Transactions that a node tells about one thing at once."""
+EVENTS_MAX: Final = 100_000
+"""The longest story that is told."""
 
 
 @click.command(
@@ -63,10 +68,16 @@ def run_trace(session: Session, subject: str, name: str, genesis: Path | None) -
     else:
         raw = decode_blob_untrusted(client.call("genesis.get")["genesis"], "genesis", bytes_max=GENESIS_BYTES)
         founding = decode_genesis_untrusted(raw)
-    found = client.call("history", subject=subject, id=name, limit=HISTORY_MAX)
-    if not found:
+    events: list[dict[str, Any]] = []
+    before = -1
+    with session.output.progress("receipts verified", 0) as progress:
+        for each in islice(_history(client, subject, name), EVENTS_MAX):
+            event = _event(session, founding, each, before)
+            before = before if event["log_index"] is None else event["log_index"]
+            events.append(event)
+            progress.update(len(events))
+    if not events:
         raise CommandError("cli.trace.not_found", f"the ledger has nothing about the {subject} {name}")
-    events = [_event(session, founding, each) for each in found]
     return {
         "subject": subject,
         "id": name,
@@ -74,21 +85,42 @@ def run_trace(session: Session, subject: str, name: str, genesis: Path | None) -
         "genesis_hash": founding.genesis_hash.hex(),
         "genesis_given": genesis is not None,
         "valid": all(each["receipt"] == "valid" for each in events),
-        "complete": len(found) < HISTORY_MAX,
+        "complete": len(events) < EVENTS_MAX,
         "events": events,
     }
 
 
+def _history(client: NodeClient, subject: str, name: str) -> Iterator[dict[str, Any]]:
+    """Yield what the node tells about one thing, page by page; each behind the one before."""
+    start = (0, 0)
+    while True:
+        where = {"from": start[0], "from_index": start[1]}
+        page = client.call("history", subject=subject, id=name, limit=PAGE, **where)
+        for each in page:
+            place = (each["height"], each["index"])
+            if place < start:
+                raise CommandError(
+                    "cli.trace.order", "the node tells the story out of order", actual=f"block {place[0]}"
+                )
+            start = (place[0], place[1] + 1)
+            yield each
+        if len(page) < PAGE:
+            return
+
+
 def trace_lines(document: dict[str, Any]) -> list[str]:
-    """Return a story for a person."""
+    """Return a story for a person: each line with its block and place in it, and its proven place in the log of all transactions."""
     lines = []
     for each in document["events"]:
-        mark = "proven" if each["receipt"] == "valid" else "NOT PROVEN"
+        place = f"{each['height']}.{each['index']}"
+        proof = "NOT PROVEN"
+        if each["receipt"] == "valid":
+            proof = f"log {each['log_index']}, certified by block {each['certified_height']}"
         lines.append(
-            f"{each['height']:>7}  {when(each['time_ms'])}  {each['summary']}, by {each['signer']}  [{mark}, {short(each['tx_id'])}]"
+            f"{place:>9}  {when(each['time_ms'])}  {each['summary']}, by {each['signer']}  [{proof}, {short(each['tx_id'])}]"
         )
         if each["receipt"] != "valid":
-            lines.append(f"         {each['receipt']}")
+            lines.append(f"           {each['receipt']}")
     count = len(document["events"])
     if not document["complete"]:
         lines.append(f"these are the first {count}; `audit export` has all")
@@ -97,14 +129,23 @@ def trace_lines(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _event(session: Session, founding: Genesis, document: dict[str, Any]) -> dict[str, Any]:
-    """Return one line of the story: what the transaction says, told from its own bytes, and whether its receipt holds."""
+def _event(session: Session, founding: Genesis, document: dict[str, Any], before: int) -> dict[str, Any]:
+    """Return one line of the story: what the transaction says, told from its own bytes, and whether its receipt holds.
+
+    Args:
+        session: For the node.
+        founding: The founding document.
+        document: What the node says about the transaction.
+        before: The place in the log that is proven for the line before; -1 before the first.
+    """
     from ledger.proofs import verify_receipt
     from node.cli.receipt import receipt_from_document
 
     event = {
         "height": document["height"],
         "index": document["index"],
+        "log_index": None,
+        "certified_height": None,
         "time_ms": document["time_ms"],
         "tx_id": document["tx_id"],
         "kind": document["kind"],
@@ -115,9 +156,14 @@ def _event(session: Session, founding: Genesis, document: dict[str, Any]) -> dic
         transaction = verify_receipt(receipt, founding)
         if transaction.tx_id.hex() != document["tx_id"]:
             raise RejectedError("cli.trace.other_receipt", "the receipt is of another transaction")
+        if receipt.log_index <= before or receipt.header.height < document["height"]:
+            raise RejectedError(
+                "cli.trace.other_place", "the receipt proves another place than the one told", actual=receipt.log_index
+            )
     except RejectedError as error:
         return {**event, "summary": document["kind"], "receipt": f"{error.message} [{error.code}]"}
-    return {**event, "summary": summary_of(transaction.body), "receipt": "valid"}
+    proven = {"log_index": receipt.log_index, "certified_height": receipt.header.height}
+    return {**event, **proven, "summary": summary_of(transaction.body), "receipt": "valid"}
 
 
 def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of transaction

@@ -95,14 +95,17 @@ async def identity_history(core: Core, identity: NamePath, limit: Limit = None) 
 
 
 @router.get("/v1/history/{subject}/{name}", response_model=list[schemas.HistoricTransaction], responses=errors(400))
-async def history(
+async def history(  # noqa: PLR0917 - one parameter for each of the request's
     core: Core,
     subject: Literal["identity", "host", "organisation", "patch", "proposal"],
     name: NamePath,
+    from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None,
+    from_index: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
     limit: Limit = None,
 ) -> JSONResponse:
-    """The transactions that concern one thing, oldest first."""
-    return JSONResponse(await core.call("history", subject=subject, id=name, limit=limit))
+    """The transactions that concern one thing, oldest first, from a height and a place in its block on."""
+    where = {"subject": subject, "id": name, "from": from_, "from_index": from_index, "limit": limit}
+    return JSONResponse(await core.call("history", where))
 
 
 @router.get("/v1/patches", response_model=list[schemas.Patch], responses=errors(400))
