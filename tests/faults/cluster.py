@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from ledger.transaction import Transaction, build_transaction
 from node.keystore import save_key
 from node.net.address import peer_id
 from tests.faults.machine import HarnessError, build_clock_library
-from tests.faults.network import Network, address_of
+from tests.faults.network import REPOSITORY, Network, address_of
 from tests.faults.node import SMALL_DISK_BYTES, Node
 from tests.testkit.ledger import administrator_of, key_of, make_genesis, node_key
 from wire.errors import PatchwardenError
@@ -31,6 +32,7 @@ PORT: Final = 4001
 HOST_IDENTITY: Final = "web1@acme"
 NOT_AFTER_HEIGHTS: Final = 50_000
 """How long a transaction stays executable: far beyond any fault, so that a retry is never refused for its age."""
+PACKAGES: Final = ("wire", "provenance", "ledger", "consensus", "agent", "node")
 WAIT_STEP_S: Final = 0.05
 
 
@@ -90,11 +92,12 @@ class Cluster:
         """Make network, homes and small disk; nothing runs yet."""
         self.network.open()
         self.directory.mkdir(parents=True, exist_ok=True)
+        code = self._copy_code()
         clock_library = build_clock_library(self.directory) if self._movable_clocks else None
         for index, name in enumerate(self.network.names):
             home = self.directory / name
             home.mkdir()
-            node = Node(name, home, self.network.namespaces[index], clock_library=clock_library)
+            node = Node(name, home, self.network.namespaces[index], code=code, clock_library=clock_library)
             is_host = index >= self._validator_count + self._spare_count
             (home / "genesis.json").write_bytes(self.genesis.document)
             save_key(home / "node.key", key_of(HOST_IDENTITY) if is_host else node_key(index + 1))
@@ -107,6 +110,13 @@ class Cluster:
         self.validators = self.nodes[: self._validator_count]
         if self._small_disk is not None:
             self.nodes[self._small_disk].mount_small_disk(self._small_disk_bytes)
+
+    def _copy_code(self) -> Path:
+        """Return a copy of what the nodes are made of: who works on the sources meanwhile must not change what a restart starts."""
+        code = self.directory / "code"
+        for package in PACKAGES:
+            shutil.copytree(REPOSITORY / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        return code
 
     def _configure(self, node: Node, **settings: object) -> None:
         values: dict[str, object] = {

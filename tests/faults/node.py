@@ -28,8 +28,11 @@ SMALL_DISK_BYTES: Final = 448 * 1024 * 1024
 class Node:
     """A node that may be down, stopped or ill at any moment. Everything here is the harness's view from outside."""
 
-    def __init__(self, name: str, home: Path, namespace: str, *, clock_library: Path | None = None) -> None:
+    def __init__(
+        self, name: str, home: Path, namespace: str, *, code: Path = REPOSITORY, clock_library: Path | None = None
+    ) -> None:
         self.name = name
+        self._code = code
         self.home = home
         self.namespace = namespace
         self._clock_library = clock_library
@@ -128,7 +131,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=REPOSITORY,
+                cwd=self._code,
                 env=environment,
                 start_new_session=True,
             )
