@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 DISK_BUCKETS_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
+HEARTBEAT_BUCKETS_S: Final = (
+    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.024, 0.032, 0.04, 0.05),
+    *(0.064, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+)
 BLOCK_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -100,6 +104,11 @@ class Metrics:
             "commit_duration_seconds", "Time of one synced write of committed blocks", DISK_BUCKETS_S
         )
         self.snapshots_installed = counter("snapshots_installed", "How often this node went on from a peer's snapshot")
+        self.heartbeat_seconds = histogram(
+            "heartbeat_duration_seconds",
+            "From a leader's heartbeat, or its question whether it still leads, to a follower's answer",
+            HEARTBEAT_BUCKETS_S,
+        )
         self.blocks_refused = counter("blocks_refused", "Blocks that the ledger refused")
         self.blocks_committed = counter("blocks_committed", "Blocks committed by this node")
         self.transactions_committed = counter("transactions_committed", "Transactions committed by this node")

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -46,7 +47,7 @@ from consensus.effects import (
 from consensus.errors import ProposalRefusedError, TransferRefusedError
 from consensus.log import LogReader
 from consensus.membership import ConfigurationAt
-from consensus.messages import Append, Entry, ReadIndexRequest, decode_message_untrusted, encode_message
+from consensus.messages import Append, AppendReply, Entry, ReadIndexRequest, decode_message_untrusted, encode_message
 from ledger.limits import NONCE_BYTES
 from ledger.mempool import Mempool
 from ledger.settlement import find_settlement
@@ -121,6 +122,19 @@ class _Read:
 
     answered: trio.Event
     height: int | None = None
+
+
+@dataclass(slots=True)
+class _Round:
+    """What a leader knows of the heartbeats, and the questions whether it still leads, that a peer was sent."""
+
+    round_id: int
+    """The last one sent."""
+    asked_id: int
+    """The first one without an answer, or else the last one."""
+    asked_at: float
+    """When that was sent, by `perf_counter`."""
+    is_answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +225,7 @@ class Validator:
         self._is_leaving = False
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
-        self._rounds_sent: dict[KeyId, int] = {}
+        self._rounds_sent: dict[KeyId, _Round] = {}
         self._is_awaited_elsewhere = False
         self._awaited_height = 0
         self._pace = WritePace()
@@ -256,13 +270,22 @@ class Validator:
                     "consensus message refused", peer=sender.hex()[:16], code=error.code, message=error.message
                 )
                 continue
+            if isinstance(message, AppendReply):
+                self._note_round_answered(sender, message.round_id)
             # A read that a follower passes on came at this moment at the earliest; for nothing else the time matters.
             now_ms = self._lease_clock() if isinstance(message, ReadIndexRequest) else None
             self._events.append(Received(message, sender, now_ms))
         self._events_ready.set()
 
+    def _note_round_answered(self, peer: KeyId, round_id: int) -> None:
+        sent = self._rounds_sent.get(peer)
+        if sent is not None and round_id >= sent.asked_id and not sent.is_answered:
+            sent.is_answered = True
+            self._metrics.heartbeat_seconds.observe(perf_counter() - sent.asked_at)
+
     def link_changed(self, peer: KeyId, *, is_up: bool, is_closed: bool = False) -> None:
         """Tell the core that the link to a peer came up or went down, perhaps because its end closed it. Never blocks."""
+        self._rounds_sent.pop(peer, None)
         self._post(PeerReachable(peer) if is_up else PeerUnreachable(peer, is_closed))
 
     async def read_index(self) -> int:
@@ -416,6 +439,7 @@ class Validator:
             self._metrics.consensus_alarms.inc()
         if effects.elected is not None:
             self._election = effects.elected
+            self._rounds_sent.clear()
             self._metrics.leader_changes.inc()
             _log.info("elected leader", term=effects.elected.term)
         if effects.stepped_down:
@@ -453,9 +477,14 @@ class Validator:
     def _may_hold(self, peer: KeyId, message: Append) -> bool:
         """Whether the message tells of a commit only, and nobody waits for it."""
         # A new round is a heartbeat, or the question of whether this node still leads, upon which a read waits.
-        is_new_round = message.round_id != self._rounds_sent.get(peer)
-        self._rounds_sent[peer] = message.round_id
-        if message.entries or message.commit_certificate is None or is_new_round:
+        sent = self._rounds_sent.get(peer)
+        if sent is None or sent.round_id != message.round_id:
+            if sent is None or sent.is_answered:
+                self._rounds_sent[peer] = _Round(message.round_id, message.round_id, perf_counter())
+            else:
+                sent.round_id = message.round_id
+            return False
+        if message.entries or message.commit_certificate is None:
             return False
         return not self._is_awaited_elsewhere and message.commit_height > self._awaited_height
 

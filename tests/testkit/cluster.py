@@ -49,13 +49,15 @@ class NodeProcess:
         self.home = home
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
+        self.module = "node.process"
+        """What runs the node."""
 
     def start(self) -> None:
         assert self.process is None or self.process.poll() is not None
         (self.home / "run.json").unlink(missing_ok=True)
         with (self.home / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "node.process", str(self.home)],
+                [sys.executable, "-m", self.module, str(self.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -271,10 +273,12 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, *, validators: int = 4, settings: dict[str, object] | None = None
+    directory: Path, *, validators: int = 4, settings: dict[str, object] | None = None, module: str = "node.process"
 ) -> Iterator[Cluster]:
-    """Give a running network; no process of it is left afterwards."""
+    """Give a running network, each node run by `module`; no process of it is left afterwards."""
     cluster = Cluster(directory, validators=validators, settings=settings)
+    for node in cluster.validators:
+        node.module = module
     try:
         cluster.start()
         yield cluster
