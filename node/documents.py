@@ -258,6 +258,11 @@ def record_document(record: Record) -> Document:
     return {each.name: _value(getattr(record, each.name)) for each in fields(cast(Any, record))}
 
 
+def show_values(values: tuple[Value, ...]) -> list[Any]:
+    """Return values for JSON: bytes as hexadecimal digits, long ones by their length."""
+    return [_value(each) for each in values]
+
+
 def _value(value: Value) -> Any:
     match value:
         case tuple():

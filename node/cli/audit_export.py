@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
@@ -20,6 +22,7 @@ from node.cli.params import FILE
 from node.clock import random_bytes
 
 if TYPE_CHECKING:
+    from ledger.bodies import Body
     from node.cli.chain import ChainSource, RawBlock
     from node.cli.output import Progress
 
@@ -43,14 +46,15 @@ COLUMNS: Final = (
     examples=(
         "patchwarden audit export --format archive --out chain.archive",
         "patchwarden audit export --format jsonl --from 800 --to 900 --out transactions.jsonl --rpc http://127.0.0.1:7080",
+        "patchwarden audit export --format parquet --archive chain.archive --out transactions.parquet",
     ),
 )
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["archive", "jsonl", "csv"]),
+    type=click.Choice(["archive", "jsonl", "csv", "parquet"]),
     required=True,
-    help="The whole chain, or one transaction a line.",
+    help="The whole chain, or its transactions: one a line, or in columns.",
 )
 @click.option(
     "--from", "start", type=click.IntRange(min=1), metavar="H", help="First height; not for archives, which are whole."
@@ -66,10 +70,12 @@ def export(  # noqa: PLR0917 - one parameter for each option
     from node.cli.chain import open_chain
 
     if kind == "archive" and (start is not None or stop is not None):
-        raise click.UsageError("an archive holds the whole chain: --from and --to are for jsonl and csv")
+        raise click.UsageError("an archive holds the whole chain: --from and --to are for jsonl, csv and parquet")
     with open_chain(session, archive) as source, session.output.progress("blocks", source.height) as progress:
         if kind == "archive":
             blocks, transactions = write_archive(source, out, progress), None
+        elif kind == "parquet":
+            blocks, transactions = _write_parquet(source, out, start or 1, stop, progress)
         else:
             blocks, transactions = _write_lines(source, kind, out, start or 1, stop, progress)
     document = {
@@ -91,14 +97,14 @@ def write_archive(source: ChainSource, out: Path, progress: Progress | None = No
 
     encoder = ArchiveEncoder()
     count = 0
-    with written(out) as write:
-        write(encoder.begin(source.genesis))
+    with written(out) as stream:
+        stream.write(encoder.begin(source.genesis))
         for block in source.blocks:
-            write(encoder.block(block.block, block.certificate))
+            stream.write(encoder.block(block.block, block.certificate))
             count += 1
             if progress is not None:
                 progress.update(count)
-        write(encoder.end())
+        stream.write(encoder.end())
     return count
 
 
@@ -106,21 +112,51 @@ def _write_lines(  # noqa: PLR0917 - what is written where
     source: ChainSource, kind: str, out: Path, start: int, stop: int | None, progress: Progress
 ) -> tuple[int, int]:
     encode = _csv_row if kind == "csv" else _json_line
-    blocks = transactions = 0
-    with written(out) as write:
+    transactions = 0
+    counted = _Counted(source, start, stop, progress)
+    with written(out) as stream:
         if kind == "csv":
-            write(_csv_row(dict(zip(COLUMNS, COLUMNS, strict=True))))
-        for block in source.blocks:
-            if stop is not None and block.height > stop:
-                break
-            progress.update(block.height)
-            if block.height < start:
-                continue
-            blocks += 1
+            stream.write(_csv_row(dict(zip(COLUMNS, COLUMNS, strict=True))))
+        for block in counted:
             for row in _rows(block):
-                write(encode(row))
+                stream.write(encode(row))
                 transactions += 1
-    return blocks, transactions
+    return counted.blocks, transactions
+
+
+def _write_parquet(source: ChainSource, out: Path, start: int, stop: int | None, progress: Progress) -> tuple[int, int]:
+    from ledger.genesis import decode_genesis_untrusted
+    from node.cli.audit_parquet import parquet_writer
+
+    founding = decode_genesis_untrusted(source.genesis)
+    counted = _Counted(source, start, stop, progress)
+    with written(out) as stream:
+        write, close = parquet_writer(stream, founding.chain_id, founding.genesis_hash.hex())
+        try:
+            transactions = write(_column_row(row) for block in counted for row in _rows(block))
+        finally:
+            close()
+    return counted.blocks, transactions
+
+
+class _Counted:
+    """The blocks from one height to another, counted and shown as they are read."""
+
+    def __init__(self, source: ChainSource, start: int, stop: int | None, progress: Progress) -> None:
+        self._source = source
+        self._start = start
+        self._stop = stop
+        self._progress = progress
+        self.blocks = 0
+
+    def __iter__(self) -> Iterator[RawBlock]:
+        for block in self._source.blocks:
+            if self._stop is not None and block.height > self._stop:
+                return
+            self._progress.update(block.height)
+            if block.height >= self._start:
+                self.blocks += 1
+                yield block
 
 
 def _rows(block: RawBlock) -> Iterator[dict[str, Any]]:
@@ -134,11 +170,40 @@ def _rows(block: RawBlock) -> Iterator[dict[str, Any]]:
         transaction = decode_transaction_untrusted(raw)
         document = transaction_document(transaction, signer=None, height=block.height, index=index)
         del document["signer"], document["status"]
-        yield {**document, "time_ms": decoded.header.time_ms, "summary": summary_of(transaction.body)}
+        said = {"time_ms": decoded.header.time_ms, "summary": summary_of(transaction.body)}
+        yield {**document, **said, "fields": named_fields(transaction.body)}
+
+
+def named_fields(body: Body) -> dict[str, Any]:
+    """Return what a transaction says, by the names of its body's fields; bytes as hexadecimal digits."""
+    from node.documents import show_values
+
+    names = [each.name for each in dataclasses.fields(body)]
+    values = show_values(body.to_value())
+    return dict(zip(names, values, strict=True))
 
 
 def _json_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _column_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a Parquet file (docs/operations/audit-export.md)."""
+    same = {
+        name: row[name]
+        for name in (
+            "height",
+            "index",
+            "tx_id",
+            "kind",
+            "signer_key_id",
+            "not_after_height",
+            "client_time_ms",
+            "summary",
+        )
+    }
+    body = json.dumps(row["fields"], ensure_ascii=False, separators=(",", ":"))
+    return {**same, "time": row["time_ms"], "body": body, "raw": base64.b64decode(row["raw"])}
 
 
 def _csv_row(row: dict[str, Any]) -> bytes:
@@ -151,12 +216,12 @@ def _csv_row(row: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Give a function that writes to `path`; the file takes its name when the body ends well, and leaves nothing otherwise."""
+def written(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to be written; it takes the name `path` when the body ends well, and leaves nothing otherwise."""
     temporary = path.with_name(f".{path.name}.{random_bytes(8).hex()}.part")
     try:
         with temporary.open("xb") as stream:
-            yield stream.write
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
