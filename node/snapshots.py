@@ -290,7 +290,7 @@ class SnapshotClient:
                 # Somebody may have it later, so what is here stays; but anything else that is offered comes first now.
                 search.failures[manifest.snapshot_id] += 1
                 return None
-            filled = await self._machine.in_thread(_fill, self._store, self._genesis, incoming)
+            filled = await self._fill(incoming, search)
         except RejectedError as error:
             _log.warning("snapshot does not hold", height=manifest.height, code=error.code, message=error.message)
             self._condemned.add(manifest.snapshot_id)
@@ -301,6 +301,23 @@ class SnapshotClient:
             await self.discard(filled)
             return None
         return filled
+
+    async def _fill(self, incoming: IncomingSnapshot, search: _Search) -> FilledSnapshot | None:
+        """Fill a new database; None when a chunk was damaged meanwhile, or the snapshot is of no use any more.
+
+        Step by step, so that a node that stops need not wait for the end of it. What is left of it then goes at the next start.
+        """
+        manifest, in_thread = incoming.manifest, self._machine.in_thread
+        filling = await in_thread(_Filling, self._store, self._genesis, incoming)
+        try:
+            for _ in manifest.chunk_digests:
+                if not search.helps(manifest) or not await in_thread(filling.feed):
+                    await in_thread(self._store.discard, filling.database)
+                    return None
+            return await in_thread(filling.finish)
+        except Exception:
+            await in_thread(self._store.discard, filling.database)
+            raise
 
     async def discard(self, filled: FilledSnapshot) -> None:
         """Forget a snapshot that was fetched and will not be installed, with everything of it on disk."""
@@ -390,26 +407,32 @@ class SnapshotClient:
         return data is not None and await self._machine.in_thread(incoming.put, number, data)
 
 
-def _fill(store: Store, genesis: Genesis, incoming: IncomingSnapshot) -> FilledSnapshot | None:
-    """Return the fetched snapshot in a new database; None when a chunk's file was damaged meanwhile. Blocking."""
-    manifest = incoming.manifest
-    try:
-        database = store.new_database()
-    except CorruptionError as error:
-        # A disk without room, most likely. The store in use has nothing to do with it.
-        raise SnapshotUnavailableError("node.snapshot.write_failed", error.message, hint=error.hint) from error
-    try:
-        installer = SnapshotInstaller(manifest, genesis, database)
-        for chunk in incoming.chunks():
-            if chunk is None:
-                store.discard(database)
-                return None
-            _write(database, as_rows(installer.feed_untrusted(chunk)))
-        _write(database, as_rows(installer.finish()) | _log_rows(genesis, manifest))
-    except BaseException:
-        store.discard(database)
-        raise
-    return FilledSnapshot(manifest, database, manifest.configuration.configuration, incoming)
+class _Filling:
+    """A new database that is being filled with what was fetched, one chunk after the other. Everything here blocks."""
+
+    def __init__(self, store: Store, genesis: Genesis, incoming: IncomingSnapshot) -> None:
+        self._genesis = genesis
+        self._incoming = incoming
+        self._chunks = incoming.chunks()
+        try:
+            self.database = store.new_database()
+        except CorruptionError as error:
+            # A disk without room, most likely. The store in use has nothing to do with it.
+            raise SnapshotUnavailableError("node.snapshot.write_failed", error.message, hint=error.hint) from error
+        self._installer = SnapshotInstaller(incoming.manifest, genesis, self.database)
+
+    def feed(self) -> bool:
+        """Put the next chunk in; return False when its file was damaged meanwhile."""
+        chunk = next(self._chunks)
+        if chunk is not None:
+            _write(self.database, as_rows(self._installer.feed_untrusted(chunk)))
+        return chunk is not None
+
+    def finish(self) -> FilledSnapshot:
+        """Return the full database, everything in it having been proven."""
+        manifest = self._incoming.manifest
+        _write(self.database, as_rows(self._installer.finish()) | _log_rows(self._genesis, manifest))
+        return FilledSnapshot(manifest, self.database, manifest.configuration.configuration, self._incoming)
 
 
 def _write(database: Database, rows: Mapping[tuple[int, bytes], bytes | None]) -> None:
