@@ -1,6 +1,6 @@
 """How fast and in how much memory an audit replays an archive: `python -m tests.bench.bench_audit make|measure …`.
 
-`make FILE` writes the archive of a chain of signed host reports with a body of 300 bytes, in blocks of 250, certified by four validators;
+`make FILE` writes the archive of a chain of signed host reports with a body of 300 bytes, in blocks of 250 (`--per-block`), certified by four validators;
 `measure FILE` replays it as the command line does and shows rates beside the library's bare verification on both cores, and the memory of
 the auditing process. With `--deployments` half of the transactions are intents and half outcomes, which make the state grow.
 """
@@ -33,7 +33,7 @@ KEPT = frozenset({Table.META, Table.STATE, Table.STATE_NODE, Table.TX_INDEX, Tab
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def make(path: Path, count: int, *, deployments: bool) -> None:
+def make(path: Path, count: int, per_block: int, *, deployments: bool) -> None:
     """Write the archive of a chain of at least `count` transactions; only one block at a time is held in memory."""
     chain = Chain()
     chain.register_patch_people()
@@ -50,7 +50,7 @@ def make(path: Path, count: int, *, deployments: bool) -> None:
             stream.write(encoder.block(block.raw, encode_commit_certificate(chain.certificate(block))))
             made += len(block.transactions)
         while made < count:
-            transactions = _deployments(chain, patch_id) if deployments else _reports(chain)
+            transactions = _deployments(chain, patch_id, per_block) if deployments else _reports(chain, per_block)
             built = chain.build(*transactions, verified=frozenset(each.leaf_hash for each in transactions))
             assert len(built.block.transactions) == len(transactions), built.refused[:1]
             writes = {key: value for key, value in built.executed.writes.items() if key[0] in KEPT}
@@ -64,18 +64,18 @@ def make(path: Path, count: int, *, deployments: bool) -> None:
     print(f"{made} transactions in {chain.height} blocks, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _reports(chain: Chain) -> list[Transaction]:
+def _reports(chain: Chain, count: int) -> list[Transaction]:
     body = bodies.HostReport("inventory", "site", bytes(PAYLOAD_BYTES))
-    return [chain.sign(body, HOSTS[index % len(HOSTS)]) for index in range(TRANSACTIONS)]
+    return [chain.sign(body, HOSTS[index % len(HOSTS)]) for index in range(count)]
 
 
-def _deployments(chain: Chain, patch_id: bytes) -> list[Transaction]:
+def _deployments(chain: Chain, patch_id: bytes, count: int) -> list[Transaction]:
     state = {}
     for host in HOSTS:
         record = chain.view.host(host)
         state[host] = (record.counter, record.last_tx_id) if record else (0, bytes(32))
     transactions = []
-    for index in range(TRANSACTIONS // 2):
+    for index in range(count // 2):
         host = HOSTS[index % len(HOSTS)]
         counter, previous = state[host]
         before, after = bytes(32), counter.to_bytes(32, "big")
@@ -130,6 +130,7 @@ def main() -> None:
     making = commands.add_parser("make")
     making.add_argument("file", type=Path)
     making.add_argument("--transactions", type=int, default=100_000)
+    making.add_argument("--per-block", type=int, default=TRANSACTIONS)
     making.add_argument("--deployments", action="store_true")
     measuring = commands.add_parser("measure")
     measuring.add_argument("file", type=Path)
@@ -139,7 +140,7 @@ def main() -> None:
     measuring.add_argument("options", nargs="*", help="more options for `audit replay`, after --")
     arguments = parser.parse_args()
     if arguments.command == "make":
-        make(arguments.file, arguments.transactions, deployments=arguments.deployments)
+        make(arguments.file, arguments.transactions, arguments.per_block, deployments=arguments.deployments)
     else:
         measure(arguments.file, arguments.level or ["full"], arguments.rounds, arguments.jobs, arguments.options)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +25,18 @@ from node.cli.audit_home import _shown
 from node.cli.audit_report import ROWS_MAX, render_html
 from node.cli.audit_run import run_replay
 from node.cli.audit_store import AuditTables
-from node.cli.chain import open_archive
+from node.cli.chain import from_node, open_archive
+from node.cli.errors import CommandError
 from node.cli.output import Output
 from node.config import Home
 from node.keystore import save_key
+from node.local.protocol import encode_blob
 from node.storage.leveldb import Store
 from tests.testkit import damage
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis, node_key
 from tests.testkit.node import open_replica
+from wire.errors import UnavailableError
 
 Blocks = list[tuple[bytes, bytes | None]]
 
@@ -267,6 +274,103 @@ def test_home_replay_goes_on(home: Home, tmp_path: Path) -> None:
     assert refused("audit", "replay", "--home", home.path, "--level", "headers", "--resume", resume) == (
         "cli.resume.foreign"
     )
+
+
+class LiveNode:
+    """A live node that answers from a chain in memory, as far as it has come, and remembers what it was asked."""
+
+    def __init__(self, chain: Chain, height: int) -> None:
+        self.blocks = raw_blocks(chain)[:height]
+        self.genesis = chain.genesis.document
+        self.asked: list[int] = []
+        self.lost_at: int | None = None
+
+    def call(self, method: str, **params: Any) -> Any:
+        if method == "status":
+            return {"height": len(self.blocks)}
+        if method == "genesis.get":
+            return {"genesis": encode_blob(self.genesis)}
+        assert method == "blocks.raw"
+        start = params["from"]
+        self.asked.append(start)
+        if self.lost_at is not None and start >= self.lost_at:
+            raise UnavailableError("node.local.unreachable", "nobody answers")
+        page = self.blocks[start - 1 : start - 1 + min(params["limit"], 3)]
+        return [
+            {
+                "height": height,
+                "block": encode_blob(block),
+                "certificate": None if certificate is None else encode_blob(certificate),
+            }
+            for height, (block, certificate) in enumerate(page, start=start)
+        ]
+
+    def stream(self, method: str, **params: Any) -> Iterator[Any]:
+        raise AssertionError(method)
+
+    def close(self) -> None:
+        pass
+
+
+def live_replay(node: LiveNode, resume: Path | None, name: str = "http://127.0.0.1:7080") -> dict[str, Any]:
+    document = run_replay(from_node(node, name), None, "full", verify_here, Output(as_json=True), resume)
+    return {name: document[name] for name in document if name not in ("seconds", "transactions_per_second")}
+
+
+@pytest.mark.usefixtures("often")
+def test_live_node_is_asked_only_for_what_is_new(chain: Chain, tmp_path: Path) -> None:
+    resume = tmp_path / "live.audit"
+    node = LiveNode(chain, 10)
+    node.lost_at = 7
+    with pytest.raises(UnavailableError):
+        live_replay(node, resume)
+    node = LiveNode(chain, chain.height)
+    assert live_replay(node, resume) == live_replay(LiveNode(chain, chain.height), None)
+    assert node.asked[0] == 6, "the block up to which the replay had come, to be compared"
+    # The same node with nothing new: one question.
+    node = LiveNode(chain, chain.height)
+    assert live_replay(node, resume)["valid"] is True
+    assert node.asked == [chain.height]
+    # Another node, or one whose last block is another now, is no continuation.
+    for other, name, code in (
+        (LiveNode(chain, chain.height), "http://127.0.0.1:7081", "cli.resume.foreign"),
+        (LiveNode(chain, chain.height - 2), "http://127.0.0.1:7080", "cli.resume.other_chain"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            live_replay(other, resume, name)
+        assert caught.value.code == code
+    node = LiveNode(chain, chain.height)
+    node.blocks[-1] = node.blocks[-2]
+    with pytest.raises(CommandError) as caught:
+        live_replay(node, resume)
+    assert caught.value.code == "cli.resume.other_chain"
+
+
+@pytest.mark.slow
+def test_killed_replay_goes_on(tmp_path: Path) -> None:
+    """A process that is killed between two points, and one that goes on where it was."""
+    chain = Chain(make_genesis(validators=1, organisations=["acme"]))
+    encoder = ArchiveEncoder()
+    path, resume = tmp_path / "long.archive", tmp_path / "long.audit"
+    with path.open("wb") as stream:
+        stream.write(encoder.begin(chain.genesis.document))
+        for _ in range(2 * audit_resume.BLOCKS_MAX + 100):
+            block = chain.commit().block
+            stream.write(encoder.block(block.raw, chain.view.certificate(block.header.height)))
+        stream.write(encoder.end())
+    command = [sys.executable, "-m", "node.cli", "audit", "replay", "--archive", str(path), "--resume", str(resume)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        first = 1000  # More than the file's own head: a point is there.
+        while process.poll() is None and not (resume.exists() and resume.stat().st_size > first):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode in (-signal.SIGKILL, 0), (
+        "killed on its way, unless this test slept longer than the replay took"
+    )
+    answer = run("audit", "replay", "--archive", path, "--resume", resume)
+    assert answer.code == 0
+    assert "going on behind block" in answer.err
+    assert replay("--archive", path, "--resume", resume) == replay("--archive", path)
 
 
 @pytest.mark.usefixtures("often")
