@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.checkpoint import build_checkpoint
 from ledger.consistency import build_consistency
-from ledger.errors import ProofRefusedError
+from ledger.errors import NotYetAvailableError, ProofRefusedError
 from ledger.proofs import build_receipt
 from ledger.state_proof import build_certified_state_proof
 from node.local.protocol import encode_blob
@@ -76,7 +76,16 @@ class ProofServices:
         """Return the newest certified header, or the newest up to a height, as a checkpoint."""
         height = as_optional_integer(params, "height")
         with self._node.replica.store.snapshot() as snapshot:
-            return build_checkpoint(snapshot, height).to_text().decode()
+            try:
+                return build_checkpoint(snapshot, height).to_text().decode()
+            except NotYetAvailableError as error:
+                if height is None:
+                    raise  # The first block is on its way.
+                raise RejectedError(
+                    "node.checkpoint.not_found",
+                    f"this node has no certified header up to height {height}",
+                    hint="height 0 has none; below kept history, ask another node",
+                ) from error
 
 
 def _no_transaction(tx_id: bytes) -> RejectedError:

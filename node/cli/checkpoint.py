@@ -39,7 +39,7 @@ _FILE = click.argument("file", type=FILE_OR_DASH, metavar="FILE")
         "patchwarden checkpoint get --height 4000 --rpc http://127.0.0.1:7080",
     ),
 )
-@click.option("--height", type=click.IntRange(min=0), metavar="H", help="The newest one up to this height.")
+@click.option("--height", type=click.IntRange(min=1), metavar="H", help="The newest one up to this height.")
 @click.option("--out", type=FILE_OR_DASH, metavar="FILE", help="Write it to FILE. Default: show it.")
 @click.pass_obj
 def get(session: Session, height: int | None, out: Path | None) -> None:

@@ -56,7 +56,7 @@ async def consistency_proof(
     return JSONResponse(await core.call("proofs.consistency", {"from": before, "to": after}))
 
 
-@router.get("/v1/checkpoint", response_class=PlainTextResponse, responses=errors(400))
+@router.get("/v1/checkpoint", response_class=PlainTextResponse, responses=errors(400, 404))
 async def checkpoint(core: Core, height: HeightQuery = None) -> PlainTextResponse:
     """The newest certified header, or the newest up to `height`, as a signed note."""
     return PlainTextResponse(await core.call("checkpoint.get", height=height))

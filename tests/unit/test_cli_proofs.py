@@ -23,6 +23,7 @@ from node.proof_services import ProofServices
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis
+from wire.errors import RejectedError, UnavailableError
 
 
 class ProvingNode:
@@ -211,7 +212,19 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, genesis: Path)
     for command in (("show", checkpoint), ("verify", checkpoint, "--genesis", genesis)):
         assert refused("checkpoint", *command) == "ledger.checkpoint.malformed"
     assert run_json("checkpoint", "get")["text"] == text
+    assert refused("checkpoint", "get", "--height", "0", code=2) == "cli.usage"
     assert run("checkpoint", "get").out == text
+
+
+def test_without_a_certified_header_there_is_no_checkpoint(node: ProvingNode) -> None:
+    """Height 0 never has one; a whole chain without one may get it in a moment."""
+    with pytest.raises(RejectedError) as refused_first:
+        node.call("checkpoint.get", height=0)
+    assert refused_first.value.code == "node.checkpoint.not_found"
+    node.chain = Chain()
+    with pytest.raises(UnavailableError) as unavailable:
+        node.call("checkpoint.get")
+    assert unavailable.value.code == "ledger.checkpoint.none"
 
 
 # -- COSE receipts -----------------------------------------------------------------------------------------------------
