@@ -29,6 +29,8 @@ class Leases:
         self.restarts = rng.choice([0.0, 0.01, 0.03])
         self.closings = rng.choice([0.0, 0.02, 0.1])
         self.transfers = rng.choice([0.0, 0.0, 0.02])
+        # Where hardly anything is proposed, those who were cut off for a while can still be elected.
+        self.proposals = rng.choice([0.0, 0.01, 0.2])
 
     def run(self, steps: int) -> Cluster:
         parts = [self.tick, self.progress, self.fault, self.demand, self.demand]
@@ -92,7 +94,7 @@ class Leases:
     def demand(self) -> None:
         for node in self.cluster.nodes:
             if self.is_awake(node) and node.replica.status.role is Role.LEADER:
-                if node.replica.status.last_term != node.replica.status.term or self.random.random() < 0.2:
+                if node.replica.status.last_term != node.replica.status.term or self.random.random() < self.proposals:
                     self.cluster.propose(node)
                 node.read()
             elif self.is_awake(node) and self.random.random() < 0.05:
@@ -108,7 +110,7 @@ def test_reads_by_lease_see_everything_that_was_committed_before() -> None:
         leaders += len(cluster.leaders)
     # Both are needed for a lease to lie: that there are any, and that leaders are replaced.
     assert by_lease > 500
-    assert leaders > 24
+    assert leaders > 14
 
 
 @pytest.mark.slow
