@@ -158,6 +158,14 @@ def load(cluster: Cluster, nodes: Sequence[NodeProcess]) -> Iterator[list[str]]:
         assert not thread.is_alive()
 
 
+def kill_while_it_comes_back(node: NodeProcess, chance: random.Random) -> None:
+    """Start the node and kill it, again and again: while it opens, fetches, fills, installs, or follows already."""
+    for _ in range(2):
+        node.start()
+        time.sleep(chance.uniform(0.8, 2.5))
+        node.kill()
+
+
 @pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_validator_behind_pruning_converges_under_load(cluster: Cluster, stop: signal.Signals) -> None:
     """It was stopped, or its process had ended; the others went on without it, and pruned what it needs next."""
@@ -179,6 +187,7 @@ def test_a_validator_behind_pruning_converges_under_load(cluster: Cluster, stop:
         else:
             assert node.process is not None
             node.process.wait(10)
+            kill_while_it_comes_back(node, random.Random(SEED))
             cluster.start([node])
         cluster.wait_for(lambda: history_from(cluster, node) > before + KEPT, f"{node.name} has begun anew", node)
         # It takes part again while the load goes on: what is committed now, it commits.
