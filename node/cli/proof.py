@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PROOF_BYTES_MAX: Final = 6 * TX_BYTES_MAX
 """The longest state proof: that of a policy set after many changes of the validators."""
 
+SHOWN_MAX: Final = 120
+"""Characters of one value of a record that a person is shown."""
+
 proof = group(
     "Prove what the ledger says, or does not say; verify it offline.",
     {
@@ -190,12 +193,13 @@ def proven_lines(document: dict[str, Any], trusted: TrustedHead | None = None) -
             )
         )
     )
-    for name, value in (record or {}).items():
-        if value not in (None, [], ""):
-            lines += fields(((f"  {name}", _short(value)),))
-    return lines
+    shown = [(f"  {name}", _short(value)) for name, value in (record or {}).items() if value not in (None, [], "")]
+    return [*lines, *fields(shown)]
 
 
 def _short(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 200 else f"{text[:200]}… (-o json has all)"
+    if isinstance(value, list):
+        # Of pairs, such as policies with their texts, the names.
+        value = ", ".join(str(each[0]) if isinstance(each, list) and each else str(each) for each in value)
+    text = " ".join(str(value).split())
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}… (-o json has all)"
