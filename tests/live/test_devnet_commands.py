@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
+from ledger.blame_proof import Blame, BlameKind
+from ledger.blame_proof import Vote as BlameVote
+from ledger.block import ZERO_DIGEST
+from node.config import Home
+from node.keystore import load_key
 from node.local.protocol import decode_blob_untrusted
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.devnet import Devnet, running_devnet, wait_for
 from tests.testkit.patches import BEFORE
+from wire.certificate import vote_message
+from wire.keys import KeyId
 
 pytestmark = pytest.mark.live
 
@@ -395,6 +402,37 @@ def test_agent_over_http_needs_the_homes_token(net: Devnet, workshop: Path) -> N
 
 
 # -- nodes and audits --------------------------------------------------------------------------------------------------
+
+
+def double_vote(net: Devnet, name: str) -> Blame:
+    """Return the proof that a validator voted twice: made with its own key, as if it had lied."""
+    home = Home(Path(net.home(name)))
+    key, chain_id = load_key(home.node_key), str(net.document["chain_id"])
+    candidates = (key.public_key.key_id, KeyId(bytes(32)))
+    votes = tuple(
+        BlameVote(2**40, each, 0, 0, ZERO_DIGEST, key.sign(vote_message(chain_id, 2**40, each, 0, 0, ZERO_DIGEST)))
+        for each in candidates
+    )
+    return Blame(BlameKind.DOUBLE_VOTE, chain_id, key.public_key.key_id, votes)
+
+
+def test_nodes_do_not_contradict_each_other_and_a_liar_comes_on_record(net: Devnet, tmp_path: Path) -> None:
+    trust = ("--genesis", net.document["genesis"])
+    document = run_json("audit", "blame", net.rpc(), net.home("v2"), net.rpc("v3"), *trust)
+    assert (len(document["comparisons"]), document["conflict"], document["findings"]) == (3, False, 0)
+    proof = tmp_path / "proof.json"
+    blame = double_vote(net, "v3")
+    proof.write_text(json.dumps(blame.to_json()))
+    assert run_json("audit", "verify-blame", proof, *trust)["name"] == "v3"
+    signed = ("--key", net.key("alice@acme"), "--rpc", net.rpc())
+    committed = run_json("audit", "accuse", proof, *signed)
+    assert committed["kind"] == "evidence.submit"
+    assert refused("audit", "accuse", proof, *signed) == "ledger.evidence.recorded"
+    assert run("tx", "show", committed["tx_id"], "--rpc", net.rpc()).code == 0
+    told = run_json("audit", "trace", "identity", "alice@acme", "--rpc", net.rpc())
+    assert f"evidence of double_vote submitted against {blame.validator.hex()[:12]}" in {
+        each["summary"] for each in told["events"]
+    }
 
 
 def test_node_tells_about_itself(net: Devnet) -> None:
