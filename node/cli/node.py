@@ -368,6 +368,12 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                 ("address", document.get("multiaddr")),
                 ("version", document["version"]),
                 ("process", document.get("pid")),
+                (
+                    "SPLIT VIEW",
+                    "the validators have certified two histories: see checkpoints/ in the home"
+                    if document.get("split_views")
+                    else None,
+                ),
             )
         )
     )

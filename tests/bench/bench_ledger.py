@@ -6,6 +6,7 @@ processor time a transaction; a calibration line (one Ed25519 verification) stan
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,19 @@ from contextlib import AbstractContextManager, nullcontext
 from ledger import bodies
 from ledger.audit import Auditor, Verifier, verify_here
 from ledger.block import decode_block_untrusted
-from ledger.keyspace import MemoryStore
+from ledger.configuration import Configuration
+from ledger.cose_receipt import (
+    build_cose_receipts,
+    decode_cose_receipts_untrusted,
+    sign_log_root,
+    verify_cose_receipts,
+)
+from ledger.execution import block_writes
+from ledger.genesis import Genesis
+from ledger.keyspace import MemoryStore, Table, height_key
+from ledger.proofs import Receipt, verify_receipt
+from ledger.state import Tip
+from ledger.state_proof import CertifiedStateProof, build_certified_state_proof, verify_certified_state_proof
 from ledger.state_tree import update
 from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted
 from ledger.transition import Admission, execute_block
@@ -22,6 +35,8 @@ from node.cli.verify_pool import VerifyPool
 from tests.bench import machine
 from tests.testkit.ledger import Chain, key_of
 from wire.certificate import encode_commit_certificate
+from wire.hashing import sha256
+from wire.merkle import leaf_hash, root_from_inclusion
 
 BLOCKS = 80
 TRANSACTIONS = 250
@@ -30,6 +45,9 @@ HOSTS = tuple(f"web{index}@acme" for index in range(8))
 TREE_KEYS = 100_000
 TREE_BATCHES = (1, 10, 250)
 ROUNDS = 9
+LOG_SIZE = 1_000_000
+PATH_HASHES = 20
+"""As many as an inclusion proof has in a log of `LOG_SIZE`."""
 
 
 def microseconds(count: int, work: Callable[..., object], *arguments: object, **named: object) -> float:
@@ -117,6 +135,58 @@ def measure_tree() -> None:
         show(f"state tree of 100,000 keys, {size} changed together", statistics.median(costs))
 
 
+def measure_proofs() -> None:
+    """Show what proofs cost, and how long they are, in a state of `TREE_KEYS` and a log of `LOG_SIZE`."""
+    chain = Chain()
+    chain.register(HOSTS[0], "host")
+    for start in range(0, TREE_KEYS, 1000):
+        entries: dict[bytes, bytes | None] = {b"i%d" % index: b"v" for index in range(start, start + 1000)}
+        root, writes = update(chain.store, entries)
+        chain.store.apply(writes)
+    block = chain.forge(chain.blocks[-1], state_root=root)
+    view_writes = {(Table.CERTIFICATE, height_key(1)): encode_commit_certificate(chain.certificate(block))}
+    chain.store.apply(
+        {**block_writes(block, Tip(block.header, block.block_hash, chain.view.tip.frontier)), **view_writes}
+    )
+    for what, name in (("presence", HOSTS[0]), ("absence", "nobody@acme")):
+        costs = [microseconds(1, build_certified_state_proof, chain.store, "identity", name) for _ in range(50)]
+        show(f"state proof of {what}, build", statistics.median(costs))
+        proof = build_certified_state_proof(chain.store, "identity", name)
+        text = json.dumps(proof.to_json(), separators=(",", ":"))
+        costs = [microseconds(1, verify_state_text, text, chain.genesis) for _ in range(50)]
+        show(f"state proof of {what}, read and verify", statistics.median(costs))
+        show(f"state proof of {what}, JSON", len(text), "bytes")
+    entry = reports(chain)[0].raw
+    path = tuple(sha256(b"%d" % level) for level in range(PATH_HASHES))
+    log_root = root_from_inclusion(leaf_hash(entry), LOG_SIZE // 3, LOG_SIZE, path)
+    block = chain.forge(block, log_size=LOG_SIZE, log_root=log_root)
+    receipt = Receipt(entry, LOG_SIZE // 3, path, block.header, chain.certificate(block))
+    text = json.dumps(receipt.to_json(), separators=(",", ":"))
+    keys = chain.node_keys
+    signatures = {key.public_key.key_id: sign_log_root(key, chain.genesis.chain_id, log_root) for key in keys}
+    data = build_cose_receipts(receipt, Configuration(chain.genesis.validators), signatures).encode()
+    show(f"receipt, JSON, read and verify, entry of {len(entry)} bytes", statistics.median(
+        microseconds(1, verify_receipt_text, text, chain.genesis) for _ in range(50)))  # fmt: skip
+    show("receipt, JSON", len(text), "bytes")
+    show("receipt, COSE, read and verify", statistics.median(
+        microseconds(1, verify_cose, data, chain.genesis) for _ in range(50)))  # fmt: skip
+    show("receipt, COSE", len(data), "bytes")
+    show("log root, sign once", statistics.median(
+        microseconds(1, sign_log_root, keys[0], chain.genesis.chain_id, log_root) for _ in range(50)))  # fmt: skip
+
+
+def verify_state_text(text: str, genesis: Genesis) -> None:
+    verify_certified_state_proof(CertifiedStateProof.from_json_untrusted(json.loads(text)), genesis)
+
+
+def verify_receipt_text(text: str, genesis: Genesis) -> None:
+    verify_receipt(Receipt.from_json_untrusted(json.loads(text)), genesis)
+
+
+def verify_cose(data: bytes, genesis: Genesis) -> None:
+    verify_cose_receipts(decode_cose_receipts_untrusted(data), genesis)
+
+
 def take_as_valid(jobs: Sequence[SignatureJob]) -> Callable[[], Sequence[bool]]:
     return lambda: [True] * len(jobs)
 
@@ -149,6 +219,7 @@ def main() -> None:
     chain = measure_blocks()
     measure_registrations()
     measure_tree()
+    measure_proofs()
     measure_audit(chain)
 
 
