@@ -290,6 +290,8 @@ def test_leadership_goes_where_it_is_asked_to(cluster: Cluster) -> None:
         with LocalClient(leader.socket) as client:
             answer = client.call("node.transfer-leadership", to=target.name)
         assert answer["transferred"]
+        assert answer["took_ms"] >= 0
+        assert '"leadership handed over"' in leader.log()
         assert cluster.leader() is target
 
 
