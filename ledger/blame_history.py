@@ -157,13 +157,14 @@ class FollowedHistory:
         header, before = block.header, self._configuration
         if self._kept_since is None:
             self._kept_since = header.height
-        for refusal in header_refusals(Tip(self.tip, self.tip_hash, Frontier()), before, block, now_ms=None):
+        refusals = list(header_refusals(Tip(self.tip, self.tip_hash, Frontier()), before, block, now_ms=None))
+        for refusal in refusals:
             self._problem(header.height, refusal)
         self.proposals[header.height] = Proposal(header, block.proposer_signature)
         self._hashes.add(block.block_hash)
         self._keep_votes(block)
         context = BlockContext(self.tip, header, before, block.election)
-        if context.is_linked and context.refusal() is not None:
+        if refusals and context.is_linked and context.refusal() is not None:
             self.invalid.append(context)
         self._follow(block)
         if header.validators_hash != self._configuration.hash:
