@@ -11,8 +11,8 @@ level           checks
 ``full``        and every transaction: its form, signature and rule, and the state, policy and validators after it
 ==============  ============================================================================================
 
-Signatures of transactions go to a *verifier* in batches, one for each block. It may check them elsewhere and later (worker processes); up
-to `PENDING_BLOCKS_MAX` blocks may be on their way while the replay goes on.
+Signatures go to a *verifier* in batches, one for each block: the validators' and at ``full`` the transactions'. It may check them elsewhere
+and later (worker processes); up to `PENDING_BLOCKS_MAX` blocks may be on their way while the replay goes on.
 
 A replay can stop between any two blocks (`Auditor.suspend`) and go on later, in another process, with the tables that it left.
 
@@ -25,14 +25,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from operator import attrgetter
 from typing import Final, Protocol, Self, TypeAlias
 
 from ledger.audit_membership import ConfigurationFollower
-from ledger.audit_state import FINDINGS_MAX, AuditState, Finding
+from ledger.audit_signatures import Judgement, SignatureRecorder, SignedBlock
+from ledger.audit_state import FINDINGS_MAX, AuditState, Finding, Sort
 from ledger.block import Block, Header, decode_block_untrusted
-from ledger.certificate import check_certificate_subject, verify_block_certificate
+from ledger.certificate import check_certificate_subject
 from ledger.configuration import Configuration
 from ledger.errors import BlockRefusedError
 from ledger.execution import Execution
@@ -46,7 +47,7 @@ from ledger.transaction import (
     decode_transaction_untrusted,
     signature_job,
 )
-from ledger.transition import derived_refusals, link_refusals, refused_transaction, size_refusals, validator_refusals
+from ledger.transition import derived_refusals, link_refusals, refused_transaction, size_refusals
 from wire.certificate import decode_commit_certificate_untrusted
 from wire.errors import PatchwardenError, RejectedError
 from wire.hashing import Digest
@@ -113,13 +114,28 @@ def verify_here(jobs: Sequence[SignatureJob]) -> Callable[[], Sequence[bool]]:
     return lambda: results
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A block whose signatures are on their way."""
+
+    height: int
+    signed: SignedBlock
+    judgement: Judgement
+    """What does not hold if the validators' signatures do."""
+    validator_jobs: int
+    """How many of the answers are about those; the others are about transactions."""
+    indexes: Sequence[int]
+    """Which transactions."""
+    wait_results: Callable[[], Sequence[bool]]
+
+
 class Auditor:
     """A replay in progress.
 
     Args:
         genesis: The founding document that the caller trusts.
         level: How much is checked.
-        verifier: Who checks the transactions' signatures.
+        verifier: Who checks the signatures.
         store: Empty tables for the state, or those that a replay before has left (`resume`); in memory by default.
         pending_blocks_max: How many blocks' signatures may be on their way.
     """
@@ -151,16 +167,16 @@ class Auditor:
         self._certified_height = 0
         self._last_header = block.header
         self._latched: set[str] = set()
-        self._findings: list[Finding] = []
-        self._signature_findings: list[Finding] = []
+        self._findings: dict[Sort, list[Finding]] = {sort: [] for sort in Sort}
         self._omitted = 0
         self._fresh: list[Finding] = []
-        self._pending: deque[tuple[int, list[int], Callable[[], Sequence[bool]]]] = deque()
+        self._recorder = SignatureRecorder()
+        self._pending: deque[_Pending] = deque()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was found so far, by height; answers that are on their way are missing."""
-        return tuple(sorted((*self._findings, *self._signature_findings), key=attrgetter("height")))
+        return tuple(sorted(chain.from_iterable(self._findings.values()), key=attrgetter("height")))
 
     @property
     def height(self) -> int:
@@ -190,10 +206,18 @@ class Auditor:
             return self.feed_unreadable(error)
         self._height += 1
         self._transactions += len(block.transactions)
-        self._check_header(block)
-        self._check_contents(block)
-        if certificate_raw is not None:
-            self._check_certificate(block, certificate_raw)
+        claimed, before = self._claimed, self._configuration
+        if claimed is not None:
+            for refusal in link_refusals(claimed, block, now_ms=None):
+                self._find(Sort.LINK, refusal)
+        jobs, indexes = self._check_contents(block)
+        if self._level is AuditLevel.HEADERS:
+            self._check_subject(block, certificate_raw)
+        else:
+            signed = SignedBlock(claimed, before, self._configuration, block, certificate_raw)
+            judgement, validator_jobs = signed.judge_later(self._recorder)
+            wait = self._verifier([*validator_jobs, *jobs])
+            self._pending.append(_Pending(self._height, signed, judgement, len(validator_jobs), indexes, wait))
         self._last_header = block.header
         while len(self._pending) > self._pending_blocks_max:
             self._collect()
@@ -202,7 +226,7 @@ class Auditor:
     def feed_unreadable(self, error: PatchwardenError) -> tuple[Finding, ...]:
         """Take it that the next block is there and cannot be read, for the reason given; return what was found meanwhile."""
         self._height += 1
-        self._find(error)
+        self._find(Sort.LINK, error)
         # Nothing is known about what came of it, so the next block's links and derived fields cannot be judged.
         self._claimed = None
         self._latched |= _LATCHED
@@ -210,7 +234,7 @@ class Auditor:
 
     def note(self, finding: Finding) -> None:
         """Add what the caller found where the chain comes from, such as the end of an archive that was cut."""
-        self._keep(self._findings, finding)
+        self._keep(Sort.LINK, finding)
 
     def suspend(self) -> AuditState:
         """Wait for every answer, and return what the replay knows; with the tables as they are now it can be resumed."""
@@ -225,8 +249,7 @@ class Auditor:
             latched=frozenset(self._latched),
             configuration=self._configuration,
             actions=self._follower.actions,
-            findings=tuple(self._findings),
-            signature_findings=tuple(self._signature_findings),
+            findings=tuple(tuple(self._findings[sort]) for sort in Sort),
             omitted=self._omitted,
         )
 
@@ -247,7 +270,7 @@ class Auditor:
             state: What `suspend` returned.
             store: The tables as they were then.
             level: That with which it began.
-            verifier: Who checks the transactions' signatures.
+            verifier: Who checks the signatures.
         """
         auditor = cls(genesis, level=AuditLevel.HEADERS, verifier=verifier, store=store)
         auditor._level = level
@@ -260,8 +283,7 @@ class Auditor:
         auditor._latched = set(state.latched)
         auditor._configuration = state.configuration
         auditor._follower = ConfigurationFollower(state.configuration, state.actions)
-        auditor._findings = list(state.findings)
-        auditor._signature_findings = list(state.signature_findings)
+        auditor._findings = {sort: list(found) for sort, found in zip(Sort, state.findings, strict=True)}
         auditor._omitted = state.omitted
         return auditor
 
@@ -269,14 +291,15 @@ class Auditor:
         """Wait for every answer and return what the replay came to."""
         self._settle()
         if self._certified_height < self._height:
-            self.note(
+            self._keep(
+                Sort.CERTIFICATE,
                 Finding(
                     self._height,
                     "ledger.audit.not_certified",
                     f"no certificate covers the blocks after {self._certified_height}",
                     f"a certificate of block {self._height}",
                     f"the last one is of block {self._certified_height}",
-                )
+                ),
             )
         return AuditSummary(
             self._height,
@@ -289,17 +312,10 @@ class Auditor:
             self._omitted,
         )
 
-    def _check_header(self, block: Block) -> None:
-        claimed = self._claimed
-        if claimed is not None:
-            for refusal in link_refusals(claimed, block, now_ms=None):
-                self._find(refusal)
-            if self._level is not AuditLevel.HEADERS:
-                for refusal in validator_refusals(claimed, self._configuration, block):
-                    self._find(refusal)
-
-    def _check_contents(self, block: Block) -> None:
-        """Derive what the block leads to, compare, and go on from what was derived."""
+    def _check_contents(self, block: Block) -> tuple[list[SignatureJob], list[int]]:
+        """Derive what the block leads to, compare, and go on from what was derived; return the signatures to check, and whose they are."""
+        jobs: list[SignatureJob] = []
+        indexes: list[int] = []
         header, before = block.header, self._derived
         is_full = self._level is AuditLevel.FULL
         decoded = [_decode(raw) for raw in block.transactions] if is_full else []
@@ -316,7 +332,7 @@ class Auditor:
         )
         if is_full:
             # The log holds every transaction, also one that is refused here; state and policy follow from those that are not.
-            derived = self._execute(block, decoded, derived)
+            derived = self._execute(block, decoded, derived, jobs, indexes)
         else:
             self._configuration = self._follower.follow(block)
             derived = replace(derived, validators_hash=self._configuration.hash)
@@ -325,19 +341,25 @@ class Auditor:
                 if refusal.code in self._latched:
                     continue
                 self._latched.add(refusal.code)
-            self._find(refusal)
+            self._find(Sort.CONTENT, refusal)
         self._claimed = Tip(header, block.block_hash, frontier)
         self._derived = Tip(derived, block.block_hash, frontier)
+        return jobs, indexes
 
-    def _execute(self, block: Block, decoded: Sequence[Transaction | RejectedError], derived: Header) -> Header:
+    def _execute(
+        self,
+        block: Block,
+        decoded: Sequence[Transaction | RejectedError],
+        derived: Header,
+        jobs: list[SignatureJob],
+        indexes: list[int],
+    ) -> Header:
         execution = Execution(self._store, block.header, self._derived)
         for refusal in size_refusals(execution, block):
-            self._find(refusal)
-        jobs: list[SignatureJob] = []
-        indexes: list[int] = []
+            self._find(Sort.CONTENT, refusal)
         for index, transaction in enumerate(decoded):
             if isinstance(transaction, RejectedError):
-                self._find(refused_transaction(index, b"", transaction), index)
+                self._find(Sort.CONTENT, refused_transaction(index, b"", transaction), index)
                 continue
             key = execution.find_key(transaction)
             if key is not None:
@@ -347,9 +369,7 @@ class Auditor:
                 # Taken as signed for now: the verifier's answer comes later and changes no state.
                 execution.execute(transaction, verified=True)
             except RejectedError as error:
-                self._find(refused_transaction(index, transaction.tx_id, error), index)
-        if jobs:
-            self._pending.append((self._height, indexes, self._verifier(jobs)))
+                self._find(Sort.CONTENT, refused_transaction(index, transaction.tx_id, error), index)
         after = execution.derive()
         writes: WriteSet = after.writes
         if after.executed is not None:
@@ -364,15 +384,14 @@ class Auditor:
             validators_hash=after.validators_hash,
         )
 
-    def _check_certificate(self, block: Block, raw: bytes) -> None:
+    def _check_subject(self, block: Block, certificate_raw: bytes | None) -> None:
+        """Check what the certificate is about and nobody's signature."""
+        if certificate_raw is None:
+            return
         try:
-            certificate = decode_commit_certificate_untrusted(raw)
-            if self._level is AuditLevel.HEADERS:
-                check_certificate_subject(certificate, block.header)
-            else:
-                verify_block_certificate(certificate, block.header, self._configuration)
+            check_certificate_subject(decode_commit_certificate_untrusted(certificate_raw), block.header)
         except RejectedError as error:
-            self._find(error)
+            self._find(Sort.CERTIFICATE, error)
         else:
             self._certified_height = self._height
 
@@ -381,31 +400,28 @@ class Auditor:
             self._collect()
 
     def _collect(self) -> None:
-        height, indexes, wait_results = self._pending.popleft()
-        for index, is_valid in zip(indexes, wait_results(), strict=True):
+        pending = self._pending.popleft()
+        height, judgement = pending.height, pending.judgement
+        results = pending.wait_results()
+        if not all(results[: pending.validator_jobs]):
+            judgement = pending.signed.judge()
+        for refusal in judgement.refusals:
+            self._keep(Sort.VALIDATOR, _finding(height, refusal))
+        if judgement.certificate is not None:
+            self._keep(Sort.CERTIFICATE, _finding(height, judgement.certificate))
+        if judgement.is_certified:
+            self._certified_height = height
+        for index, is_valid in zip(pending.indexes, results[pending.validator_jobs :], strict=True):
             if not is_valid:
                 sentence = f"the signature of transaction {index} of block {height} does not hold"
-                self._keep(
-                    self._signature_findings, Finding(height, "ledger.tx.bad_signature", sentence, "", "", index)
-                )
+                self._keep(Sort.SIGNATURE, Finding(height, "ledger.tx.bad_signature", sentence, "", "", index))
 
-    def _find(self, error: PatchwardenError, index: int | None = None) -> None:
-        details = error.details
-        self._keep(
-            self._findings,
-            Finding(
-                self._height,
-                error.code,
-                error.message,
-                str(details.get("expected", "")),
-                str(details.get("actual", "")),
-                index,
-            ),
-        )
+    def _find(self, sort: Sort, error: PatchwardenError, index: int | None = None) -> None:
+        self._keep(sort, _finding(self._height, error, index))
 
-    def _keep(self, findings: list[Finding], finding: Finding) -> None:
-        if len(findings) < FINDINGS_MAX:
-            findings.append(finding)
+    def _keep(self, sort: Sort, finding: Finding) -> None:
+        if len(self._findings[sort]) < FINDINGS_MAX:
+            self._findings[sort].append(finding)
             self._fresh.append(finding)
         else:
             self._omitted += 1
@@ -413,6 +429,12 @@ class Auditor:
     def _take_fresh(self) -> tuple[Finding, ...]:
         fresh, self._fresh = self._fresh, []
         return tuple(fresh)
+
+
+def _finding(height: int, error: PatchwardenError, index: int | None = None) -> Finding:
+    details = error.details
+    expected, actual = str(details.get("expected", "")), str(details.get("actual", ""))
+    return Finding(height, error.code, error.message, expected, actual, index)
 
 
 def _decode(raw: bytes) -> Transaction | RejectedError:

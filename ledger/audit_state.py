@@ -1,9 +1,10 @@
 """What a replay knows between two blocks, and its one encoding: a replay that was interrupted goes on from it as if it never had been.
 
     (1, height, transactions, certified height, claimed tip or nil, derived tip, last header, latched codes,
-     configuration, ((proposal id, action), …), (finding, …), (finding, …), findings left out)
+     configuration, ((proposal id, action), …), ((finding, …), …), findings left out)
 
-A tip is that of META (docs/spec/ledger.md 3), a finding its six fields. The tables that stand beside it are kept by whoever keeps this.
+A tip is that of META (docs/spec/ledger.md 3), a finding its six fields; findings stand by sort. The tables that stand beside it are kept by
+whoever keeps this.
 
 Source: docs/spec/audit.md 4.
 """
@@ -11,6 +12,7 @@ Source: docs/spec/audit.md 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from ledger.actions import action_from_value_untrusted
@@ -25,13 +27,28 @@ from wire.fields import as_bytes, as_digest, as_int, as_optional, as_tuple
 from wire.limits import MEBIBYTE
 
 FINDINGS_MAX: Final = 2_000
-"""Findings kept of each of the two sorts; one divergence at the beginning of a long chain leads to one for nearly every transaction."""
+"""Findings kept of each sort; one divergence at the beginning of a long chain leads to one for nearly every transaction."""
 STATE_BYTES_MAX: Final = 64 * MEBIBYTE
-"""An encoded state: two thousand findings twice, and every proposal about validators."""
+"""An encoded state: two thousand findings of each sort, and every proposal about validators."""
 
 STATE_VERSION: Final = 1
-_STATE_FIELDS: Final = 13
+_STATE_FIELDS: Final = 12
 _FINDING_FIELDS: Final = 6
+
+
+class Sort(IntEnum):
+    """What a finding is about, in the order in which those at one height are told."""
+
+    LINK = 0
+    """The block's form and how it follows the one before; where the chain cannot be read."""
+    VALIDATOR = 1
+    """Who proposed it and was elected."""
+    CONTENT = 2
+    """Its transactions and what follows from them."""
+    CERTIFICATE = 3
+    """Its certificate, or that there is none."""
+    SIGNATURE = 4
+    """Its transactions' signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +95,8 @@ class AuditState:
     """Who decides after the last block."""
     actions: tuple[tuple[bytes, ValidatorAction], ...]
     """Below level ``full``: what was proposed about validators, by proposal id."""
-    findings: tuple[Finding, ...]
-    """Everything found but signatures of transactions, by height."""
-    signature_findings: tuple[Finding, ...]
-    """Signatures of transactions that do not hold, by height."""
+    findings: tuple[tuple[Finding, ...], ...]
+    """What was found, for each `Sort`."""
     omitted: int
     """Findings beyond `FINDINGS_MAX`."""
 
@@ -99,8 +114,7 @@ class AuditState:
                 tuple(sorted(code.encode() for code in self.latched)),
                 self.configuration.encode(),
                 tuple((bytes(proposal_id), action.to_value()) for proposal_id, action in self.actions),
-                tuple(each.to_value() for each in self.findings),
-                tuple(each.to_value() for each in self.signature_findings),
+                tuple(tuple(each.to_value() for each in sort) for sort in self.findings),
                 self.omitted,
             )
         )
@@ -126,9 +140,11 @@ def decode_audit_state_untrusted(data: bytes) -> AuditState:
             latched=frozenset(as_bytes(each, "code").decode("ascii") for each in as_tuple(values[7], "latched codes")),
             configuration=decode_configuration_untrusted(as_bytes(values[8], "configuration")),
             actions=tuple(_action(each) for each in as_tuple(values[9], "actions")),
-            findings=tuple(_finding(each) for each in as_tuple(values[10], "findings")),
-            signature_findings=tuple(_finding(each) for each in as_tuple(values[11], "findings")),
-            omitted=as_int(values[12], "findings left out"),
+            findings=tuple(
+                tuple(_finding(each) for each in as_tuple(sort, "findings"))
+                for sort in as_tuple(values[10], "findings", length=len(Sort))
+            ),
+            omitted=as_int(values[11], "findings left out"),
         )
     except (RejectedError, LedgerCorruptionError) as error:
         raise AuditStateError("ledger.audit.state", f"the state of a replay cannot be read: {error.message}") from error

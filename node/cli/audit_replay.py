@@ -75,7 +75,7 @@ def replay(  # noqa: PLR0917 - one parameter for each option
         raise click.UsageError("--report is a .json or an .html file")
     if archive is not None and session.has_node:
         raise click.UsageError("--archive and a node exclude each other")
-    workers = (jobs or default_workers()) if level == "full" else 1
+    workers = (jobs or default_workers()) if level != "headers" else 1
     # Before anything else runs in this process: workers are forked only then.
     with VerifyPool(workers) as pool, open_chain(session, archive) as source:
         document = run_replay(source, genesis, level, pool, session.output, resume)

@@ -1,6 +1,6 @@
 """How fast and in how much memory an audit replays an archive: `python -m tests.bench.bench_audit make|measure …`.
 
-`make FILE` writes the archive of a chain of signed host reports with a body of 300 bytes, in blocks of 250 (`--per-block`), certified by four validators;
+`make FILE` writes the archive of a chain of signed host reports with a body of 300 bytes, in blocks of 250, certified by four validators;
 `measure FILE` replays it as the command line does and shows rates beside the library's bare verification on both cores, and the memory of
 the auditing process. With `--deployments` half of the transactions are intents and half outcomes, which make the state grow.
 """

@@ -276,7 +276,40 @@ def test_keys_registered_in_a_block_are_known_to_the_verifier_in_the_same_block(
     auditor = Auditor(chain.genesis, verifier=verifier)
     auditor.feed(*fed(chain)[0])
     assert auditor.finish().findings == ()
-    assert asked == [2]
+    assert asked == [5], "one proposer, one vote, one acknowledgement, two transactions"
+
+
+@pytest.mark.parametrize("level", [SIGNATURES, FULL])
+def test_a_verifier_that_doubts_the_validators_is_not_believed_but_made_sure_of(
+    chain: Chain, level: AuditLevel
+) -> None:
+    def verifier(jobs: Sequence[SignatureJob]) -> Callable[[], Sequence[bool]]:
+        return lambda: [len(job.leaf_hash.strip(b"\x00")) > 0 for job in jobs]
+
+    auditor = Auditor(chain.genesis, level=level, verifier=verifier)
+    for each in fed(chain):
+        auditor.feed(*each)
+    summary = auditor.finish()
+    assert (summary.findings, summary.certified_height) == ((), 13)
+
+
+def test_findings_at_one_height_are_told_from_link_to_signature(chain: Chain) -> None:
+    raws = list(chain.blocks[13].transactions)
+    values = decode_untrusted(raws[2], bytes_max=TX_BYTES_MAX)
+    assert isinstance(values, tuple)
+    raws[2] = encode((*values[:8], bytes(64)))
+    wrong = chain.forge(chain.blocks[13], transactions=tuple(raws), time_ms=1, signer=node_key(1))
+    blocks = [*fed(chain)[:-1], (wrong.raw, fed(chain)[-1][1])]
+    codes = [each.what for each in audit(chain, blocks).findings]
+    assert codes == [
+        "ledger.block.time_backwards",
+        "ledger.block.bad_proposer_signature",
+        "ledger.block.transactions_root",
+        "ledger.block.log_root",
+        "ledger.proof.certificate",
+        "ledger.audit.not_certified",
+        "ledger.tx.bad_signature",
+    ]
 
 
 def test_an_archive_replays(chain: Chain) -> None:
