@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -301,6 +302,7 @@ def test_a_set_is_small_at_a_million_transactions(chain: Chain) -> None:
     assert len(receipts.signatures) == 3
     assert verify_cose_receipts(travelled(receipts), chain.genesis).raw == receipt.transaction
     assert len(receipts.encode()) <= 4000
+    assert len(json.dumps(receipt.to_json(), separators=(",", ":"))) <= 4000
     (single, *_) = cbor2.loads(receipts.encode())[2]
     assert len(single) <= 1000
 
