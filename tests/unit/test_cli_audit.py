@@ -12,6 +12,7 @@ import pytest
 
 from ledger import bodies
 from ledger.archive import ArchiveEncoder
+from ledger.checkpoint import build_checkpoint
 from ledger.keyspace import Table, height_key
 from ledger.proofs import build_receipt
 from ledger.transaction import decode_transaction_untrusted, signature_job
@@ -230,6 +231,11 @@ def test_patch_is_verified_offline_with_receipts(tmp_path: Path, chain: Chain, g
     assert document["valid"] is True
     assert [step["result"] for step in document["steps"][-2:]] == ["passed", "passed"]
     assert run_json(*arguments, "--receipt", register, code=1)["steps"][-1]["code"] == "cli.verify.receipt"
+    checkpoint = tmp_path / "now.checkpoint"
+    checkpoint.write_bytes(build_checkpoint(chain.store).to_text())
+    document = run_json("patch", "verify", patch, "--checkpoint", checkpoint, "--receipt", publish)
+    assert document["steps"][-1]["result"] == "passed"
+    assert refused("patch", "verify", patch, "--checkpoint", checkpoint, code=2) == "cli.usage"
     patch.write_bytes(patches.make_patch(release_counter=2))
     assert run_json(*arguments, "--receipt", publish, code=1)["steps"][-1]["code"] == "cli.verify.receipt"
 
