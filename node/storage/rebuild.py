@@ -254,8 +254,8 @@ class Rebuild:
         """Return the lost block from a peer, or the one that the network has certified in its place, and whether it is that.
 
         While nobody lies a certified block replaces this node's own only if that was of an earlier term, and no block above it can have
-        been certified either. If somebody does, this node may have acknowledged what lies above: a position that falls is refused, since
-        the next vote would convict it (docs/spec/consensus.md 6.3).
+        been certified either. If somebody does, this node may have acknowledged what it lost, or what lies above: a block with which the
+        position does not rise is refused, since the next vote or acknowledgement would convict it (docs/spec/consensus.md 6.3).
         """
         for answer in self._fetch(height):
             executed = _execute(reader, answer[0].block) if answer else None
@@ -264,8 +264,8 @@ class Rebuild:
             if executed.block_hash == expected:
                 return executed, False
             position = executed.block.header.term, height
-            falls = self._votes and position < (promises.last_term, promises.last_height)
-            if not falls and _is_certified(reader, executed, answer):
+            may_end_here = not self._votes or position > (promises.last_term, promises.last_height)
+            if may_end_here and _is_certified(reader, executed, answer):
                 return executed, True
         raise _Lost(TABLE_LOG_ENTRY, height).error()
 

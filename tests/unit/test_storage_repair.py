@@ -332,14 +332,19 @@ def test_another_block_without_a_certificate_that_holds_takes_nobodys_place(data
         rebuild(store, chain, Network(chain, {height: lies}))
 
 
-def test_a_certified_block_that_would_lower_the_logs_position_takes_nobodys_place(data: Path, chain: Chain) -> None:
-    """Only liars can have certified it. Whoever acknowledged the own last block and forgot it would be convicted by its next vote."""
-    height = chain.height - 1
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_certified_block_with_which_the_position_does_not_rise_takes_nobodys_place(
+    data: Path, chain: Chain, lost: int
+) -> None:
+    """Only liars can have certified it. Whoever acknowledged the own last block and forgot it would be convicted by what it signs next."""
+    height = chain.height - lost
     lose_tail(data, chain, height)
     fork = Chain(genesis=chain.genesis)
     for block in chain.blocks[1 : chain.height - TAIL + 1]:
         fork.apply(block)
     fork.term, fork.leader = chain.term, chain.leader
+    if lost == 0:
+        fork.apply(chain.blocks[height - 1])
     fork.register("fork1@acme", "developer")
     answer = certified(fork, height)[:1]
     with opened(data, chain) as store, pytest.raises(StorageError, match="table 65"):
