@@ -26,6 +26,7 @@ from tests.testkit.raft_sim import Cluster, Letter, SimDisk, make_chain
 
 
 def test_trap_1_an_old_overlapping_append_drops_nothing() -> None:
+    # Protected in this way: blocks that agree are passed over, `Following._find_new`.
     log = make_chain([1, 1, 1, 1])
     bench = Bench()
     bench.receive(bench.append(1, 1, log, 0))
@@ -47,6 +48,7 @@ def test_trap_1_truncation_begins_at_the_first_conflicting_entry() -> None:
 
 @pytest.mark.parametrize("prev", [0, 1, 2])
 def test_trap_1_nothing_committed_is_ever_truncated(prev: int) -> None:
+    # Protected in this way: what is committed is not given up, `Following._find_new`.
     own = make_chain([1, 1, 1])
     bench = Bench(log=own, commit_height=2)
     theirs = fork(own, 1, [2, 2, 2]) if prev < 2 else fork(own, 0, [2, 2, 2])
@@ -60,6 +62,7 @@ def test_trap_1_nothing_committed_is_ever_truncated(prev: int) -> None:
 
 
 def test_trap_2_a_follower_acknowledges_what_this_append_verified_not_its_own_last_index() -> None:
+    # Protected by `_verified_height` in `Following._durable_height`; the block's term in `Following._sign_upto`.
     own = make_chain([1, 1, 1, 1, 1])
     bench = Bench(log=own)
     for prev, upto, expected in ((0, 2, 2), (3, 3, 3)):
@@ -83,6 +86,7 @@ def test_trap_2_a_block_of_another_leader_that_becomes_durable_is_not_acknowledg
 
 
 def test_trap_3_commitment_ends_where_this_append_has_verified_the_log() -> None:
+    # Protected by `reach` in `Following._commit`.
     own = make_chain([1, 1, 1])
     bench = Bench(log=own)
     # The leader's chain agrees with ours up to 1 only, as far as this append shows; its certificate for 3 must wait.
@@ -144,6 +148,7 @@ def test_trap_4_figure_8_a_block_of_an_old_term_on_a_majority_can_still_be_overw
 
 
 def test_trap_5_stale_and_reordered_refusals_change_nothing() -> None:
+    # Protected by `match_height` in `Progress.is_stale_refusal` and `.probe_from`.
     bench = Bench(log=make_chain([1, 1, 1]))
     bench.become_leader()
     bench.receive(bench.reply(1, 4, signed=[bench.disk.log[3]]))
@@ -157,6 +162,7 @@ def test_trap_5_stale_and_reordered_refusals_change_nothing() -> None:
 
 
 def test_trap_5_a_refusal_of_another_append_than_the_probe_is_stale() -> None:
+    # Protected by the probe's height in `Progress.is_stale_refusal`.
     bench = Bench(log=make_chain([1, 1, 1]))
     bench.become_leader(first_block=False)
     assert bench.receive(bench.refusal(1, 2, 0, 0)).messages == []
@@ -176,6 +182,7 @@ def test_trap_5_an_old_agreement_lowers_nothing() -> None:
 
 
 def test_trap_6_the_vote_survives_a_crash() -> None:
+    # Protected by the vote that was given in `Replica._receive_request_vote`.
     bench = Bench()
     bench.receive(bench.request_vote(1, 1, []))
     bench.restart()
@@ -198,6 +205,7 @@ def test_trap_6_after_a_restart_not_even_the_same_candidate_gets_a_second_signat
 
 
 def test_trap_6_the_vote_survives_a_candidates_step_down_in_the_same_term() -> None:
+    # Protected by the later term in `Replica._become_follower`.
     bench = Bench()
     bench.become_candidate()
     bench.receive(bench.append(1, 1, [], 0))
@@ -212,6 +220,7 @@ def test_trap_6_the_vote_survives_a_candidates_step_down_in_the_same_term() -> N
 
 @pytest.mark.parametrize("seed", range(10))
 def test_trap_7_a_kill_of_all_and_a_restart_with_skew_loses_nothing(seed: int) -> None:
+    # Protected in this way: what is answered is durable, `Following._durable_height`.
     cluster = Cluster(5, seed=seed)
     leader = cluster.elect(seed % 5)
     for count in range(20):
@@ -422,6 +431,7 @@ def test_trap_12_a_node_that_was_removed_while_it_was_away_deposes_nobody() -> N
 
 
 def test_trap_12_a_partitioned_node_does_not_depose_a_healthy_leader() -> None:
+    # Protected by the poll before the election, `Replica._begin_poll`.
     cluster = Cluster(3, seed=12)
     leader = cluster.elect(0)
     cluster.propose(leader)
@@ -437,6 +447,7 @@ def test_trap_12_a_partitioned_node_does_not_depose_a_healthy_leader() -> None:
 
 
 def test_trap_12_a_leader_ignores_a_candidate_with_a_higher_term() -> None:
+    # Protected by stickiness in `must_withhold`.
     bench = Bench()
     bench.become_leader()
     assert bench.receive(bench.request_vote(1, 7, make_chain([6]))).messages == []
@@ -449,6 +460,7 @@ def test_trap_12_a_leader_ignores_a_candidate_with_a_higher_term() -> None:
 
 
 def test_trap_13_polls_among_equal_logs_do_not_dead_lock() -> None:
+    # Protected in this way: equal logs are up to date, `Common.is_up_to_date`.
     cluster = Cluster(2, seed=13)
     for node in cluster.nodes:
         node.replica._common.election_timeout = 10
@@ -679,6 +691,7 @@ def test_trap_18_fast_pruning_asks_a_slow_installation_for_a_later_snapshot() ->
 
 
 def test_trap_20_a_leader_counts_its_own_disk_only_when_it_is_done() -> None:
+    # Protected by `durable_height` in `AcknowledgementBook.find_certificate`.
     bench = Bench()
     bench.become_leader(first_block=False)
     bench.propose(write=False)
@@ -711,6 +724,7 @@ def test_trap_20_a_candidate_counts_its_own_vote_only_when_it_is_durable() -> No
 
 
 def test_trap_20_a_majority_of_others_is_no_election_before_the_own_vote_is_durable() -> None:
+    # Protected by the own vote in `Candidacy.note_durable`.
     bench = Bench()
     bench.tick(10, write=False)
     bench.receive(PreVoteReply(1, True, bench.ids[1]), write=False)
@@ -738,6 +752,7 @@ def test_trap_20_a_follower_acknowledges_nothing_that_is_still_on_its_way_to_the
 
 
 def test_trap_21_a_log_that_ends_below_the_commit_height_is_never_voted_over() -> None:
+    # Protected in this way: the log reaches what is committed, `check_stored`.
     with pytest.raises(StoredStateError) as caught:
         Bench(log=make_chain([1, 1]), commit_height=3)
     assert caught.value.code == "consensus.stored.log"
