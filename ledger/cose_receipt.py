@@ -130,11 +130,12 @@ def build_cose_receipts(
             "a COSE receipt needs a log of at least two transactions",
             hint="ask for it under a later header, or for the JSON form",
         )
+    # Whoever is in both groups of a change under way counts in both, so they come first.
+    signers = sorted(signatures, key=lambda each: (-sum(each in group for group in configuration.quorums), each))
     chosen: dict[KeyId, bytes] = {}
     for group in configuration.quorums:
-        # Whoever is in both groups of a change under way counts in both.
         lacking = majority(len(group)) - sum(key_id in group for key_id in chosen)
-        more = [key_id for key_id in sorted(signatures) if key_id in group and key_id not in chosen]
+        more = [key_id for key_id in signers if key_id in group and key_id not in chosen]
         chosen |= {key_id: signatures[key_id] for key_id in more[: max(0, lacking)]}
     _check_majority(tuple(chosen), configuration)
     return CoseReceipts(
