@@ -33,6 +33,7 @@ from ledger.checkpoint import (
     verify_checkpoint,
     verify_split_view,
 )
+from ledger.configuration import Configuration
 from ledger.errors import NotYetAvailableError
 from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.trust import TrustedHead
@@ -143,12 +144,9 @@ class CheckpointWatch:
 
     async def note_own(self) -> None:
         """Remember this chain's own newest certified header."""
-        try:
-            with self._replica.store.snapshot() as reader:
-                own = build_checkpoint(reader)
-        except NotYetAvailableError:
-            return
-        await self._remember(own)
+        own = await self._replica.machine.in_thread(self._build_own)
+        if own is not None:
+            await self._remember(own)
 
     async def ask(self, peer: CheckpointSource) -> None:
         """Compare what a peer holds to be certified, at this node's height and at its own."""
@@ -168,7 +166,9 @@ class CheckpointWatch:
         Raises:
             RejectedError: It has no good form, or does not hold.
         """
-        checkpoint = self._verified(text)
+        # Away from the event loop: a proof of many changes of the validators takes longer than a heartbeat may be late.
+        configuration = self._replica.latest_view().configuration()
+        checkpoint = await self._replica.machine.in_thread(self._verified, text, configuration)
         if checkpoint.height > self._replica.height:
             if len(self._ahead) < AHEAD_MAX:
                 self._ahead[checkpoint.header.hash()] = (source, checkpoint)
@@ -190,9 +190,20 @@ class CheckpointWatch:
             if await self._report(split):
                 self._unreported.remove(split)
 
-    def _verified(self, text: bytes) -> Checkpoint:
+    def _build_own(self) -> Checkpoint | None:
+        try:
+            with self._replica.store.snapshot() as reader:
+                return build_checkpoint(reader)
+        except NotYetAvailableError:
+            return None
+
+    def _verified(self, text: bytes, own: Configuration | None = None) -> Checkpoint:
+        """Return the checkpoint that holds from the founding document, or under the validators that this chain leads to itself."""
         checkpoint = checkpoint_from_text_untrusted(text)
-        verify_checkpoint(checkpoint, self._founding)
+        trusted = self._founding
+        if own is not None and checkpoint.header.validators_hash == own.hash:
+            trusted = TrustedHead(self._founding.chain_id, own)
+        verify_checkpoint(checkpoint, trusted)
         return checkpoint
 
     async def _compare(self, checkpoint: Checkpoint, source: str) -> None:
