@@ -36,12 +36,14 @@ from consensus.effects import (
     EntriesRefused,
     Event,
     HardState,
+    InstalledSnapshot,
     Outgoing,
     Persist,
     Persisted,
     Propose,
     Received,
     Tick,
+    hard_state_after_snapshot,
 )
 from consensus.errors import ProposalRefusedError
 from consensus.membership import Configuration as Members
@@ -76,7 +78,7 @@ from wire.keys import KeyId, PrivateKey
 ELECTION_TICKS: Final = 3
 EVENTS: Final = 1200
 """Things that happen in one run."""
-TIPS_MAX: Final = 5
+TIPS_MAX: Final = 4
 """Histories of one run that are held against each other."""
 STEP_MS: Final = 40
 """What the clock gains with each event."""
@@ -381,6 +383,9 @@ class World:
         self.votes: dict[tuple[int, NodeId, int, int, Digest], dict[KeyId, bytes]] = {}
         self.requests: dict[tuple[NodeId, NodeId, int], tuple[int, int, Digest]] = {}
         self.nonce = 0
+        self.snapshots = 0
+        self.shown: set[Digest] = set()
+        """Blocks that left the process that made them."""
         self.loss = self.random.choice([0.0, 0.02, 0.2])
         self.withheld = self.random.choice([0.0, 0.1, 0.5])
         self.mischief = self.random.choice([0.02, 0.1, 0.4])
@@ -435,8 +440,10 @@ class World:
         elif chance < 0.977:
             if not self.is_split or self.random.random() < 0.2:  # long enough for an election on both sides
                 self.regroup()
-        elif chance < 0.992:
+        elif chance < 0.988:
             self.crash_or_start()
+        elif chance < 0.996:
+            self.install()
         elif self.liars:
             self.usurp()
 
@@ -466,6 +473,35 @@ class World:
             actor.disk = actor.image.copy()
         actor.start()
 
+    def install(self) -> None:
+        """Let an honest validator that would take one begin anew from a snapshot: of any valid block that anybody could certify.
+
+        A certificate is all that it asks for. So liars who can decide alone could give it the state after a forged block; that is not
+        played, since nothing could keep it out (docs/spec/accountability.md 8).
+        """
+        idle = [actor for actor in self.actors if actor.is_honest and actor.alive and not actor.writes]
+        certificates = self.certified()
+        valid = [each for each in certificates if not self.forest.grown[each].is_forged]
+        if not idle or not valid:
+            return
+        actor, block_hash = self.random.choice(idle), self.random.choice(valid)
+        certificate = certificates[block_hash]
+        height, term = certificate.height, certificate.term
+        if not actor.replica.needs_snapshot(height, term, block_hash):
+            return
+        self.snapshots += 1
+        disk = actor.disk
+        kept = {at: each for at, each in disk.certificates.items() if at <= self.base.height}
+        disk.log = [entry_of(block) for block in self.forest.chain(block_hash)]
+        disk.commit_height = height
+        disk.certificates = {**kept, height: certificate}
+        disk.hard_state = hard_state_after_snapshot(disk.hard_state, term)
+        if self.random.random() < 0.5:
+            actor.start()
+        else:
+            members = members_of(self.forest.grown[block_hash].configuration)
+            actor.step(InstalledSnapshot(height, term, block_hash, members, certificate))
+
     def post(self, sender: Actor, outgoing: Outgoing) -> None:
         """Put a message on its way."""
         message = outgoing.message
@@ -475,6 +511,8 @@ class World:
             if self.random.random() < self.withheld:
                 return
             message = self.equivocate(sender, message)
+        if isinstance(message, Append):
+            self.shown.update(entry.block_hash for entry in message.entries)
         self.letters.append(Letter(sender, outgoing.to, message))
 
     def note(self, sender: Actor, outgoing: Outgoing) -> None:
@@ -584,6 +622,7 @@ class World:
         # What was only built to be changed does not exist.
         self.disown(good)
         forged = self.forge_upon(good, actor.key, election)
+        self.shown.add(forged.block_hash)
         append = Append(
             term,
             actor.id,
@@ -610,7 +649,9 @@ class World:
         return forged
 
     def disown(self, block: Block) -> None:
-        """Take a block out again that was never shown to anybody."""
+        """Take a block out again, unless it was shown to somebody: two copies of a liar may build the very same one."""
+        if block.block_hash in self.shown:
+            return
         del self.forest.grown[block.block_hash]
         self.forest.children[block.header.previous_hash].discard(block.block_hash)
 
@@ -641,13 +682,9 @@ class World:
             actor.step(Propose(entry_of(block), members))
         except ProposalRefusedError:
             # The driver does not let such a block leave the node (docs/spec/consensus.md 8.1).
-            self.disown_if_new(block)
-
-    def disown_if_new(self, block: Block) -> None:
-        """Take a refused proposal out again, unless the very same block was proposed before."""
-        held = any(block.block_hash == entry.block_hash for actor in self.actors for entry in actor.disk.log)
-        if not held and not self.forest.children.get(block.block_hash):
             self.disown(block)
+        else:
+            self.shown.add(block.block_hash)
 
     def transactions(self, actor: Actor, parent: Grown, *, can_change: bool) -> Iterator[Transaction]:
         """Yield what goes into the next block: now and then somebody is registered, and a change under way is ended."""
@@ -809,6 +846,8 @@ class Outcome:
     """Blocks in all, above the common ones."""
     commits: int = 0
     """Blocks that an honest validator committed."""
+    snapshots: int = 0
+    """Snapshots that honest validators installed."""
     honest_forks: int = 0
     """1 when two honest validators committed blocks that contradict each other."""
 
@@ -819,6 +858,7 @@ class Outcome:
         self.forged += other.forged
         self.blocks += other.blocks
         self.commits += other.commits
+        self.snapshots += other.snapshots
         self.honest_forks += other.honest_forks
         for kind, count in other.kinds.items():
             self.kinds[kind] = self.kinds.get(kind, 0) + count
@@ -830,6 +870,7 @@ def judge(world: World) -> Outcome:
         world.rewrite()
     forest, outcome = world.forest, Outcome()
     outcome.blocks = len(forest.grown) - 1
+    outcome.snapshots = world.snapshots
     outcome.forged = sum(grown.is_forged for grown in forest.grown.values())
     honest = [actor for actor in world.actors if actor.is_honest]
     for actor in honest:
@@ -903,7 +944,8 @@ def main(arguments: list[str]) -> int:
         both += outcome.honest_forks
     seconds = time.monotonic() - begun
     print(
-        f"{last - first} seeds in {seconds:.0f} s, {failed} failed; {total.blocks} blocks, {total.forged} of them invalid"
+        f"{last - first} seeds in {seconds:.0f} s, {failed} failed; {total.blocks} blocks, {total.forged} of them invalid, "
+        f"{total.commits} committed by honest validators, {total.snapshots} snapshots installed"
     )
     print(
         f"{forked} seeds with certified forks, {both} of them between honest validators; {total.forks} conflicts, {total.blamed} blamed"
