@@ -24,7 +24,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import machine
+from tests.bench import bench_audit, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -259,30 +259,29 @@ def bench_agent(report: Report, quick: bool) -> None:
 
 
 def bench_replay(report: Report, quick: bool) -> None:
-    """A full replay of an archive: links, roots, every signature, certificates."""
-    with tempfile.TemporaryDirectory() as directory, running_cluster(Path(directory)) as cluster:
-        cluster.register("web1@acme", "host")
-        leader = cluster.leader()
-        batches = 40 if quick else 200
-        queue = [submission([report_transaction(cluster) for _ in range(BATCH)]) for _ in range(batches)]
-        asyncio.run(submit_all(leader.rpc, queue, BATCH_CONNECTIONS, BATCH))
-        archive = Path(directory) / "chain.archive"
-        _patchwarden("audit", "export", "--rpc", leader.rpc, "--format", "archive", "--out", str(archive))
-        cluster.stop()
-        rates = []
-        for _ in range(1 if quick else 5):
-            begin = time.perf_counter()
-            answer = json.loads(_patchwarden("audit", "replay", "--archive", str(archive), "--jobs", "2", "-o", "json"))
-            seconds = time.perf_counter() - begin
-            assert not answer["findings"], answer
-            rates.append(batches * BATCH / seconds)
-        verify_both_cores = 2e6 / machine.verify_us()
-        report.add(
-            "audit replay, full, 2 jobs, start-up included", statistics.median(rates), "tx/s", "target >= 8,000", 0
-        )
-        report.add(
-            "audit replay against bare verification", statistics.median(rates) / verify_both_cores, "ratio", "", 2
-        )
+    """Replays of archives: many transactions in large blocks, and many small blocks."""
+    with tempfile.TemporaryDirectory() as directory:
+        large, small = Path(directory) / "large.archive", Path(directory) / "small.archive"
+        bench_audit.make(large, 20_000 if quick else 100_000, 250)
+        bench_audit.make(small, 2_000 if quick else 10_000, 1)
+        for path, level, name, target in (
+            (large, "full", "audit replay, full", "target >= 20,000"),
+            (small, "signatures", "audit replay, signatures, small blocks", "target >= 5,000"),
+            (small, "headers", "audit replay, headers, small blocks", ""),
+        ):
+            runs, ratios = [], []
+            for _ in range(1 if quick else 5):
+                before = machine.verify_us()
+                runs.append(bench_audit.replay(path, level, 2, []))
+                count = runs[-1].transactions if level == "full" else runs[-1].blocks
+                ratios.append(count / runs[-1].seconds * (before + machine.verify_us()) / 2 / 2e6)
+            median = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+            count, unit = (median.transactions, "tx") if level == "full" else (median.blocks, "block")
+            report.add(f"{name}, start-up included", count / median.seconds, f"{unit}/s", target, 0)
+            report.add(f"{name}: processor time", median.processor_seconds / count * 1e6, f"µs/{unit}")
+            if level == "full":
+                report.add(f"{name}: against bare verification", statistics.median(ratios), "ratio", "", 2)
+                report.add(f"{name}: memory of the main process", max(run.peak_mib for run in runs), "MiB", "", 0)
 
 
 def _patchwarden(*arguments: str) -> str:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ledger import bodies
@@ -33,7 +34,7 @@ KEPT = frozenset({Table.META, Table.STATE, Table.STATE_NODE, Table.TX_INDEX, Tab
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def make(path: Path, count: int, per_block: int, *, deployments: bool) -> None:
+def make(path: Path, count: int, per_block: int, *, deployments: bool = False) -> None:
     """Write the archive of a chain of at least `count` transactions; only one block at a time is held in memory."""
     chain = Chain()
     chain.register_patch_people()
@@ -89,29 +90,22 @@ def _deployments(chain: Chain, patch_id: bytes, count: int) -> list[Transaction]
     return transactions
 
 
-def measure(path: Path, levels: list[str], rounds: int, jobs: int, options: list[str]) -> None:
-    """Replay the archive at each level and show rates, ratios and memory."""
-    for level in levels:
-        rates, shares, peaks, headers = [], [], [], []
-        for _ in range(rounds):
-            verify = 2e6 / machine.verify_us()
-            seconds, peak, document = replay(path, level, jobs, options)
-            assert document["valid"], document["findings"][:3]
-            rates.append(document["transactions"] / seconds)
-            headers.append(document["blocks"] / seconds)
-            shares.append(rates[-1] / verify)
-            peaks.append(peak)
-        print(
-            f"{level:<11} {document['transactions']} transactions, {document['blocks']} blocks:"
-            f" {statistics.median(rates):,.0f} tx/s, {statistics.median(headers):,.0f} blocks/s,"
-            f" {statistics.median(shares):.2f} of bare verification on both cores, peak {max(peaks):.0f} MiB"
-            f" (load {machine.load_average():.1f})",
-            flush=True,
-        )
+@dataclass(frozen=True)
+class Run:
+    """One replay by the command."""
+
+    seconds: float
+    """From start to end of the command."""
+    processor_seconds: float
+    """Of all its processes."""
+    peak_mib: float
+    """The most resident memory that its largest process had."""
+    transactions: int
+    blocks: int
 
 
-def replay(path: Path, level: str, jobs: int, options: list[str]) -> tuple[float, float, dict[str, object]]:
-    """Return seconds from start to end of the command, the peak of its resident memory in MiB, and its answer."""
+def replay(path: Path, level: str, jobs: int, options: list[str]) -> Run:
+    """Replay the archive once; it must hold."""
     arguments = ["audit", "replay", "--archive", str(path), "--level", level, "--jobs", str(jobs), *options]
     begin = time.perf_counter()
     with subprocess.Popen(
@@ -121,7 +115,30 @@ def replay(path: Path, level: str, jobs: int, options: list[str]) -> tuple[float
         answer = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024, json.loads(answer)
+    seconds = time.perf_counter() - begin
+    document = json.loads(answer)
+    assert document["valid"], document["findings"][:3]
+    return Run(
+        seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, document["transactions"], document["blocks"]
+    )
+
+
+def measure(path: Path, levels: list[str], rounds: int, jobs: int, options: list[str]) -> None:
+    """Replay the archive at each level and show rates, the ratio to bare verification, and memory."""
+    for level in levels:
+        runs, shares = [], []
+        for _ in range(rounds):
+            verify = 2e6 / machine.verify_us()
+            runs.append(replay(path, level, jobs, options))
+            shares.append(runs[-1].transactions / runs[-1].seconds / verify)
+        run = sorted(runs, key=lambda each: each.seconds)[len(runs) // 2]
+        print(
+            f"{level:<11} {run.transactions} transactions, {run.blocks} blocks: {run.transactions / run.seconds:,.0f} tx/s,"
+            f" {run.blocks / run.seconds:,.0f} blocks/s, {run.processor_seconds / run.transactions * 1e6:.1f} µs of processor time"
+            f" a transaction, {statistics.median(shares):.2f} of bare verification on both cores,"
+            f" peak {max(each.peak_mib for each in runs):.0f} MiB (load {machine.load_average():.1f})",
+            flush=True,
+        )
 
 
 def main() -> None:
