@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 
 from ledger import bodies
@@ -141,6 +144,35 @@ def test_an_uncertified_tip_has_no_proof_yet(chain: Chain) -> None:
     with pytest.raises(NotYetAvailableError) as unavailable:
         build_certified_state_proof(store, "identity", "bob@beta")
     assert unavailable.value.code == "ledger.proof.not_certified"
+
+
+def domain(name: bytes, data: bytes) -> bytes:
+    return hashlib.sha256(bytes([len(name)]) + name + data).digest()
+
+
+def root_by_the_specification(document: dict[str, Any], kind: bytes) -> bytes:
+    """Return the root to which a proof leads, by docs/spec/ledger.md 8 and proofs.md 3 alone."""
+    place = domain(b"patchwarden/state-key/1", kind + document["id"].encode())
+    if document["value"] is not None:
+        content = domain(b"patchwarden/state-value/1", base64.b64decode(document["value"]))
+        node = hashlib.sha256(b"\x00" + place + content).digest()
+    elif document["other_leaf"] is not None:
+        node = hashlib.sha256(b"\x00" + bytes.fromhex("".join(document["other_leaf"]))).digest()
+    else:
+        node = bytes(32)
+    bits = "".join(f"{byte:08b}" for byte in place)
+    for bit, sibling in reversed(list(zip(bits, document["siblings"], strict=False))):
+        pair = (node, bytes.fromhex(sibling)) if bit == "0" else (bytes.fromhex(sibling), node)
+        node = hashlib.sha256(b"\x01" + b"".join(pair)).digest()
+    return node
+
+
+def test_proofs_hold_by_the_specification_alone(chain: Chain) -> None:
+    for name, present in (("bob@beta", True), ("alice@acme", True), (NOBODY, False), ("x@y", False)):
+        document = build_certified_state_proof(chain.store, "identity", name).to_json()
+        header = msgpack.unpackb(base64.b64decode(str(document["header"])))
+        assert root_by_the_specification(document, b"i") == header[10]
+        assert (document["value"] is not None) == present
 
 
 def test_every_forged_part_is_refused(chain: Chain) -> None:
