@@ -126,6 +126,7 @@ def test_every_body_has_a_value_for_each_field() -> None:
         bodies.DeploymentIntent(1, digest, "app", digest, digest, b""),
         bodies.DeploymentOutcome(1, digest, "app", digest, None, "SUCCESS", digest, digest, b""),
         bodies.HostReport("inventory", "app", b"{}"),
+        bodies.EvidenceSubmit(b"{}"),
     ):
         named = named_fields(body)
         assert list(named) == [each.name for each in dataclasses.fields(body)]

@@ -258,6 +258,22 @@ def test_the_page_lists_these_faults_and_no_other(repository_root: Path) -> None
     assert rows == [(name, str(fault.level), fault.code) for name, fault in FAULTS.items()]
 
 
+def test_the_documented_replay_is_the_real_one(chain: Chain, tmp_path: Path, repository_root: Path) -> None:
+    fault = FAULTS["history rewritten with stolen minority keys"]
+    archive = write_archive(tmp_path / "rewritten.archive", chain, fault.plant(chain))
+    (tmp_path / "genesis.json").write_bytes(chain.genesis.document)
+    page = (repository_root / "docs" / "operations" / "cli.md").read_text()
+    command = "$ patchwarden audit replay --archive rewritten.archive --genesis genesis.json --report audit.html\n"
+    shown = page.partition(command)[2].partition("```")[0]
+    answer = run("audit", "replay", "--archive", archive, "--genesis", tmp_path / "genesis.json")
+
+    def comparable(text: str) -> list[str]:
+        text = text.replace(str(archive), "rewritten.archive")
+        return re.sub(r"transactions in .*", "transactions in … s", text).splitlines()
+
+    assert comparable(shown) == comparable(answer.out)
+
+
 # -- any byte anywhere -------------------------------------------------------------------------------------------------
 
 FLIPS = 250

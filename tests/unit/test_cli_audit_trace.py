@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +56,9 @@ class ChainClient:
             block = view.block(each.height)
             assert block is not None
             transaction = decode_transaction_untrusted(block.transactions[each.index])
-            document = transaction_document(transaction, signer=None, height=each.height + self.moved, index=each.index)
+            signer = view.identity_of_key(transaction.signer_key_id)
+            name = signer.identity_id if signer else None
+            document = transaction_document(transaction, signer=name, height=each.height + self.moved, index=each.index)
             answer.append({**document, "time_ms": block.header.time_ms})
         return answer[::-1] if self.is_reversed else answer
 
@@ -156,3 +159,12 @@ def test_node_that_tells_out_of_order_is_refused(client: ChainClient) -> None:
     with pytest.raises(CommandError) as caught:
         story(client, "identity", "nobody@acme")
     assert caught.value.code == "cli.trace.not_found"
+
+
+def test_documented_story_is_the_real_one(chain: Chain, client: ChainClient, repository_root: Path) -> None:
+    (patch,) = chain.view.patches()
+    page = (repository_root / "docs" / "operations" / "cli.md").read_text()
+    command = f"$ patchwarden audit trace patch {patch.patch_id.hex()} --home /srv/v1 --genesis genesis.json\n"
+    shown = page.partition(command)[2].partition("```")[0]
+    document = story(client, "patch", patch.patch_id.hex())
+    assert shown.splitlines() == trace_lines(document)
