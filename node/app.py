@@ -537,6 +537,7 @@ class Node:
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text form."""
         self.metrics.split_views.set(len(self.checkpoints.splits))
+        self.metrics.checkpoints_compared.set(self.checkpoints.compared)
         self.metrics.strangers_refused.set(self.network.strangers_refused)
         self.upkeep.observe()
         self.metrics.observe_node(

@@ -93,6 +93,8 @@ class CheckpointWatch:
         self._ahead: dict[bytes, tuple[str, Checkpoint]] = {}
         self.highest: Checkpoint | None = None
         """The highest certified header that was seen."""
+        self.compared = 0
+        """Checkpoints of peers that held and were taken for comparison, since the start."""
         self.splits: list[SplitView] = []
         """What was found since the start, and before."""
 
@@ -169,6 +171,7 @@ class CheckpointWatch:
         # Away from the event loop: a proof of many changes of the validators takes longer than a heartbeat may be late.
         configuration = self._replica.latest_view().configuration()
         checkpoint = await self._replica.machine.in_thread(self._verified, text, configuration)
+        self.compared += 1
         if checkpoint.height > self._replica.height:
             if len(self._ahead) < AHEAD_MAX:
                 self._ahead[checkpoint.header.hash()] = (source, checkpoint)

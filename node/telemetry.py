@@ -121,6 +121,9 @@ class Metrics:
         self.scrub_damaged = gauge("scrub_damaged_rows", "Damaged rows found since the start")
         self.scrub_repaired = gauge("scrub_repaired_rows", "Damaged rows repaired since the start")
         self.scrub_waiting = gauge("scrub_waiting_rows", "Damaged rows that wait for a peer's help")
+        self.checkpoints_compared = gauge(
+            "checkpoints_compared", "Checkpoints of peers compared with this node's chain since the start"
+        )
         self.split_views = gauge("split_views", "Contradictions found between certified histories; an emergency")
         self.certificate_days_left = gauge(
             "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"

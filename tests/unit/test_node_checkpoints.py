@@ -118,6 +118,7 @@ async def test_honest_peers_raise_no_alarm(tmp_path: Path, chain: Chain) -> None
             await here.watch.compare_reached()
         assert here.watch.splits == []
         assert here.watch.highest == build_checkpoint(chain.store)
+        assert here.watch.compared == 6
     assert evidence_files(tmp_path) == []
 
 
@@ -203,6 +204,7 @@ async def test_what_does_not_hold_changes_nothing(tmp_path: Path, chain: Chain, 
             await here.watch.ask(BrokenPeer(answer))
         await here.watch.report()
         assert (here.watch.splits, here.watch.highest, here.reported) == ([], None, [])
+        assert here.watch.compared == 0
 
 
 async def test_a_kept_file_that_does_not_hold_is_set_aside(tmp_path: Path, chain: Chain, rival: Chain) -> None:
