@@ -15,7 +15,8 @@ audit = group(
         "accuse": Place("node.cli.audit_blame:accuse", "Put a proof against a validator on record."),
         "trace": Place("node.cli.audit_trace:trace", "Tell the story of one patch, host, identity or organisation."),
         "export": Place(
-            "node.cli.audit_export:export", "Write the chain as an archive, or its transactions as JSON lines, CSV or Parquet."
+            "node.cli.audit_export:export",
+            "Write the chain as an archive, or its transactions as JSON lines, CSV or Parquet.",
         ),
     },
 )

@@ -446,11 +446,17 @@ def test_node_tells_about_itself(net: Devnet) -> None:
 
 
 @pytest.mark.parametrize("way", ["rpc", "home"])
-def test_live_chain_replays(net: Devnet, way: str) -> None:
+def test_live_chain_replays_and_goes_on(net: Devnet, way: str, tmp_path: Path) -> None:
     node = ("--rpc", net.rpc("v3")) if way == "rpc" else ("--home", net.home("v3"))
-    document = run_json("audit", "replay", *node, "--genesis", net.document["genesis"])
+    command = ("audit", "replay", *node, "--genesis", net.document["genesis"], "--resume", tmp_path / "v3.audit")
+    document = run_json(*command)
     assert document["valid"] is True
     assert document["certified_height"] == document["height"] > 3
+    again = run_json(*command)
+    assert again["valid"] is True
+    assert again["height"] >= document["height"]
+    exported = run_json("audit", "export", *node, "--format", "parquet", "--out", tmp_path / "v3.parquet")
+    assert exported["transactions"] >= document["transactions"]
 
 
 def test_archive_of_a_live_chain_replays_elsewhere(net: Devnet, tmp_path: Path) -> None:
