@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 import trio
 
-from ledger.block import decode_block_untrusted
+from ledger.block import Block, decode_block_untrusted
 from ledger.keyspace import Reader
 from ledger.state import StateView
 from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted
@@ -120,17 +120,28 @@ class LedgerReplica:
         Raises:
             RejectedError: The block breaks a rule; nothing has changed.
         """
-        block = decode_block_untrusted(raw)
-        if block_hash is not None and block.block_hash != block_hash:
-            raise RejectedError(
-                "ledger.block.wrong_hash",
-                "the block is not the one announced",
-                expected=block_hash,
-                actual=block.block_hash,
-            )
+        block, transactions = _decode_untrusted(raw, block_hash)
         reader = self.chain.tip()
-        transactions = [decode_transaction_untrusted(raw_transaction) for raw_transaction in block.transactions]
         await self.verify_transactions(reader, transactions)
+        return self._execute(reader, block, transactions, now_ms)
+
+    def execute_now_untrusted(self, raw: bytes, *, block_hash: Digest | None, now_ms: int | None) -> Executed | None:
+        """Do what `execute_untrusted` does if it need not wait for the verifying thread; otherwise change nothing and return None.
+
+        Raises:
+            RejectedError: As there.
+        """
+        block, transactions = _decode_untrusted(raw, block_hash)
+        reader = self.chain.tip()
+        jobs = self._signature_jobs(reader, transactions)
+        if len(jobs) > VERIFY_INLINE_MAX:
+            return None
+        self._remember(_verify(jobs))
+        return self._execute(reader, block, transactions, now_ms)
+
+    def _execute(
+        self, reader: Reader, block: Block, transactions: Sequence[Transaction], now_ms: int | None
+    ) -> Executed:
         executed = execute_block(reader, block, now_ms=now_ms, verified=self.verified, decoded=transactions)
         self.chain.push(executed)
         return executed
@@ -158,14 +169,20 @@ class LedgerReplica:
 
     async def verify_transactions(self, reader: Reader, transactions: Sequence[Transaction]) -> None:
         """Verify the signatures that this node has not verified yet and remember those that hold."""
-        # By leaf hash, which covers the signature: a transaction's id does not, so a forged copy has the id of a good one.
-        jobs = signature_jobs(reader, [each for each in transactions if each.leaf_hash not in self._verified])
+        jobs = self._signature_jobs(reader, transactions)
         if not jobs:
             return
         if len(jobs) <= VERIFY_INLINE_MAX:
             good = _verify(jobs)
         else:
             good = await self.machine.in_thread(_verify, jobs, limiter=self._verifying)
+        self._remember(good)
+
+    def _signature_jobs(self, reader: Reader, transactions: Sequence[Transaction]) -> Sequence[SignatureJob]:
+        # By leaf hash, which covers the signature: a transaction's id does not, so a forged copy has the id of a good one.
+        return signature_jobs(reader, [each for each in transactions if each.leaf_hash not in self._verified])
+
+    def _remember(self, good: Sequence[Digest]) -> None:
         for leaf in good:
             self._verified[leaf] = None
         while len(self._verified) > VERIFIED_TRANSACTIONS_MAX:
@@ -219,6 +236,18 @@ class LedgerReplica:
                     entry[0].set()
         advanced, self._advanced = self._advanced, trio.Event()
         advanced.set()
+
+
+def _decode_untrusted(raw: bytes, block_hash: Digest | None) -> tuple[Block, list[Transaction]]:
+    block = decode_block_untrusted(raw)
+    if block_hash is not None and block.block_hash != block_hash:
+        raise RejectedError(
+            "ledger.block.wrong_hash",
+            "the block is not the one announced",
+            expected=block_hash,
+            actual=block.block_hash,
+        )
+    return block, [decode_transaction_untrusted(transaction) for transaction in block.transactions]
 
 
 def _verify(jobs: Sequence[SignatureJob]) -> list[Digest]:

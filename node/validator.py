@@ -152,6 +152,26 @@ class _Prepared:
         return persist.hard_state is not None or persist.truncate_from is not None or bool(persist.entries)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is to be written together."""
+
+    persists: tuple[Persist, ...]
+    commits: tuple[tuple[Sequence[Executed], CommitCertificate | None], ...]
+    blocks: tuple[Executed, ...]
+    """All blocks of `commits`."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.persists and not self.commits
+
+    @property
+    def size(self) -> int:
+        """How many bytes of blocks."""
+        entries = sum(len(entry.data) for persist in self.persists for entry in persist.entries)
+        return entries + sum(len(executed.block.raw) for executed in self.blocks)
+
+
 class Validator:
     """A voting node's consensus, on top of `replica`."""
 
@@ -229,6 +249,9 @@ class Validator:
         self._is_awaited_elsewhere = False
         self._awaited_height = 0
         self._pace = WritePace()
+        self._may_run_now = False
+        self._is_running_now = False
+        self._failure: BaseException | None = None
         self._expired_height = replica.height
         self._snapshots = snapshots
         self._catch_up = (
@@ -275,7 +298,7 @@ class Validator:
             # A read that a follower passes on came at this moment at the earliest; for nothing else the time matters.
             now_ms = self._lease_clock() if isinstance(message, ReadIndexRequest) else None
             self._events.append(Received(message, sender, now_ms))
-        self._events_ready.set()
+        self._run_now()
 
     def _note_round_answered(self, peer: KeyId, round_id: int) -> None:
         sent = self._rounds_sent.get(peer)
@@ -379,10 +402,14 @@ class Validator:
             nursery.start_soon(self._do_work)
             nursery.start_soon(self._release_held)
             nursery.start_soon(self._step)
+            self._may_run_now = self._replica.machine.writes_inline
             if self._catch_up is not None:
                 nursery.start_soon(self._catch_up.run)
             task_status.started()
-            await self.removed.wait()
+            try:
+                await self.removed.wait()
+            finally:
+                self._may_run_now = False
             nursery.cancel_scope.cancel()
 
     # -- the step task ---------------------------------------------------------------------------------------------
@@ -406,26 +433,61 @@ class Validator:
                 await self._install(filled)
                 self._to_install = None
                 done.set()
-            # Ticks come after the messages that arrived before them.
-            while self._events:
-                event = self._events.popleft()
-                if isinstance(event, Tick):
-                    self._tick_pending = False
-                elif isinstance(event, EntriesRefused):
-                    self._refusals_pending -= 1
-                try:
-                    effects = self._core.step(event)
-                    if isinstance(event, ReadIndex):
-                        self._metrics.reads_at_once.inc(len(effects.reads_ready))
-                    self._perform(effects)
-                except TransferRefusedError as error:
-                    _log.info("leadership is not handed over", code=error.code, reason=error.message)
-                    self._release_transfer()
-                if not self._events:
-                    self._propose_if_due()
-            self._propose_if_due()
-            self._note_leader()
+            if self._failure is not None:
+                raise self._failure
+            if self._can_run_now:
+                self._run_now()
+            else:
+                self._take_events()
             await trio.lowlevel.checkpoint()
+
+    def _take_events(self) -> None:
+        """Let the core take everything that waits for it, and build the block that is due then."""
+        # Ticks come after the messages that arrived before them.
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, Tick):
+                self._tick_pending = False
+            elif isinstance(event, EntriesRefused):
+                self._refusals_pending -= 1
+            try:
+                effects = self._core.step(event)
+                if isinstance(event, ReadIndex):
+                    self._metrics.reads_at_once.inc(len(effects.reads_ready))
+                self._perform(effects)
+            except TransferRefusedError as error:
+                _log.info("leadership is not handed over", code=error.code, reason=error.message)
+                self._release_transfer()
+            if not self._events:
+                self._propose_if_due()
+        self._propose_if_due()
+        self._note_leader()
+
+    @property
+    def _can_run_now(self) -> bool:
+        return self._may_run_now and not (self._is_running_now or self._is_working or self._to_install is not None)
+
+    def _run_now(self) -> None:
+        """Do at once what has come up and needs no waiting: steps of the core, short blocks, short writes; leave the rest to the tasks.
+
+        So a message goes from the socket to its answer without a task switch, each of which costs as much as a step. It is the step task's
+        work, and nothing of it is done while that task, or the work task, is in the middle of something.
+        """
+        if not self._can_run_now:
+            self._events_ready.set()
+            return
+        self._is_running_now = True
+        try:
+            self._take_events()
+            while self._do_batch_now():
+                self._take_events()
+        except BaseException as error:  # noqa: BLE001 - whose message it was is not to blame: the step task raises it
+            self._failure, self._may_run_now = error, False
+            self._events_ready.set()
+        finally:
+            self._is_running_now = False
+        if self._work:
+            self._work_ready.set()
 
     def _perform(self, effects: Effects) -> None:
         for outgoing in effects.send:
@@ -457,7 +519,8 @@ class Validator:
     def _add_work(self, work: _PersistWork | _CommitWork) -> None:
         assert len(self._work) < WORK_OPERATIONS_MAX, "the core's windows bound the work queue"
         self._work.append(work)
-        self._work_ready.set()
+        if not self._is_running_now:
+            self._work_ready.set()
 
     def _send_message(self, outgoing: Outgoing) -> None:
         message = outgoing.message
@@ -633,7 +696,6 @@ class Validator:
         """Execute, write and report what waits, with one visit to the writing thread: going there and back costs as much as a sync."""
         persists: list[_Prepared] = []
         commits: list[_CommitWork] = []
-        commit_through = self._replica.height
         # Commits come after all persists of their batch: what they commit was persisted before them, and no later persist truncates it.
         while self._work and len(persists) + len(commits) < BATCH_OPERATIONS_MAX:
             work = self._work.popleft()
@@ -641,8 +703,46 @@ class Validator:
                 persists.append(await self._prepare(work))
             else:
                 commits.append(work)
+        batch = self._gather(persists, commits)
+        if not batch.is_empty:
+            if self._may_write_now(batch.size):
+                self._write(batch)
+            else:
+                await self._replica.machine.in_thread(self._write, batch, limiter=self._writing)
+        self._report(persists, batch)
+
+    def _do_batch_now(self) -> bool:
+        """Do what `_do_batch` does with what waits, as far as it is short; return whether that was anything."""
+        persists: list[_Prepared] = []
+        commits: list[_CommitWork] = []
+        size = 0
+        while self._work:
+            work = self._work[0]
+            entries = work.persist.entries if isinstance(work, _PersistWork) else work.entries
+            size += sum(len(entry.data) for entry in entries)
+            if not self._may_write_now(size):
+                break
+            if isinstance(work, _PersistWork):
+                prepared = self._prepare_now(work)
+                if prepared is None:
+                    break
+                persists.append(prepared)
+            else:
+                commits.append(work)
+            self._work.popleft()
+        if not persists and not commits:
+            return False
+        batch = self._gather(persists, commits)
+        if not batch.is_empty:
+            self._write(batch)
+        self._report(persists, batch)
+        return True
+
+    def _gather(self, persists: Sequence[_Prepared], commits: Sequence[_CommitWork]) -> _Batch:
+        """Return what is to be written."""
         blocks: list[Executed] = []
         certificates: list[CommitCertificate] = []
+        commit_through = self._replica.height
         for commit in commits:
             if commit.entries:
                 self._check_committed(commit.entries[-1])
@@ -650,12 +750,36 @@ class Validator:
                 commit_through = commit.entries[-1].height
             if commit.certificate is not None:
                 certificates.append(commit.certificate)
-        to_persist = [each.persist for each in persists if each.is_to_write]
-        if to_persist or blocks or certificates:
-            await self._make_durable(to_persist, blocks, certificates)
+        # Blocks with the newest proof of them; the ones before it are kept too, each proves its own height.
+        groups: list[tuple[Sequence[Executed], CommitCertificate | None]] = []
+        rest: Sequence[Executed] = blocks
+        for certificate in certificates[:-1]:
+            upto = [each for each in rest if each.height <= certificate.height]
+            groups.append((upto, certificate))
+            rest = rest[len(upto) :]
+        if rest or certificates:
+            groups.append((rest, certificates[-1] if certificates else None))
+        return _Batch(tuple(each.persist for each in persists if each.is_to_write), tuple(groups), tuple(blocks))
+
+    def _may_write_now(self, size: int) -> bool:
+        """Whether a write of blocks of so many bytes may be done on the event loop."""
+        return (
+            size <= INLINE_BYTES_MAX
+            and self._replica.machine.writes_inline
+            and self._pace.is_quick
+            and not self._replica.store.is_writing
+        )
+
+    def _write(self, batch: _Batch) -> None:
+        """Make it durable, in the order of the log."""
+        metrics = self._metrics
+        with self._pace.watched(), timed(metrics.persist_seconds if batch.persists else metrics.commit_seconds):
+            self._replica.store.write(batch.persists, batch.commits)
+
+    def _report(self, persists: Sequence[_Prepared], batch: _Batch) -> None:
         for prepared in persists:
             self._report_persisted(prepared)
-        self._report_committed(blocks)
+        self._report_committed(batch.blocks)
         self._leave_if_due()
 
     def _leave_if_due(self) -> None:
@@ -664,42 +788,38 @@ class Validator:
             _log.warning("no longer a member: consensus ends here", height=self._replica.height)
             self.removed.set()
 
-    async def _make_durable(
-        self, persists: Sequence[Persist], blocks: Sequence[Executed], certificates: Sequence[CommitCertificate]
-    ) -> None:
-        """Return when it is durable, in the order of the log."""
-        # Blocks with the newest proof of them; the ones before it are kept too, each proves its own height.
-        commits: list[tuple[Sequence[Executed], CommitCertificate | None]] = []
-        for certificate in certificates[:-1]:
-            upto = [each for each in blocks if each.height <= certificate.height]
-            commits.append((upto, certificate))
-            blocks = blocks[len(upto) :]
-        if blocks or certificates:
-            commits.append((blocks, certificates[-1] if certificates else None))
-        size = sum(len(entry.data) for persist in persists for entry in persist.entries)
-        size += sum(len(each.block.raw) for executed, _ in commits for each in executed)
-        machine, store = self._replica.machine, self._replica.store
-        if machine.writes_inline and size <= INLINE_BYTES_MAX and self._pace.is_quick and not store.is_writing:
-            self._write(persists, commits)
-        else:
-            await machine.in_thread(self._write, persists, commits, limiter=self._writing)
-
-    def _write(
-        self,
-        persists: Sequence[Persist],
-        commits: Sequence[tuple[Sequence[Executed], CommitCertificate | None]],
-    ) -> None:
-        with self._pace.watched(), timed(self._metrics.persist_seconds if persists else self._metrics.commit_seconds):
-            self._replica.store.write(persists, commits)
-
     async def _prepare(self, work: _PersistWork) -> _Prepared:
         persist, refused, complete = await self._execute_entries(work.persist)
+        return self._prepared(persist, refused, work.send_after if complete else ())
+
+    def _prepare_now(self, work: _PersistWork) -> _Prepared | None:
+        """Do what `_prepare` does if it need not wait and the blocks hold; None leaves it to `_prepare`, for which nothing has changed."""
+        persist, chain = work.persist, self._replica.chain
+        if persist.truncate_from is not None:
+            return None
+        for entry in persist.entries:
+            if chain.find_hash(entry.height) == entry.block_hash:
+                continue
+            if entry.height != chain.tip_height + 1:
+                return None
+            try:
+                now_ms = self._replica.now_ms()
+                done = self._replica.execute_now_untrusted(entry.data, block_hash=entry.block_hash, now_ms=now_ms)
+            except RejectedError:
+                return None
+            if done is None:
+                return None
+        return self._prepared(persist, None, work.send_after)
+
+    def _prepared(
+        self, persist: Persist, refused: EntriesRefused | None, send_after: tuple[Outgoing, ...]
+    ) -> _Prepared:
         configurations = []
         for entry in persist.entries:
             executed = self._replica.chain.executed(entry.height)
             if (changed := changed_configuration(executed)) is not None:
                 configurations.append((entry.height, changed))
-        return _Prepared(persist, refused, work.send_after if complete else (), tuple(configurations))
+        return _Prepared(persist, refused, send_after, tuple(configurations))
 
     def _report_persisted(self, prepared: _Prepared) -> None:
         persist = prepared.persist
@@ -801,7 +921,8 @@ class Validator:
         if any(changed_configuration(executed) is not None for executed in blocks):
             self._on_configuration()
         self._settle_if_due()
-        self._events_ready.set()
+        if not self._is_running_now:
+            self._events_ready.set()
 
     def _settle_if_due(self) -> None:
         """As leader, end a change of the validators as soon as the network has committed to it."""
@@ -826,4 +947,5 @@ class Validator:
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
-        self._events_ready.set()
+        if not self._is_running_now:
+            self._events_ready.set()
