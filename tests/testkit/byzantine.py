@@ -575,6 +575,8 @@ class World:
     def equivocate(self, sender: Actor, message: Append) -> Append:
         """Return the append, or one whose last block is another of the same term and height."""
         last = message.entries[-1]
+        if last.height <= self.base.height:
+            return message
         block = self.forest.grown[last.block_hash].block
         if block.header.proposer != sender.id or self.random.random() > self.mischief:
             return message
