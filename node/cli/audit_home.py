@@ -15,7 +15,7 @@ from ledger.audit_state import Finding
 from ledger.keyspace import Table, read_height
 
 if TYPE_CHECKING:
-    from ledger.keyspace import Reader
+    from node.cli.audit_store import AuditTables
     from node.storage.leveldb import Store
     from node.storage.verify import StoreFinding
 
@@ -34,8 +34,8 @@ def find_damaged_rows(store: Store, height: int) -> Iterator[Finding]:
             yield Finding(_height_of(found, height), found.code, found.message, "", "")
 
 
-def find_other_state(store: Store, derived: Reader, height: int) -> Iterator[Finding]:
-    """Yield every row of the stored state that is not what the blocks lead to.
+def find_other_state(store: Store, derived: AuditTables, height: int) -> Iterator[Finding]:
+    """Yield every row of the stored state that is not what the blocks lead to, and every one that is missing.
 
     Args:
         store: After block `height`.
@@ -46,6 +46,12 @@ def find_other_state(store: Store, derived: Reader, height: int) -> Iterator[Fin
 
     for table in (Table.STATE, Table.STATE_NODE):
         try:
+            for key in derived.keys(table):
+                if store.get(table, key) is None:
+                    sentence = f"row {key.hex()} of table {table.name}, to which the blocks lead, is missing"
+                    ours = derived.get(table, key)
+                    assert ours is not None, "a key that is listed has a row"
+                    yield Finding(height, "cli.audit.other_state", sentence, _shown(ours), "no such row")
             for key, value in store.iterate(table):
                 ours = derived.get(table, key)
                 if ours != value:

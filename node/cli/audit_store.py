@@ -9,7 +9,7 @@ Source: docs/spec/audit.md 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ledger.keyspace import Table, WriteSet
@@ -63,6 +63,13 @@ class AuditTables:
         if value is not None:
             self._hold(table, key, value)
         return value
+
+    def keys(self, table: Table) -> Iterator[bytes]:
+        """Yield the key of every row of a table once; nothing may be written meanwhile."""
+        hot = dict(self._hot[table])
+        yield from (key for key, value in hot.items() if value is not None)
+        if self._cold is not None:
+            yield from (key for key in self._cold.keys(table) if key not in hot)
 
     def apply(self, writes: Mapping[tuple[Table, bytes], bytes | None]) -> None:
         """Make every change of `writes` visible."""

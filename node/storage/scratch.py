@@ -62,6 +62,18 @@ class Scratch:
         except plyvel.Error as error:
             raise _failed(self.path, error) from error
 
+    def keys(self, table: int) -> Iterator[bytes]:
+        """Yield the keys of a table's rows, in order.
+
+        Raises:
+            UnavailableError: ``node.storage.no_scratch``.
+        """
+        try:
+            for key in self._db.iterator(prefix=bytes((table,)), include_value=False):
+                yield key[1:]
+        except plyvel.Error as error:
+            raise _failed(self.path, error) from error
+
     def write(self, table: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Store rows of a table, None removes one; nothing is synced.
 

@@ -451,7 +451,7 @@ def test_live_chain_replays_and_goes_on(net: Devnet, way: str, tmp_path: Path) -
     command = ("audit", "replay", *node, "--genesis", net.document["genesis"], "--resume", tmp_path / "v3.audit")
     document = run_json(*command)
     assert document["valid"] is True
-    assert document["certified_height"] == document["height"] > 3
+    assert document["certified_height"] == document["height"] > 0
     again = run_json(*command)
     assert again["valid"] is True
     assert again["height"] >= document["height"]

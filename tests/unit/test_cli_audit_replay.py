@@ -19,7 +19,7 @@ from ledger import bodies
 from ledger.archive import ArchiveEncoder
 from ledger.audit import AuditLevel, Auditor, verify_here
 from ledger.audit_state import Finding
-from ledger.keyspace import Table, height_key, identity_key
+from ledger.keyspace import Table, height_key, identity_key, target_key
 from node.cli import audit_resume, audit_store
 from node.cli.audit_home import _shown
 from node.cli.audit_report import ROWS_MAX, render_html
@@ -196,13 +196,19 @@ def test_state_that_the_blocks_do_not_lead_to_is_found(home: Home, chain: Chain)
     assert identity is not None
     store = Store.open(home.data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
     forged = replace(identity, roles=("administrator",)).encode()
-    store.write({(Table.STATE, identity_key("web1@acme")): forged, (Table.STATE, identity_key("eve@acme")): forged})
+    gone = target_key("web1@acme", "t3")
+    kept = store.get(Table.STATE, gone)
+    assert kept is not None
+    changes = {identity_key("web1@acme"): forged, identity_key("eve@acme"): forged, gone: None}
+    store.write({(Table.STATE, key): value for key, value in changes.items()})
     store.close()
     document = replay("--home", home.path, code=1)
-    assert places(document) == [(chain.height, "cli.audit.other_state")] * 2
-    found = {each["actual"]: each["expected"] for each in document["findings"]}
-    assert set(found) == {_shown(forged)}
-    assert {each["expected"] for each in document["findings"]} == {_shown(identity.encode()), "no such row"}
+    assert places(document) == [(chain.height, "cli.audit.other_state")] * 3
+    assert {(each["expected"], each["actual"]) for each in document["findings"]} == {
+        (_shown(identity.encode()), _shown(forged)),
+        ("no such row", _shown(forged)),
+        (_shown(kept), "no such row"),
+    }
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
@@ -440,11 +446,13 @@ def test_tables_that_moved_to_a_database_answer_the_same(chain: Chain) -> None:
         summary = auditor.finish()
         assert small.has_spilled
         assert auditor.view.target("web1@acme", "t3") == chain.view.target("web1@acme", "t3")
+        known = list(small.keys(Table.META))
         small.apply({(Table.META, b"a"): b"1", (Table.META, b"b"): bytes(3000)})
         small.apply({(Table.META, b"a"): None})
         assert small.get(Table.META, b"a") is None
         small.apply({(Table.META, b"c"): bytes(3000)})
         assert (small.get(Table.META, b"a"), small.get(Table.META, b"b")) == (None, bytes(3000))
+        assert sorted(small.keys(Table.META)) == sorted([b"b", b"c", *known])
         path = small._cold.path if small._cold else None
     assert path is not None
     assert not path.exists()
