@@ -154,12 +154,13 @@ def main() -> None:
     measuring.add_argument("--level", action="append", choices=["headers", "signatures", "full"])
     measuring.add_argument("--rounds", type=int, default=3)
     measuring.add_argument("--jobs", type=int, default=2)
-    measuring.add_argument("options", nargs="*", help="more options for `audit replay`, after --")
+    measuring.add_argument("--resume", type=Path, help="keep in this file how far each replay is")
     arguments = parser.parse_args()
     if arguments.command == "make":
         make(arguments.file, arguments.transactions, arguments.per_block, deployments=arguments.deployments)
     else:
-        measure(arguments.file, arguments.level or ["full"], arguments.rounds, arguments.jobs, arguments.options)
+        options = [] if arguments.resume is None else ["--resume", str(arguments.resume)]
+        measure(arguments.file, arguments.level or ["full"], arguments.rounds, arguments.jobs, options)
 
 
 if __name__ == "__main__":
