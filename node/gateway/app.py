@@ -43,7 +43,8 @@ def build_app(core: AsyncLocalClient, *, token_path: Path, limits: GatewayLimits
     app.add_exception_handler(PatchwardenError, on_patchwarden_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
-    for module in (routes_node, routes_ledger, routes_proofs, routes_submit, routes_agent):
+    # What is asked most often stands first: a route is found by trying one after the other.
+    for module in (routes_submit, routes_node, routes_ledger, routes_proofs, routes_agent):
         app.include_router(module.router)
     app.add_middleware(LimitMiddleware, limits=limits)
 
