@@ -24,6 +24,7 @@ HEAVY = (
     "fastapi",
     "pydantic",
     "plyvel",
+    "pyarrow",
     "cedarpy",
     "cryptography",
     "nacl",
