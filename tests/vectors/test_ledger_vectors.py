@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from ledger import bodies
 from ledger.actions import ReplaceValidator, SetPolicy
+from ledger.blame import find_guilty
 from ledger.configuration_history import build_configuration_proof
 from ledger.state_tree import hash_key, hash_value
 from ledger.transaction import Transaction
 from tests.testkit import patches
+from tests.testkit.forks import Branch
 from tests.testkit.ledger import Chain, make_genesis
+from wire import canonical_json
 from wire.codec import encode
 from wire.hashing import sha256
 
@@ -27,6 +30,7 @@ JOINT = "01666cec75b9aa49a2e8ebe073b2d4632c1db1c809d22d8c687aa7e5a239535f"
 SETTLED = "f5faac7b25842fdbeeb34476f8ac35796817b449a55e62ef2d84a0f4c50ea0a5"
 PROOF = "fe5ab3b85105cbe3a4498925f5800d5eda43914cb1fdc1db052c8b2707600eae"
 SETTLED_BLOCK = "86910f2c89466c19bb51f2a66d8ea9d320581f13c2eb53490b9e74628b7e5278"
+BLAME = "0a4070a1999a02949d17a58836341423938f7549808738480f891c2008f2ff71"
 LAST_LOG = "45955202b4c3f80a3d3822219719da663c10ed591650da588075081da0694864"
 
 
@@ -82,3 +86,13 @@ def test_a_change_of_the_validators_has_these_hashes() -> None:
     proof = build_configuration_proof(chain.store, chain.height)
     assert sha256(encode(proof.to_value())).hex() == PROOF
     assert chain.blocks[-1].header.hash().hex() == SETTLED_BLOCK
+
+
+def test_a_proof_against_a_validator_is_these_bytes() -> None:
+    common = Chain()
+    common.commit()
+    ours, theirs = Branch.of(common), Branch.of(common)
+    ours.add([1, 2, 3])
+    theirs.add([2, 3, 4], term=2, leader=4, voters=[2, 3, 4])
+    blame, _ = find_guilty(ours.history(), theirs.history(), common.genesis).blames
+    assert sha256(canonical_json.encode(blame.to_json())).hex() == BLAME
