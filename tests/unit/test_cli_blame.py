@@ -196,6 +196,25 @@ def test_homes_of_stopped_nodes_are_histories_too(ours: Path, genesis: Path, com
     assert answer.code == 0
 
 
+def test_a_pruned_home_begins_with_a_certified_header(ours: Path, genesis: Path, common: Chain, tmp_path: Path) -> None:
+    branch = Branch.of(common)
+    branch.add([2, 3, 4], term=2, leader=4, voters=[2, 3, 4])
+    home = make_home(tmp_path / "v1", branch, common.genesis)
+    store = Store.open(Home(home).data, chain_id=common.genesis.chain_id, node_key_id=id_of(1))
+    try:
+        block, writes = genesis_block(common.genesis)
+        blocks = BlockStore.bootstrap(store, block.block_hash, writes)
+        blocks.raise_first_height(3)
+        while blocks.prune_step(10):
+            pass
+        assert blocks.store.get(Table.BLOCK, height_key(2)) is None
+    finally:
+        store.close()
+    document = run_json("audit", "blame", home, ours, "--genesis", genesis, code=1)
+    assert document["comparisons"][0]["fork_height"] == 3
+    assert document["guilty"] == sorted([id_of(2).hex(), id_of(3).hex()])
+
+
 def test_a_session_that_asks_nobody_is_enough(ours: Path, theirs: Path, common: Chain) -> None:
     document = run_blame(Session(Output(as_json=True)), [str(ours), str(theirs)], common.genesis)
     assert document["conflict"] is True
