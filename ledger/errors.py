@@ -8,7 +8,8 @@ class                         codes                                             
                               ``ledger.evidence.*``
 ``BlockRefusedError``         ``ledger.block.*``                                                     the proposer
 ``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
-``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``, ``ledger.blame.*``           who sent the proof
+``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``, ``ledger.blame.*``,          who sent the proof
+                              ``ledger.light.*``
 ``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
 ``SnapshotRefusedError``      ``ledger.snapshot.*``                                                  who sent it
 ``AuditStateError``           ``ledger.audit.state``                                                 who kept it
