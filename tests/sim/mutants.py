@@ -6,19 +6,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import consensus.leader
+import ledger.membership
 import node.replica
+import node.snapshots
+import node.storage.rebuild
 from consensus.acknowledgements import AcknowledgementBook
 from consensus.common import Common
 from consensus.effects import HardState, Persist
 from consensus.follower import Following
+from consensus.membership import Configuration
 from consensus.messages import Acknowledgement, Append, Entry, NodeId, RequestVote
 from consensus.progress import Progress
+from consensus.quorum import VoteResult, is_joint_majority, joint_vote_result
+from ledger.configuration import Configuration as LedgerConfiguration
+from ledger.configuration import Validator as LedgerValidator
+from ledger.configuration import ValidatorSet
 from ledger.keyspace import Reader, Table
 from ledger.transition import Executed
 from node.chain import Chain
@@ -176,7 +184,7 @@ def _sign_any_term(self: Following, height: int) -> tuple[Acknowledgement, ...]:
     """Sign whatever is durable, of whichever term."""
     common = self._common
     signed = []
-    for each in range(common.commit_height + 1, height + 1):
+    for each in filter(common.may_sign, range(common.commit_height + 1, height + 1)):
         _, block_hash = common.log.term_and_hash(each)
         signed.append(Acknowledgement(each, block_hash, common.sign_acknowledgement(each, block_hash)))
     return tuple(signed)
@@ -231,6 +239,25 @@ def _never_probe(self: Progress, next_height: int) -> None:
     self.paused = True
 
 
+def _is_quorum_of_the_incoming(self: Configuration, present: Collection[NodeId]) -> bool:
+    return is_joint_majority(self.groups[-1:], present)
+
+
+def _vote_result_of_the_incoming(self: Configuration, answers: Mapping[NodeId, bool]) -> VoteResult:
+    return joint_vote_result(self.groups[-1:], answers)
+
+
+def _forget_the_vote(stored: HardState, term: int) -> HardState:
+    """Stand in for `hard_state_after_snapshot`: whatever is made anew has voted for nobody."""
+    return HardState(max(stored.term, term))
+
+
+def _change_in_one_step(
+    configuration: LedgerConfiguration, incoming: ValidatorSet, learner: LedgerValidator
+) -> LedgerConfiguration:
+    return replace(configuration, voters=incoming, learners=configuration.learners.without(learner))
+
+
 MUTANTS = (
     Mutant(
         "vote-not-persisted",
@@ -243,12 +270,14 @@ MUTANTS = (
         "a second candidate gets a vote in the same term",
         ("two_votes", "disk.vote"),
         Parts(core=VotesTwice),
+        first_seed=5,
     ),
     Mutant(
         "votes-twice, by its consequences",
         "the same, the disk's word aside",
         ("disk.vote", "election_safety", "log_matching", "alarm"),
         Parts(core=VotesTwice, are_promises_checked=False),
+        first_seed=5,
     ),
     Mutant("never-syncs", "batches stay in the page cache", ("process.failed", "memory."), Parts(store=NeverSyncs)),
     Mutant(
@@ -295,12 +324,14 @@ MUTANTS = (
             (Common, "sign_acknowledgement", _sign_in_the_term_of_the_block),
             (consensus.leader, "AcknowledgementBook", CountsOldTerms),
         ),
+        first_seed=2,
     ),
     Mutant(
         "counts-before-its-disk",
         "a leader certifies a block that is not on its own disk yet",
         ("AssertionError", "step.", "commit.", "process.failed"),
         patches=((consensus.leader, "AcknowledgementBook", CountsBeforeItsDisk),),
+        first_seed=2,
     ),
     Mutant(
         "forgets-the-tail",
@@ -319,6 +350,7 @@ MUTANTS = (
         "the ledger does not see that a transaction was executed before",
         ("executed_twice",),
         patches=((node.replica, "Chain", BlindChain),),
+        first_seed=3,
     ),
     Mutant(
         "answers-on-admission",
@@ -340,6 +372,58 @@ MUTANTS = (
         patches=((Process, "wait_linearizable", _read_at_once),),
     ),
     Mutant(
+        "changes-in-one-step",
+        "a learner becomes a voter without a joint configuration",
+        ("configuration.step", "AssertionError", "process.failed"),
+        patches=((ledger.membership, "_enter_joint", _change_in_one_step),),
+        first_seed=2,
+    ),
+    Mutant(
+        "decides-by-one-half",
+        "while a change is under way, the voters before it are not asked",
+        ("certificate.quorum", "election_safety", "certificate.holders", "AssertionError", "process.failed"),
+        patches=(
+            (Configuration, "is_quorum", _is_quorum_of_the_incoming),
+            (Configuration, "vote_result", _vote_result_of_the_incoming),
+        ),
+        first_seed=2,
+    ),
+    Mutant(
+        "learners-sign",
+        "who has no vote acknowledges blocks",
+        ("configuration.acknowledgement",),
+        patches=((Common, "may_sign", lambda _common, _height: True),),
+        first_seed=2,
+    ),
+    Mutant(
+        "strangers-stand",
+        "learners and those who left want to lead",
+        ("configuration.candidate",),
+        patches=((Common, "is_voter", True),),
+        first_seed=4,
+    ),
+    Mutant(
+        "leaves-in-silence",
+        "who is no member any more does not say so",
+        ("configuration.removed",),
+        patches=((Common, "_is_committed_member", lambda _common: True),),
+        first_seed=2,
+    ),
+    Mutant(
+        "votes-again-after-a-snapshot",
+        "with its old log a node forgets its vote",
+        ("snapshot.hard_state", "memory.", "disk.vote", "two_votes"),
+        patches=((node.snapshots, "hard_state_after_snapshot", _forget_the_vote),),
+        first_seed=3,
+    ),
+    Mutant(
+        "votes-again-after-a-repair",
+        "a store that is made anew has no vote in it",
+        ("memory.", "disk.vote", "two_votes"),
+        patches=((node.storage.rebuild, "hard_state_after_snapshot", _forget_the_vote),),
+        first_seed=78,
+    ),
+    Mutant(
         "never-probes",
         "a leader does not go back after a refused append",
         ("liveness",),
@@ -354,7 +438,7 @@ def main(names: Sequence[str]) -> int:
     for mutant in MUTANTS:
         if names and not mutant.name.startswith(tuple(names)):
             continue
-        found = mutant.hunt()
+        found = mutant.hunt(mutant.first_seed)
         if found is None:
             missed += 1
             print(f"{mutant.name}: NOT FOUND in {mutant.seeds_max} seeds", flush=True)
