@@ -137,6 +137,7 @@ class ResumeFile:
                 elif kind == POINT:
                     point = _read_point(values)
                     tables.apply(rows)
+                    tables.take_changes()  # They are in the file.
                     rows = {}
                 kept = offset if kind != ROWS else kept
         except RejectedError as error:
@@ -150,7 +151,6 @@ class ResumeFile:
                 self._reopen(kept)
         except OSError as error:
             raise self._unwritable(error) from error
-        tables.take_changes()
         if point is not None:
             self._at = (point.state.height, point.state.transactions)
         return point
