@@ -145,16 +145,21 @@ class LightClient:
             SplitViewError: It holds, and contradicts the head.
             RejectedError: ``ledger.proof.*`` (also for an older header under other validators than the head's), ``wire.certificate.*``.
         """
+        newest = self.newest
+        contradicts = newest is not None and _contradict(newest.header, checkpoint.header)
         try:
             verified = verify_checkpoint(checkpoint, self.head)
         except RejectedError:
-            # Under other validators the head leads nowhere; at its own height, that they decided at all is the contradiction.
-            if self.newest is not None and _contradict(self.newest.header, checkpoint.header):
-                verify_checkpoint(checkpoint, self.origin)
-                raise SplitViewError(*_ordered(self.newest, checkpoint)) from None
-            raise
-        if self.newest is not None and _contradict(self.newest.header, checkpoint.header):
-            raise SplitViewError(*_ordered(self.newest, checkpoint))
+            # Under former validators nothing leads on from the head; a contradiction is one from the start on.
+            if not contradicts:
+                raise
+            verified = verify_checkpoint(checkpoint, self.origin)
+        if newest is not None and contradicts:
+            if checkpoint.header.validators_hash == newest.header.validators_hash:
+                checkpoint = replace(checkpoint, configuration=newest.configuration)
+            # What is shown to others must hold for them, who have no head.
+            verify_checkpoint(checkpoint, self.origin)
+            raise SplitViewError(*_ordered(newest, checkpoint))
         self._check_path(checkpoint)
         return verified
 

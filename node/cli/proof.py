@@ -25,6 +25,11 @@ PROOF_BYTES_MAX: Final = 6 * TX_BYTES_MAX
 SHOWN_MAX: Final = 120
 """Characters of one value of a record that a person is shown."""
 
+SUBJECT: Final = click.Choice(
+    ["identity", "organisation", "key", "patch", "attestations", "policy", "proposal", "target"]
+)
+"""What can be proven; the same as `ledger.state_proof.SUBJECTS`."""
+
 proof = group(
     "Prove what the ledger says, or does not say; verify it offline.",
     {
@@ -52,10 +57,7 @@ PROOF: Final = click.option(
         "patchwarden proof get policy current",
     ),
 )
-@click.argument(
-    "subject",
-    type=click.Choice(["identity", "organisation", "key", "patch", "attestations", "policy", "proposal", "target"]),
-)
+@click.argument("subject", type=SUBJECT)
 @click.argument("name", metavar="ID")
 @click.option("--out", type=FILE_OR_DASH, metavar="FILE", help="Write the proof to FILE. Default: show it.")
 @click.pass_obj

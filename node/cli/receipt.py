@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ __all__ = [
     "read_genesis",
     "read_receipt",
     "receipt",
+    "receipt_from_bytes",
     "receipt_from_document",
+    "receipt_lines",
     "verified_receipt_document",
     "verify",
     "verify_any_receipt",
@@ -104,21 +107,23 @@ def verify(session: Session, file: Path, genesis: Path | None, checkpoint: Path 
     trusted = read_trusted(genesis, checkpoint)
     proof = read_receipt(file)
     document = verified_receipt_document(proof, trusted)
+    session.output.emit(document, receipt_lines(proof, document, trusted))
+
+
+def receipt_lines(proof: Receipt | CoseReceipts, document: dict[str, Any], trusted: TrustedHead) -> Iterator[str]:
+    """Return for a person what a receipt proves; `document` is that of `verified_receipt_document`."""
     certified = None if document["height"] is None else f"height {document['height']}, term {document['term']}"
-    session.output.emit(
-        document,
-        fields(
-            (
-                ("receipt", "valid"),
-                ("because of", trust_text(trusted)),
-                ("transaction", document["tx_id"]),
-                ("kind", document["kind"]),
-                ("chain", document["chain_id"]),
-                ("signed by", _signers(proof)),
-                ("certified at", certified),
-                ("place in the log", f"{document['log_index']} of {document['log_size']}"),
-            )
-        ),
+    return fields(
+        (
+            ("receipt", "valid"),
+            ("because of", trust_text(trusted)),
+            ("transaction", document["tx_id"]),
+            ("kind", document["kind"]),
+            ("chain", document["chain_id"]),
+            ("signed by", _signers(proof)),
+            ("certified at", certified),
+            ("place in the log", f"{document['log_index']} of {document['log_size']}"),
+        )
     )
 
 
@@ -136,10 +141,20 @@ def read_receipt(path: Path) -> Receipt | CoseReceipts:
     Raises:
         RejectedError: ``ledger.receipt.*``, ``cli.file.*``.
     """
-    from ledger.cose_receipt import SET_BYTES_MAX, decode_cose_receipts_untrusted
+    from ledger.cose_receipt import SET_BYTES_MAX
     from node.cli.files import read_file
 
-    data = read_file(path, SET_BYTES_MAX)
+    return receipt_from_bytes(read_file(path, SET_BYTES_MAX))
+
+
+def receipt_from_bytes(data: bytes) -> Receipt | CoseReceipts:
+    """Return the receipt in a file's bytes, JSON or COSE; nothing about it is verified.
+
+    Raises:
+        RejectedError: ``ledger.receipt.*``, ``cli.file.not_json``.
+    """
+    from ledger.cose_receipt import decode_cose_receipts_untrusted
+
     # A JSON text never begins with the byte of a CBOR map of two or three members, which is no character of UTF-8.
     if data[:1] in (b"\xa2", b"\xa3"):
         return decode_cose_receipts_untrusted(data)
