@@ -42,6 +42,8 @@ STREAMS_MAX: Final = 32
 SOCKET_READ_BYTES: Final = 256 * 1024
 BACKLOG_BYTES_MAX: Final = 256 * 1024
 """What may wait for the socket before writers wait."""
+BACKLOG_BYTES_END: Final = 16 * BACKLOG_BYTES_MAX
+"""Writers wait long before: whoever lets so much wait asks for answers, such as to pings, and does not read them."""
 
 _VERSION: Final = 0
 _DATA: Final = 0
@@ -369,6 +371,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p is not followed by the 
             packet = packet[sent:]
         self._backlog += packet
         self._has_backlog.set()
+        if len(self._backlog) > BACKLOG_BYTES_END:
+            self._end()
 
     @property
     def is_writable(self) -> bool:

@@ -24,6 +24,7 @@ from libp2p.stream_muxer.exceptions import (
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from node.net.muxer import (
+    BACKLOG_BYTES_END,
     BACKLOG_BYTES_MAX,
     HEADER,
     INITIAL_WINDOW_BYTES,
@@ -299,6 +300,23 @@ async def test_a_ping_is_answered_and_a_goodbye_ends_it() -> None:
         assert await raw.receive() == (PING, ACK, 0, 77)
         await raw.send(GO_AWAY, 0, 0, 0)
         await muxer.event_closed.wait()
+
+
+async def test_whoever_asks_and_never_reads_is_cut() -> None:
+    async with against_raw() as (raw, muxer):
+        pings = b"".join(HEADER.pack(0, PING, SYN, 0, number) for number in range(5000))
+        with trio.move_on_after(15) as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def flood() -> None:
+                    while not muxer.is_closed:
+                        await raw.session.write(pings)
+
+                nursery.start_soon(flood)
+                await muxer.event_closed.wait()
+                nursery.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+        assert len(muxer._backlog) < 2 * BACKLOG_BYTES_END
 
 
 async def test_a_streams_life_frame_by_frame() -> None:
