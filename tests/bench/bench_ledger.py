@@ -11,11 +11,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 from ledger import bodies
 from ledger.audit import Auditor, Verifier, verify_here
 from ledger.block import decode_block_untrusted
+from ledger.checkpoint import build_checkpoint, checkpoint_from_text_untrusted
 from ledger.configuration import Configuration
+from ledger.consistency import ConsistencyProof, build_consistency
 from ledger.cose_receipt import (
     build_cose_receipts,
     decode_cose_receipts_untrusted,
@@ -25,6 +28,7 @@ from ledger.cose_receipt import (
 from ledger.execution import block_writes
 from ledger.genesis import Genesis
 from ledger.keyspace import MemoryStore, Table, height_key
+from ledger.light import LightClient
 from ledger.proofs import Receipt, verify_receipt
 from ledger.state import Tip
 from ledger.state_proof import CertifiedStateProof, build_certified_state_proof, verify_certified_state_proof
@@ -214,12 +218,37 @@ def measure_audit(chain: Chain) -> None:
             assert summary.transactions == count
 
 
+def measure_light() -> None:
+    """What a light client spends on a header: when it follows every one, and when it skips from the first to the last."""
+    chain = Chain()
+    chain.register(HOSTS[0], "host")
+    for _ in range(BLOCKS):
+        chain.commit(chain.sign(bodies.HostReport("inventory", "site", b""), HOSTS[0]))
+    texts = [build_checkpoint(chain.store, height).to_text() for height in range(1, chain.height + 1)]
+    sizes = [block.header.log_size for block in chain.blocks]
+    grew = [build_consistency(chain.store, before, after) for before, after in pairwise(sizes)]
+    founded = LightClient.from_genesis(chain.genesis)
+    follow_headers(founded, texts, grew)
+    every = statistics.median(microseconds(len(texts), follow_headers, founded, texts, grew) for _ in range(ROUNDS))
+    show("header, read and followed, 3 signatures each", every)
+    whole = build_consistency(chain.store, sizes[1], sizes[-1])
+    skipping = ([texts[0], texts[-1]], [whole, whole])
+    total = statistics.median(microseconds(1, follow_headers, founded, *skipping) for _ in range(ROUNDS))
+    show(f"{len(texts)} headers skipped in one step, each", total / len(texts))
+
+
+def follow_headers(client: LightClient, texts: list[bytes], grew: list[ConsistencyProof]) -> None:
+    for text, consistency in zip(texts, grew, strict=True):
+        client = client.advance(checkpoint_from_text_untrusted(text), consistency)
+
+
 def main() -> None:
     print(f"load {machine.load_average():.2f}, one Ed25519 verification {machine.verify_us():.1f} µs")
     chain = measure_blocks()
     measure_registrations()
     measure_tree()
     measure_proofs()
+    measure_light()
     measure_audit(chain)
 
 
