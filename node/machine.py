@@ -6,14 +6,23 @@ slow, and whose threads end when the simulator says so.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
 from node.clock import jittered, uptime_ms
+
+LARGE_BLOCK_BYTES: Final = 128 * 1024
+"""Blocks of this size and above are mappings of their own."""
+ARENAS_MAX: Final = 2
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_MALLOC_OPTIONS: Final = ((_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES), (_M_ARENA_MAX, ARENAS_MAX))
+"""Numbers and values for `mallopt`. Source: mallopt(3)."""
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -44,6 +53,20 @@ def spare_collector() -> None:
     stays, too: collecting it would be such a stop.
     """
     gc.freeze()
+
+
+def bound_fragmentation() -> bool:
+    """Let the C library give large blocks of memory back at once; return whether it listens, which glibc does. To be called at the start.
+
+    By itself glibc puts ever larger blocks among the small ones, once it has seen one come and go. What stays behind such a block for long
+    keeps its place from being used again: after half an hour of catching up and being caught up with, two thirds of a validator's heap were
+    holes. A few arenas for all threads do for a process with a single busy one.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _MALLOC_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)

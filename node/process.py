@@ -15,6 +15,7 @@ import trio
 from node.app import run_node
 from node.config import Home, NodeConfig, load_config
 from node.errors import find_leaves
+from node.machine import bound_fragmentation
 from node.telemetry import configure_logging
 from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
 
@@ -36,6 +37,7 @@ def run_process(home: Home, config: NodeConfig) -> None:
         PatchwardenError: The first reason of its own for which it ended; the others are in the log.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    bound_fragmentation()
     try:
         trio.run(run_node, home, config)
     except BaseExceptionGroup as group:
