@@ -76,8 +76,15 @@ def keeps_nothing(_self: FollowedHistory, _block: object) -> None:
         (transition, "derived_refusals", nothing_is_wrong, 1, "an honest validator accepts a forged block"),
         (Actor, "crash", forgets_its_last_block(Actor.crash), 23, "convict the innocent"),
         (FollowedHistory, "_keep_votes", keeps_nothing, 10, "a fork convicts nobody"),
+        (FollowedHistory, "_keep_acknowledgements", keeps_nothing, 10, "a fork convicts nobody"),
     ],
-    ids=["votes for less", "does not compare roots", "forgets what it acknowledged", "a judge without votes"],
+    ids=[
+        "votes for less",
+        "does not compare roots",
+        "forgets what it acknowledged",
+        "a judge without votes",
+        "without certificates",
+    ],
 )
 def test_a_planted_fault_is_found(  # noqa: PLR0917 - what is planted, where, and what tells
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str, fault: object, seed: int, found: str
