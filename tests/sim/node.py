@@ -286,8 +286,12 @@ class Process:
         return self.node.id not in self._nodes()
 
     def knows(self, node_id: KeyId) -> bool:
-        """Return whether the ledger names the node, so that it may connect."""
-        return node_id in self._nodes()
+        """Return whether the ledger names the node, so that it may connect; a damaged ledger ends it, as with `node.net.gate`."""
+        try:
+            return node_id in self._nodes()
+        except CorruptionError as error:
+            self.nursery.start_soon(_raise, error)
+            return False
 
     def _link_validators(self) -> None:
         own = self.node.id
@@ -552,6 +556,10 @@ class SimNode:
 
     def _saw_damage(self, error: CorruptionError) -> bool:
         return bool(self.disk.damaged) and error.code.startswith(("node.storage.", "ledger.corruption."))
+
+
+async def _raise(error: CorruptionError) -> None:
+    raise error
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

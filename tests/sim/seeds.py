@@ -11,6 +11,7 @@ FAILED: Final[dict[int, str]] = {
     17: "stale refusal: a leader whose disk was the slowest refused what others had acknowledged the ground for",
     31: "two validators, one clock: the leader's block lay an hour ahead",
     412: "useless snapshot: a node repaired its store from the same too old snapshot again and again, and never came back",
+    1649: "the harness: a damaged ledger ended the node that asked it, not the one that has it",
     319: "a broken disk and a wrong clock: two faults among four were one too many, the plan says so now",
 }
 """Seeds that failed once, with what they found. Plans have changed since, so a seed may no longer be the run that it was."""
