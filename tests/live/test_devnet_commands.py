@@ -208,6 +208,20 @@ def test_proofs_need_no_trust_in_the_node(net: Devnet, tmp_path: Path) -> None:
     )
 
 
+def test_light_client_follows_two_nodes_and_believes_none(net: Devnet, tmp_path: Path) -> None:
+    nodes = ("--rpc", net.rpc("v1"), "--rpc", net.rpc("v2"))
+    state = ("--state", tmp_path / "net.light")
+    synced = run_json("light", "sync", *state, "--genesis", net.document["genesis"], *nodes)
+    assert [each["outcome"] for each in synced["nodes"]] == ["agrees", "agrees"]
+    shown = run_json("light", "show", "identity", "alice@acme", *state, *nodes)
+    assert (shown["record"]["status"], shown["height"] >= synced["height"]) == ("active", True)
+    assert run_json("light", "show", "identity", "nobody@acme", *state, *nodes)["present"] is False
+    (event,) = run_json("identity", "history", "alice@acme", "--rpc", net.rpc())
+    receipt = tmp_path / "receipt.json"
+    run_json("receipt", "get", event["tx_id"], "--out", receipt, "--rpc", net.rpc("v3"))
+    assert run_json("light", "verify", receipt, *state)["tx_id"] == event["tx_id"]
+
+
 # -- governance --------------------------------------------------------------------------------------------------------
 
 

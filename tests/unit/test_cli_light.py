@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger import actions
 from ledger.checkpoint import SplitView, build_checkpoint, verify_split_view
 from ledger.cose_receipt import build_cose_receipts, sign_log_root
 from ledger.proofs import build_receipt
@@ -18,7 +19,7 @@ from ledger.transaction import decode_transaction_untrusted
 from ledger.trust import TrustedHead
 from node.cli.errors import NodeUnreachableError
 from tests.testkit.cli import refused, run, run_json
-from tests.testkit.ledger import Chain
+from tests.testkit.ledger import Chain, make_genesis
 from tests.unit.test_cli_proofs import ProvingNode
 from tests.unit.test_ledger_light import note, rival
 from wire.errors import RejectedError
@@ -119,6 +120,24 @@ def test_a_node_that_is_behind_is_no_liar_and_takes_nobody_back(state: Path, cha
     assert outcomes(synced) == {LATE: ("behind", None), GOOD: ("agrees", None)}
     assert refused("light", "sync", "--state", state, "--rpc", LATE, code=3) == "cli.light.no_node"
     assert state.read_bytes() == kept
+
+
+def test_every_older_header_is_behind_however_often_the_validators_changed(
+    tmp_path: Path, nodes: dict[str, ProvingNode]
+) -> None:
+    chain = Chain(make_genesis(validators=3))
+    chain.add_learner(4)
+    chain.adopt(actions.ReplaceValidator("v1", "v4"))
+    chain.settle()
+    chain.register("web1@acme", "host")
+    nodes[GOOD] = ProvingNode(chain)
+    genesis, state = tmp_path / "genesis.json", tmp_path / "changed.light"
+    genesis.write_bytes(chain.genesis.document)
+    run_json("light", "sync", "--state", state, "--genesis", genesis, "--rpc", GOOD)
+    for height in range(1, chain.height):
+        nodes[LATE] = LyingNode(chain, checkpoint_get=build_checkpoint(chain.store, height).to_text().decode())
+        synced = run_json("light", "sync", "--state", state, "--rpc", LATE, "--rpc", GOOD)
+        assert outcomes(synced) == {LATE: ("behind", None), GOOD: ("agrees", None)}
 
 
 def forged_header(text: str) -> str:
