@@ -119,6 +119,13 @@ def test_block_by_block_over_every_change_of_the_validators(chain: Chain) -> Non
     assert step(client, chain) is client
 
 
+def test_blocks_without_transactions_need_no_consistency_proof(honest: Chain) -> None:
+    chain = rival(honest, 4, 0)
+    client = following(chain, 4)
+    chain.commit()
+    assert client.advance(at(chain), None).height == 5
+
+
 def test_the_start_alone_is_kept(chain: Chain) -> None:
     for client in (LightClient.from_genesis(chain.genesis), LightClient.from_checkpoint(at(chain, 7))):
         assert light_client_from_bytes_untrusted(client.to_bytes()) == client
