@@ -8,6 +8,7 @@ even when only blocks without transactions differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -124,7 +125,8 @@ def ask_all(
         answers = []
         for checkpoint, answer, url in sorted(shown, key=lambda each: each[0].height):
             try:
-                moved, report = _follow(client, nodes[url], url, checkpoint)
+                helpers = [node for other, node in nodes.items() if other != url]
+                moved, report = _follow(client, nodes[url], helpers, url, checkpoint)
                 if judge is not None and report.outcome == AGREES:
                     judge(moved, answer)
             except SplitViewError:
@@ -152,8 +154,10 @@ def report_lines(reports: Sequence[NodeReport]) -> list[tuple[str, str]]:
     return [("node", _sentence(each)) for each in reports]
 
 
-def _follow(client: LightClient, node: RpcClient, url: str, checkpoint: Checkpoint) -> tuple[LightClient, NodeReport]:
-    """Return the client after a node's header; the node proves that what was seen before is part of its history."""
+def _follow(
+    client: LightClient, node: RpcClient, helpers: Sequence[RpcClient], url: str, checkpoint: Checkpoint
+) -> tuple[LightClient, NodeReport]:
+    """Return the client after a node's header; the node, else a helper, proves that what was seen before is part of its history."""
     from ledger.errors import ProofRefusedError
 
     if checkpoint.height < client.height:
@@ -171,7 +175,7 @@ def _follow(client: LightClient, node: RpcClient, url: str, checkpoint: Checkpoi
     consistency = None
     if client.needs_consistency(checkpoint.header):
         client.check(checkpoint)  # First whatever costs the node no more questions.
-        consistency = _consistency(client, node, checkpoint)
+        consistency = _consistency(client, node, helpers, checkpoint)
     return client.advance(checkpoint, consistency), NodeReport(url, AGREES, checkpoint.height)
 
 
@@ -184,12 +188,25 @@ def _checkpoint(node: RpcClient, height: int | None = None) -> Checkpoint:
     return checkpoint_from_text_untrusted(text.encode("utf-8", "replace"))
 
 
-def _consistency(client: LightClient, node: RpcClient, checkpoint: Checkpoint) -> ConsistencyProof:
-    from ledger.consistency import ConsistencyProof
+def _consistency(
+    client: LightClient, node: RpcClient, helpers: Sequence[RpcClient], checkpoint: Checkpoint
+) -> ConsistencyProof:
+    """Return the node's own proof, whatever it is; one of others that holds when it has none, as after pruning its log."""
+    from ledger.consistency import ConsistencyProof, verify_extends
 
-    before = client.head.header
+    before, after = client.head.header, checkpoint.header
     assert before is not None, "a client without a header needs no such proof"
-    value = call(node, "proofs.consistency", **{"from": before.log_size, "to": checkpoint.header.log_size})
+    sizes = {"from": before.log_size, "to": after.log_size}
+    try:
+        value = call(node, "proofs.consistency", **sizes)
+    except NoAnswerError:
+        for helper in helpers:
+            # A helper's bad proof is nobody's fault here: it is judged by its own header.
+            with suppress(NoAnswerError, RejectedError):
+                proof = ConsistencyProof.from_json_untrusted(call(helper, "proofs.consistency", **sizes))
+                verify_extends(proof, before, after)
+                return proof
+        raise
     return ConsistencyProof.from_json_untrusted(value)
 
 

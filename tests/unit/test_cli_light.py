@@ -14,6 +14,7 @@ import pytest
 from ledger import actions
 from ledger.checkpoint import SplitView, build_checkpoint, verify_split_view
 from ledger.cose_receipt import build_cose_receipts, sign_log_root
+from ledger.errors import HistoryPrunedError
 from ledger.proofs import build_receipt
 from ledger.transaction import decode_transaction_untrusted
 from ledger.trust import TrustedHead
@@ -22,7 +23,6 @@ from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis
 from tests.unit.test_cli_proofs import ProvingNode
 from tests.unit.test_ledger_light import note, rival
-from wire.errors import RejectedError
 
 GOOD, LATE, BAD = "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"
 
@@ -169,7 +169,6 @@ def shifted(document: dict[str, Any]) -> dict[str, Any]:
         (("proofs_consistency", None), ("dropped", "ledger.proof.malformed")),
         (("checkpoint_get", NodeUnreachableError("cli.rpc.unreachable", "gone")), ("no answer", "cli.rpc.unreachable")),
         (("checkpoint_get", httpx.DecodingError("bad gzip")), ("no answer", "cli.rpc.unreadable")),
-        (("proofs_consistency", RejectedError("node.x", "no")), ("no answer", "node.x")),
     ],
     ids=str,
 )
@@ -186,6 +185,23 @@ def test_a_lying_node_is_named_and_dropped_and_the_others_are_used(
     synced = run_json("light", "sync", "--state", state, "--rpc", BAD, "--rpc", GOOD)
     assert outcomes(synced) == {BAD: (outcome, code), GOOD: ("agrees", None)}
     assert synced["height"] == chain.height
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_node_that_has_pruned_its_log_is_helped_by_another(
+    state: Path, chain: Chain, nodes: dict[str, ProvingNode], *, helps: bool
+) -> None:
+    nodes[BAD] = LyingNode(chain, proofs_consistency=HistoryPrunedError("ledger.history.pruned", "not kept"))
+    assert refused("light", "sync", "--state", state, "--rpc", BAD, code=3) == "cli.light.no_node"
+    helper = LyingNode(chain, checkpoint_get=NodeUnreachableError("cli.rpc.unreachable", "gone"))
+    nodes[LATE] = helper
+    if not helps:
+        helper.lies["proofs.consistency"] = shifted
+        words = ("light", "sync", "--state", state, "--rpc", BAD, "--rpc", LATE)
+        assert refused(*words, code=3) == "cli.light.no_node"
+        return
+    synced = run_json("light", "sync", "--state", state, "--rpc", BAD, "--rpc", LATE)
+    assert outcomes(synced) == {BAD: ("agrees", None), LATE: ("no answer", "cli.rpc.unreachable")}
 
 
 @pytest.mark.parametrize(("fork", "blocks"), [(3, 2), (3, 9), (5, 4)])
