@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.testkit")
@@ -29,3 +30,9 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHWARDEN_HOME", str(tmp_path_factory.mktemp("patchwarden-home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> None:
+    """Let no test inherit what another one has told structlog: a level left behind hides the warnings that a test looks for."""
+    structlog.reset_defaults()

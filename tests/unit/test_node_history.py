@@ -7,7 +7,6 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-import structlog
 import trio
 import trio.lowlevel
 from structlog.testing import capture_logs
@@ -174,7 +173,6 @@ async def test_nothing_is_pruned_before_a_snapshot_is_whole(replica: LedgerRepli
 
 
 async def test_a_live_follower_is_waited_for_and_the_log_says_so(replica: LedgerReplica) -> None:
-    structlog.reset_defaults()  # Another test may have left a level that drops warnings.
     with capture_logs() as log:
         await keep(replica, keep_blocks=20, followers={"slow": 30, "quick": HEIGHT + 1})
     assert_kept_from(replica, 30)
@@ -182,7 +180,6 @@ async def test_a_live_follower_is_waited_for_and_the_log_says_so(replica: Ledger
 
 
 async def test_a_follower_that_is_too_slow_is_left_behind_and_the_log_says_so(replica: LedgerReplica) -> None:
-    structlog.reset_defaults()  # Another test may have left a level that drops warnings.
     with capture_logs() as log:
         await keep(replica, keep_blocks=20, followers={"slow": 3})
     assert_kept_from(replica, HEIGHT - 2 * 20 + 1)

@@ -59,7 +59,7 @@ class Process:
     def open(self, path: Path, *, lease_reads: bool) -> Store:
         store = Store.open(path, chain_id=GENESIS.chain_id, node_key_id=self.id)
         block, writes = genesis_block(GENESIS)
-        machine = Machine(self.sleep, self.in_thread, lambda seconds: seconds, self.network.uptime_ms)
+        machine = Machine(self.sleep, self.in_thread, lambda seconds: seconds, uptime_ms=self.network.uptime_ms)
         self.replica = LedgerReplica(
             BlockStore.bootstrap(store, block.block_hash, writes), self.network.now_ms, machine
         )
