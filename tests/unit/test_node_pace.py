@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import node.pace
-from node.pace import SLOW_PERIOD_S, SLOW_WRITE_S, WritePace
+from node.pace import SLOW_PERIOD_S, SLOW_WRITE_S, STALLED_WRITE_S, WRITES_JUDGED, WritePace
 
 
 class Clock:
@@ -27,18 +27,33 @@ def write(pace: WritePace, clock: Clock, seconds: float) -> None:
         clock.now += seconds
 
 
-def test_quick_writes_stay_and_a_slow_one_sends_the_next_ones_away(clock: Clock) -> None:
+def test_quick_writes_stay_and_a_single_slow_one_changes_nothing(clock: Clock) -> None:
     pace = WritePace()
-    for _ in range(100):
+    for _ in range(20):
+        for _ in range(WRITES_JUDGED - WRITES_JUDGED // 2):
+            write(pace, clock, SLOW_WRITE_S / 2)
+        for _ in range(WRITES_JUDGED // 2):
+            write(pace, clock, 2 * SLOW_WRITE_S)
+            assert pace.is_quick
+
+
+def test_most_writes_slow_send_the_next_ones_away_until_they_are_quick_for_a_while(clock: Clock) -> None:
+    pace = WritePace()
+    for number in range(WRITES_JUDGED):
+        assert pace.is_quick is (number <= WRITES_JUDGED // 2)
+        write(pace, clock, 2 * SLOW_WRITE_S)
+    clock.now += SLOW_PERIOD_S / 2
+    for _ in range(WRITES_JUDGED):
         write(pace, clock, SLOW_WRITE_S / 2)
-        assert pace.is_quick
-    write(pace, clock, 2 * SLOW_WRITE_S)
     assert not pace.is_quick
-    clock.now += SLOW_PERIOD_S / 2
-    write(pace, clock, 2 * SLOW_WRITE_S)
-    clock.now += SLOW_PERIOD_S / 2
-    write(pace, clock, SLOW_WRITE_S / 2)
-    assert not pace.is_quick, "the second slow write counts as well"
+    clock.now += SLOW_PERIOD_S
+    assert pace.is_quick
+
+
+def test_a_write_that_stalls_is_enough(clock: Clock) -> None:
+    pace = WritePace()
+    write(pace, clock, 2 * STALLED_WRITE_S)
+    assert not pace.is_quick
     clock.now += SLOW_PERIOD_S
     assert pace.is_quick
 
