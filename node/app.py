@@ -28,7 +28,6 @@ import structlog
 import trio
 
 from consensus.config import Role
-from consensus.effects import Persist, hard_state_after_snapshot
 from ledger.checkpoint import SplitView
 from ledger.configuration import Validator as LedgerValidator
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
@@ -131,7 +130,9 @@ class Node:
         sync.register(self.network)
         self.snapshots = SnapshotClient(store, genesis, self.peer_ledgers)
         if config.role == "host" or (config.peers and self._is_new()):
-            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots)
+            self.observer = Observer(
+                self.replica, self.peer_ledgers(), self.metrics, self.snapshots, votes=config.role == "validator"
+            )
         else:
             self.validator = self._make_validator()
         self.submitter = Submitter(
@@ -218,18 +219,10 @@ class Node:
                 await self.replica.wait_above(self.replica.height)
             watching.cancel_scope.cancel()
         self.observer = None
-        await trio.to_thread.run_sync(self._adopt_term)
         self.validator = self._make_validator()
         self._link_validators()
         await nursery.start(self.validator.run)
         _log.info("takes part in consensus", name=self.config.name, height=self.replica.height)
-
-    def _adopt_term(self) -> None:
-        """Put the followed blocks' term beside them: this node has voted in none, and from now on may in later ones."""
-        stored = self.replica.store.load().hard_state
-        hard_state = hard_state_after_snapshot(stored, self.replica.latest_view().header.term)
-        if hard_state != stored:
-            self.replica.store.persist(Persist(hard_state=hard_state))
 
     def request_stop(self) -> None:
         """Begin a graceful stop."""

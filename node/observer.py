@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 import trio
 
+from consensus.effects import Persist, hard_state_after_snapshot
 from ledger.certificate import verify_block_certificate
 from ledger.state import StateView
 from ledger.transition import Executed
@@ -45,7 +46,20 @@ class Observer:
         peers: Sequence[PeerLedger],
         metrics: Metrics,
         snapshots: SnapshotClient | None = None,
+        *,
+        votes: bool = False,
     ) -> None:
+        """Be ready to follow.
+
+        Args:
+            replica: What is kept up.
+            peers: Whom to ask, in turn.
+            metrics: What is counted.
+            snapshots: Where to begin anew when the next block is kept nowhere; None to wait.
+            votes: Whether this node will vote as soon as the ledger names it. Then the term of what it follows is written beside it, in the
+                same write: whenever it ends, its next start may be that of a voter, whose log must not be ahead of its term.
+        """
+        self._hard_state = replica.store.load().hard_state if votes else None
         self._replica = replica
         self._peers = list(peers)
         self._metrics = metrics
@@ -100,7 +114,8 @@ class Observer:
         _log.warning("the next block is kept nowhere any more: a snapshot is needed", height=self._replica.height)
         try:
             filled = await self._snapshots.fetch(at_least(self._replica.height + 1))
-            await install_snapshot(self._replica, filled, None, self._writing)
+            await install_snapshot(self._replica, filled, self._hard_state, self._writing)
+            self._adopt_term(filled.term)
             self._metrics.snapshots_installed.inc()
             await self._snapshots.forget_incoming(filled.height)
         except UnavailableError as error:
@@ -141,7 +156,17 @@ class Observer:
                 chain.take_from(chain.committed_height + 1)
         assert self._replica.height > base
 
+    def _adopt_term(self, term: int) -> tuple[Persist, ...]:
+        """Return what must be written with blocks of `term`: nothing, or the later term of one who will vote."""
+        before = self._hard_state
+        if before is not None:
+            self._hard_state = hard_state_after_snapshot(before, term)
+        return () if self._hard_state == before else (Persist(self._hard_state),)
+
     async def _commit(self, blocks: list[Executed], certificate: CommitCertificate) -> None:
-        await self._replica.machine.in_thread(self._replica.commit_to_store, blocks, certificate, limiter=self._writing)
+        persists = self._adopt_term(certificate.term)
+        await self._replica.machine.in_thread(
+            self._replica.commit_to_store, blocks, certificate, persists, limiter=self._writing
+        )
         self._replica.committed(blocks)
         self._metrics.committed(blocks)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from consensus.effects import HardState
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.keyspace import Table
 from ledger.state import StateView
@@ -85,7 +86,8 @@ async def _begin_from_snapshot(store: Store, config: NodeConfig, key: PrivateKey
     _log.info("a snapshot is fetched to begin from", path=str(store.path))
     async with peers_beside(_known_addresses(store, config, genesis, key.public_key.key_id), key) as peers:
         filled = await SnapshotClient(store, genesis, lambda: peers).fetch(at_least(1))
-    await trio.to_thread.run_sync(install_offline, store, filled)
+    # The snapshot may name this node: then it starts as a voter, whose log must not be ahead of its term.
+    await trio.to_thread.run_sync(install_offline, store, filled, HardState() if config.role == "validator" else None)
     _log.info("begins from a snapshot", height=filled.height, block_hash=filled.block_hash.hex())
 
 

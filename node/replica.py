@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 import trio
 
+from consensus.effects import Persist
 from ledger.block import Block, decode_block_untrusted
 from ledger.keyspace import Reader
 from ledger.state import StateView
@@ -212,13 +213,20 @@ class LedgerReplica:
         advanced, self._advanced = self._advanced, trio.Event()
         advanced.set()
 
-    def commit_to_store(self, blocks: Sequence[Executed], certificate: CommitCertificate | None) -> None:
+    def commit_to_store(
+        self, blocks: Sequence[Executed], certificate: CommitCertificate | None, persists: Sequence[Persist] = ()
+    ) -> None:
         """Write executed blocks and their certificate durably, all or nothing. Blocking: call it in the writing thread.
+
+        Args:
+            blocks: What was executed.
+            certificate: Proves the last of them, or one before it.
+            persists: What else belongs into the same write.
 
         Raises:
             StorageFailedError: The disk did not take it; the node must stop.
         """
-        self.store.commit(blocks, certificate)
+        self.store.write(persists, ((blocks, certificate),))
 
     def committed(self, blocks: Sequence[Executed]) -> None:
         """Make durable blocks the committed tip and wake whoever waited for them."""

@@ -32,6 +32,8 @@ class SimDisk:
         self.tables: dict[int, Rows] = {}
         self.unsynced: list[dict[tuple[int, bytes], bytes | None]] = []
         """For each batch that no sync has covered yet: the rows as they were before it."""
+        self.in_doubt: list[dict[tuple[int, bytes], bytes | None]] = []
+        """Batches whose sync has failed."""
         self.batches = 0
         """Batches in the database."""
         self.high_water = 0
@@ -175,6 +177,10 @@ class SimStore:
         self._boundary = boundary
         self._failed = False
         self._damage: dict[tuple[int, bytes], StorageError] = {}
+        for rows in disk.in_doubt:
+            if disk.random.random() < 0.5:
+                disk.apply(rows)
+        disk.in_doubt.clear()
         if disk.batches < disk.high_water:
             raise StorageError(
                 "node.storage.lost_writes", f"{disk.name} lost {disk.high_water - disk.batches} acknowledged writes"
@@ -276,9 +282,9 @@ class SimStore:
             for (table, key), value in rows.items()
         }
         if disk.sync_fails:
-            # What a failed sync leaves is unknown: here the batch is in memory and, if the power stays on, on the disk later.
+            # What a failed sync leaves is unknown until the next start; this process does not see it, as LevelDB has it.
             self._failed = True
-            disk.apply(sealed)
+            disk.in_doubt.append(sealed)
             raise self._failure("input/output error")
         # A crash from here to the sync leaves a batch that is complete in the page cache, or torn: then it is dropped at the next start.
         self._boundary("torn write")

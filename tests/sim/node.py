@@ -17,7 +17,7 @@ import trio
 
 from consensus.config import Config, Status, Stored
 from consensus.core import Replica
-from consensus.effects import Effects, Event, Persist, hard_state_after_snapshot
+from consensus.effects import Effects, Event, Persist
 from consensus.log import LogReader
 from ledger.keyspace import Table
 from ledger.mempool import Mempool
@@ -175,7 +175,7 @@ class Process:
         sync.register(self.endpoint)  # type: ignore[arg-type]
         self.snapshots = snapshot_client(store, world.genesis, self.peer_ledgers, self.replica.machine)
         if node.is_spare and self._is_new():
-            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots)
+            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots, votes=True)
         else:
             self.validator = self._make_validator()
         self.submitter = parts.submitter(
@@ -253,7 +253,6 @@ class Process:
                 await self.replica.wait_above(self.replica.height)
             watching.cancel_scope.cancel()
         self.observer = None
-        await self.node.in_thread(self._adopt_term)
         self.validator = self._make_validator()
         self.node.world.trace.tell(self.node.name, f"takes part from height {self.replica.height} on")
 
@@ -266,12 +265,6 @@ class Process:
             await self.replica.wait_above(self.replica.height)
             if self.replica.latest_view().header.proposer != proposer:
                 self.submitter.leader_changed()
-
-    def _adopt_term(self) -> None:
-        stored = self.replica.store.load().hard_state
-        hard_state = hard_state_after_snapshot(stored, self.replica.latest_view().header.term)
-        if hard_state != stored:
-            self.replica.store.persist(Persist(hard_state=hard_state))
 
     def leads(self) -> bool:
         """Return whether this process leads."""

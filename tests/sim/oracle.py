@@ -4,7 +4,7 @@
 what                        where it is asked
 ==========================  ====================================================================================================
 election safety             at each election: one leader a term, elected by a sound certificate
-leader completeness         at each election: the new leader has everything that was ever certified
+leader completeness         at each election: the new leader has everything that was ever certified in an earlier term
 log matching                at each write: one block for a term and height; what is linked has the same ancestors
 state-machine safety        at each commit: one block a height, once a node, in order; the same changes of the same rows
 commit certificates         at each certificate: signatures hold, and a majority had the block on disk
@@ -125,6 +125,8 @@ class Oracle:
         self._terms: dict[Digest, int] = {world.genesis_hash: 0}
         self._durable_ever: set[tuple[NodeId, Digest]] = set()
         self._certified: dict[int, Digest] = {}
+        self._certified_in: dict[int, int] = {}
+        """The earliest term in which a certificate for the height was made: every leader of a later one has the block."""
         self._sound: set[bytes] = set()
         self.canonical: list[Canonical] = []
         """The committed chain from height 1 on."""
@@ -605,7 +607,9 @@ class Oracle:
     def _note_certified(self, node: SimNode, effects: Effects) -> None:
         assert effects.certificate is not None
         self.check_certificate(node.name, effects.certificate)
+        term = effects.certificate.term
         for entry in effects.apply:
+            self._certified_in[entry.height] = min(term, self._certified_in.get(entry.height, term))
             known = self._certified.setdefault(entry.height, entry.block_hash)
             demand(
                 known == entry.block_hash,
@@ -625,6 +629,9 @@ class Oracle:
         demand(known == node.id, "election_safety", f"{node.name} is a second leader of term {term}")
         log = self.shadow(node).log
         for height, block_hash in self._certified.items():
+            # Who was elected long ago and hears of it only now, has nothing of what was decided since.
+            if self._certified_in[height] >= term:
+                continue
             demand(
                 height <= len(log) and log[height - 1][1] == block_hash,
                 "leader_completeness",

@@ -317,6 +317,10 @@ class World:
         self.network.is_quiet = True
         for node in self.nodes:
             node.doom = None
+            if node.follows:
+                # Whom its operator has named may have left the network since.
+                node.peers = [member.id for member in self.members]
+                node.end("is set up anew", loses_power=False, down_s=0.0)
             node.start()
 
     # Connections

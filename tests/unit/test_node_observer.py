@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from consensus.effects import HardState
+from ledger.keyspace import height_key
 from node.observer import Observer
 from node.replica import LedgerReplica
+from node.storage.block_store import decode_hard_state, decode_log_term, decode_log_tip
+from node.storage.tables import ONLY_KEY, TABLE_HARD_STATE, TABLE_LOG_TERM, TABLE_LOG_TIP
 from node.sync import CertifiedBlock, certified_blocks
 from node.telemetry import Metrics
 from tests.testkit.ledger import Chain, make_certificate, make_genesis, node_key
@@ -47,8 +51,10 @@ def chain() -> Chain:
     return chain
 
 
-async def _follow(replica: LedgerReplica, peers: list[FakePeer], until: Callable[[], bool]) -> None:
-    observer = Observer(replica, peers, Metrics())  # type: ignore[arg-type]
+async def _follow(
+    replica: LedgerReplica, peers: list[FakePeer], until: Callable[[], bool], *, votes: bool = False
+) -> None:
+    observer = Observer(replica, peers, Metrics(), votes=votes)  # type: ignore[arg-type]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(observer.run)
@@ -63,6 +69,31 @@ async def test_observer_commits_what_is_certified(tmp_path: Path, chain: Chain) 
         await _follow(replica, [peer], lambda: replica.height == chain.height)
         assert replica.latest_view().tip == chain.view.tip
         assert replica.store.committed_height == chain.height
+
+
+@pytest.mark.parametrize("votes", [True, False])
+async def test_who_will_vote_has_the_term_of_what_it_follows_whenever_it_ends(
+    tmp_path: Path, chain: Chain, votes: bool
+) -> None:
+    """Its next start may be that of a voter, who refuses a log ahead of its term: seed 1897 of the simulator."""
+    written: list[tuple[int, int]] = []
+    with open_replica(tmp_path / "data", chain.genesis) as replica:
+        store = replica.store.store
+        write = store.write
+
+        def watched(rows: dict[tuple[int, bytes], bytes | None]) -> None:
+            write(rows)
+            tip = decode_log_tip(store.get(TABLE_LOG_TIP, ONLY_KEY) or b"")
+            row = store.get(TABLE_HARD_STATE, ONLY_KEY)
+            log_term = decode_log_term(store.get(TABLE_LOG_TERM, height_key(tip[0])) or b"")[0]
+            written.append((0 if row is None else decode_hard_state(row).term, log_term))
+
+        store.write = watched  # type: ignore[method-assign, assignment]
+        peer = FakePeer("honest", [certified(chain)])
+        await _follow(replica, [peer], lambda: replica.height == chain.height, votes=votes)
+        assert replica.store.load().hard_state == HardState(2 if votes else 0)
+    assert {log_term for _, log_term in written} == {1, 2}
+    assert all(term == (log_term if votes else 0) for term, log_term in written)
 
 
 async def test_one_certificate_covers_the_blocks_below_it(tmp_path: Path, chain: Chain) -> None:

@@ -571,7 +571,8 @@ async def test_a_follower_slower_than_pruning_converges(tmp_path: Path, chain: C
     for peer in peers:
         peer.chain, peer.blocks_kept_from = longer, chain.height
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        observer = Observer(replica, peers, Metrics(), client_of(replica.store.store, chain, *peers))  # type: ignore[arg-type]
+        client = client_of(replica.store.store, chain, *peers)
+        observer = Observer(replica, peers, Metrics(), client, votes=True)  # type: ignore[arg-type]
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(observer.run)
@@ -580,6 +581,7 @@ async def test_a_follower_slower_than_pruning_converges(tmp_path: Path, chain: C
                 nursery.cancel_scope.cancel()
         assert_is_at(replica, longer)
         assert replica.store.first_height == chain.height + 1
+        assert replica.store.load().hard_state == HardState(longer.term)
 
 
 async def test_as_long_as_one_peer_keeps_the_history_no_snapshot_is_taken(
