@@ -669,6 +669,10 @@ async def code_of(siege: Siege, member: Member, node: NodeProcess, method: str, 
     return caught.value.code
 
 
+CUT = ("node.net.unreachable", "node.net.connection_lost")
+"""What a node hears that is cut off: Noise tells who dials only in its last message, so the connection may stand for a moment before."""
+
+
 async def test_stranger_and_lying_member_over_libp2p(siege: Siege) -> None:
     node = siege.scene.cluster.validators[0]
     nobody = Member("nobody")
@@ -680,8 +684,8 @@ async def test_stranger_and_lying_member_over_libp2p(siege: Siege) -> None:
         await nursery.start(guest.run)
         for target in (node, siege.scene.host):
             before = metric(siege, target, "strangers_refused")
-            assert await code_of(siege, nobody, target, "status.get", encode(())) == "node.net.unreachable"
-            assert await code_of(siege, guest, target, "status.get", encode(())) == "node.net.unreachable"
+            assert await code_of(siege, nobody, target, "status.get", encode(())) in CUT
+            assert await code_of(siege, guest, target, "status.get", encode(())) in CUT
             assert metric(siege, target, "strangers_refused") >= before + 2
         siege.commit((identity, "ada@acme"))
         siege.scene.wait_level()
@@ -712,7 +716,7 @@ async def test_stranger_and_lying_member_over_libp2p(siege: Siege) -> None:
                 except PatchwardenError:
                     break
                 await trio.sleep(0.2)
-        assert await code_of(siege, guest, node, "status.get", encode(())) == "node.net.unreachable"
+        assert await code_of(siege, guest, node, "status.get", encode(())) in CUT
         nursery.cancel_scope.cancel()
     assert raw_key_of("nobody") != raw_key_of("guest")
 

@@ -69,7 +69,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "round 1" in text, text
     assert any(name.startswith(f"{machine.PREFIX}-{harness.pid}-") for name in namespaces)
     assert len(children) >= 6  # Five nodes and the switch.
-    assert code == 130
+    assert code == 130, (tmp_path / "out").read_text(encoding="utf-8")[-3000:]
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 

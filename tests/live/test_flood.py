@@ -28,11 +28,14 @@ def test_a_flood_is_asked_to_come_back_and_the_node_lives(tmp_path: Path) -> Non
             cluster.register(identity, "host")
         (node,) = cluster.validators
         for signers in (FLOODERS, FLOODERS[:1]):
-            answers = run_flood(cluster, signers, 3, connections=40)
-            assert not answers.unexpected()
-            assert answers.without_retry_after == 0
-            assert answers.broken == 0
-            codes = " ".join([*answers.statuses, *answers.results])
+            for seconds in (3, 6, 12, 24):  # On a machine with other work the client may be too slow at first.
+                answers = run_flood(cluster, signers, seconds, connections=40)
+                assert not answers.unexpected()
+                assert answers.without_retry_after == 0
+                assert answers.broken == 0
+                codes = " ".join([*answers.statuses, *answers.results])
+                if "ledger.mempool." in codes:
+                    break
             assert "ledger.mempool." in codes, "the flood was too small to show anything"
             refused = {text for text in answers.results if text.startswith("refused")}
             assert refused <= {"refused ledger.mempool.full", "refused ledger.mempool.signer_full"}
