@@ -277,7 +277,7 @@ def _sync_error(stage: Stage, chance: random.Random) -> Iterator[str]:
         node.expected_down = True
         offset = node.log_size()
         with disk.injected(node, f"{disk.SYNCS}:error=EIO"):
-            wrote = _expect_failed_write(stage, node, offset, "every sync fails with EIO", _has_written(node))
+            wrote = _expect_failed_write(stage, node, offset, "every sync fails with EIO", is_traced=True)
         yield f"syncs of {node.name} fail with EIO{'' if wrote else ', and it makes none'}"
         _restart_failed(stage, node)
 
@@ -290,7 +290,7 @@ def _write_error(stage: Stage, chance: random.Random) -> Iterator[str]:
         offset = node.log_size()
         code = chance.choice(("ENOSPC", "EIO", "EDQUOT"))
         with disk.injected(node, f"write:error={code}", paths=disk.log_files(node)):
-            wrote = _expect_failed_write(stage, node, offset, f"every write fails with {code}", _has_written(node))
+            wrote = _expect_failed_write(stage, node, offset, f"every write fails with {code}", is_traced=True)
         yield f"writes to the log of {node.name} fail with {code}{'' if wrote else ', and it makes none'}"
         _restart_failed(stage, node)
 
@@ -378,17 +378,13 @@ def _submission_code(stage: Stage, node: Node) -> str:
     return code
 
 
-def _has_written(node: Node) -> Callable[[], bool]:
-    """Return a way to ask whether a call of the node has failed as injected: who is cut off at the same time may have nothing to write."""
-    return lambda: disk.count_injected(node) > 0
+def _expect_failed_write(stage: Stage, node: Node, offset: int, what: str, *, is_traced: bool = False) -> bool:
+    """Wait until the node has ended by a failed write; return False when it runs on because it is traced and has written nothing.
 
-
-def _expect_failed_write(
-    stage: Stage, node: Node, offset: int, what: str, has_written: Callable[[], bool] = lambda: True
-) -> bool:
-    """Wait until the node has ended by a failed write; return False when it runs on because it has written nothing."""
+    Who is cut off from the others at the same time may have nothing to write.
+    """
     code = node.wait_ended(FAIL_TIMEOUT_S)
-    if code is None and not has_written():
+    if code is None and is_traced and not disk.has_injected(node):
         node.expected_down = False
         return False
     if code is None:

@@ -16,15 +16,22 @@ from wire.certificate import encode_commit_certificate
 
 
 @contextmanager
-def open_replica(path: Path, genesis: Genesis, *, now_ms: int | None = None) -> Iterator[LedgerReplica]:
-    """Give a replica at genesis in a new or existing directory; its clock stands still."""
+def open_store(path: Path, genesis: Genesis) -> Iterator[Store]:
+    """Give the store of validator 1 in a new or existing directory."""
     store = Store.open(path, chain_id=genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
     try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def open_replica(path: Path, genesis: Genesis, *, now_ms: int | None = None) -> Iterator[LedgerReplica]:
+    """Give a replica at genesis in a new or existing directory; its clock stands still."""
+    with open_store(path, genesis) as store:
         block, writes = genesis_block(genesis)
         clock = genesis.time_ms if now_ms is None else now_ms
         yield LedgerReplica(BlockStore.bootstrap(store, block.block_hash, writes), lambda: clock)
-    finally:
-        store.close()
 
 
 def certified(chain: Chain, start: int = 1, *, certify_every: int = 1) -> list[CertifiedBlock]:

@@ -16,14 +16,14 @@ from ledger.keyspace import Table, height_key, identity_key
 from node.errors import StorageError, StorageFailedError, StorageRefusedError
 from node.prepare import make_anew, note_damage
 from node.replica import LedgerReplica
-from node.storage.leveldb import DATABASE_FILE, Store
+from node.storage.leveldb import DATABASE_FILE
 from node.storage.snapshot_files import IncomingSnapshot, SnapshotFiles
 from node.storage.tables import TABLE_HARD_STATE
 from node.storage.verify import StoreFinding, verify_store
 from node.sync import CertifiedBlock
 from tests.testkit import damage
 from tests.testkit.ledger import Chain, node_key
-from tests.testkit.node import open_replica
+from tests.testkit.node import open_replica, open_store
 from tests.unit.test_node_snapshots import FakePeer, make_files
 from wire.errors import UnavailableError
 
@@ -83,17 +83,8 @@ def data(request: pytest.FixtureRequest, tmp_path: Path, chain: Chain) -> Path:
     return tmp_path / "data"
 
 
-@contextmanager
-def opened(data: Path, chain: Chain) -> Iterator[Store]:
-    store = Store.open(data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 async def _make(data: Path, chain: Chain, *peers: FakePeer, votes: bool) -> int:
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         return await make_anew(store, chain.genesis, peers, votes=votes)  # type: ignore[arg-type]
 
 
@@ -206,6 +197,6 @@ def _row(code: str) -> StorageError:
 def test_only_errors_about_rows_make_the_next_start_repair(
     tmp_path: Path, chain: Chain, error: BaseException, asks: bool
 ) -> None:
-    with opened(tmp_path / "data", chain) as store:
+    with open_store(tmp_path / "data", chain.genesis) as store:
         note_damage(store, error)
         assert store.needs_repair == asks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from node.storage.verify import StoreFinding, verify_store
 from node.sync import CertifiedBlock
 from node.telemetry import Metrics
 from tests.testkit.ledger import Chain, node_key
-from tests.testkit.node import certified, open_replica
+from tests.testkit.node import certified, open_replica, open_store
 from wire.codec import decode_untrusted, encode
 from wire.errors import UnavailableError
 from wire.hashing import Digest, sha256
@@ -142,15 +141,6 @@ class FakePeer:
 
 def client_of(store: Store, chain: Chain, *peers: FakePeer) -> SnapshotClient:
     return SnapshotClient(store, chain.genesis, lambda: peers)  # type: ignore[arg-type,return-value]
-
-
-@contextmanager
-def opened(data: Path, chain: Chain) -> Iterator[Store]:
-    store = Store.open(data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def assert_is_at(replica: LedgerReplica, chain: Chain, height: int | None = None) -> None:
@@ -544,14 +534,14 @@ async def test_a_disk_without_room_refuses_before_anything_is_fetched(
             return 1000
 
     peer = FakePeer("peer", files)
-    with opened(tmp_path / "data", chain) as store, pytest.raises(SnapshotUnavailableError) as caught:
+    with open_store(tmp_path / "data", chain.genesis) as store, pytest.raises(SnapshotUnavailableError) as caught:
         await client_of(SmallDisk(store), chain, peer).fetch(at_least(1))  # type: ignore[arg-type]
     assert caught.value.code == "node.snapshot.no_space"
     assert not peer.asked
 
 
 async def test_a_new_store_begins_offline(tmp_path: Path, chain: Chain, files: SnapshotFiles) -> None:
-    with opened(tmp_path / "data", chain) as store:
+    with open_store(tmp_path / "data", chain.genesis) as store:
         install_offline(store, await client_of(store, chain, FakePeer("peer", files)).fetch(at_least(1)))
     with open_replica(tmp_path / "data", chain.genesis) as replica:
         assert_is_at(replica, chain)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from node.storage.verify import StoreFinding, verify_store
 from node.sync import CertifiedBlock
 from tests.testkit import damage
 from tests.testkit.ledger import Chain, make_genesis, node_key
-from tests.testkit.node import certified
+from tests.testkit.node import certified, open_store
 from wire.certificate import encode_commit_certificate
 
 VOTE = HardState(2, node_key(2).public_key.key_id)
@@ -70,7 +69,7 @@ def data(tmp_path: Path, chain: Chain) -> Path:
 def make_data(data: Path, chain: Chain, *, vote: HardState | None) -> Path:
     replay = Chain(genesis=chain.genesis)
     committed = chain.height - TAIL
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         blocks = blocks_of(store, chain)
         for block in chain.blocks[1 : committed + 1]:
             certificate = chain.certificate(block) if block.header.height % 2 == 0 else None
@@ -78,15 +77,6 @@ def make_data(data: Path, chain: Chain, *, vote: HardState | None) -> Path:
         blocks.persist(Persist(vote, None, tuple(entry(chain, committed + number + 1) for number in range(TAIL))))
     damage.compact(data)
     return data
-
-
-@contextmanager
-def opened(data: Path, chain: Chain) -> Iterator[Store]:
-    store = Store.open(data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def blocks_of(store: Store, chain: Chain) -> BlockStore:
@@ -105,7 +95,7 @@ def rows_of(store: Store) -> dict[tuple[int, bytes], bytes]:
 
 
 def rows_at(data: Path, chain: Chain) -> dict[tuple[int, bytes], bytes]:
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         return rows_of(store)
 
 
@@ -132,12 +122,12 @@ def rebuild(store: Store, chain: Chain, network: Network, *, votes: bool = True)
 def test_a_sound_store_made_anew_has_the_same_rows_and_owner(data: Path, chain: Chain, votes: bool) -> None:
     before = rows_at(data, chain)
     network = Network(chain, {})
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         incarnation = store.incarnation
         assert rebuild(store, chain, network, votes=votes) == chain.height - TAIL
         assert rows_of(store) == before
         store.write({(200, b"later"): b""})
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         assert store.incarnation == incarnation
         assert store.get(200, b"later") == b""
         blocks = blocks_of(store, chain)
@@ -157,7 +147,7 @@ def test_whatever_row_is_lost_the_store_is_as_it_was_afterwards(data: Path, chai
     assert keys
     for key in {keys[0], keys[-1]}:
         (damage.damage_row if how == "damaged" else damage.remove_row)(data, table, key)
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain))
         after = rows_of(store)
         if table == Table.CERTIFICATE:
@@ -174,7 +164,7 @@ def test_a_damaged_file_is_left_behind(data: Path, chain: Chain) -> None:
     before = rows_at(data, chain)
     damage.flip_bit_of_row(data, Table.BLOCK, height_key(ALONE))
     network = Network(chain)
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, network)
     assert rows_at(data, chain) == before
     assert network.asked == [ALONE]
@@ -185,7 +175,7 @@ def test_a_file_that_cannot_be_read_at_all_costs_only_what_peers_have(data: Path
     before = rows_at(data, chain)
     damage.destroy_block_of_row(data, Table.BLOCK, height_key(ALONE))
     damage.destroy_block_of_row(data, Table.STATE, identity_key("alice@acme"))
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain))
     assert rows_at(data, chain) == before
 
@@ -197,7 +187,7 @@ def test_a_committed_block_that_nobody_sends_is_named_and_everything_stays(data:
     other.register("alice@acme", "developer")
     other.register("bob@acme", "developer")
     for answers in ([], [[]], [liar], [certified(other, 2)[:1]], [[CertifiedBlock(b"garbage", None)]]):
-        with opened(data, chain) as store:
+        with open_store(data, chain.genesis) as store:
             with pytest.raises(
                 StorageError, match=f"row {height_key(2).hex()} of table 7 .BLOCK. is damaged"
             ) as caught:
@@ -205,7 +195,7 @@ def test_a_committed_block_that_nobody_sends_is_named_and_everything_stays(data:
             assert caught.value.code == "node.storage.missing_row"
             assert not store.is_sound(Table.BLOCK, height_key(2))
         assert not (data / DATABASE_FILE).exists()
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain, {2: [liar, certified(chain, 2)[:1]]}))
 
 
@@ -215,7 +205,7 @@ def test_a_validator_that_lost_what_only_it_knew_is_refused(
     data: Path, chain: Chain, table: int, name: str, how: str
 ) -> None:
     (damage.damage_row if how == "damaged" else damage.remove_row)(data, table, b"")
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         with pytest.raises(StorageError, match=name) as caught:
             rebuild(store, chain, Network(chain))
         assert caught.value.code == "node.storage.missing_row"
@@ -225,7 +215,7 @@ def test_a_validator_that_lost_what_only_it_knew_is_refused(
 def test_a_host_that_lost_its_tip_begins_again(tmp_path: Path, chain: Chain) -> None:
     data = make_data(tmp_path / "data", chain, vote=None)
     damage.damage_row(data, TABLE_LOG_TIP, b"")
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         assert rebuild(store, chain, Network(chain), votes=False) == 0
         blocks = blocks_of(store, chain)
         assert (blocks.committed_height, blocks.last_height) == (0, 0)
@@ -237,7 +227,7 @@ def test_blocks_that_lead_elsewhere_than_to_the_committed_hash_are_refused(data:
     fork = Chain(genesis=chain.genesis)
     for number in range(chain.height - TAIL):
         fork.register(f"fork{number}@acme", "developer")
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         before = rows_of(store)
         store.write({(Table.BLOCK, height_key(block.header.height)): block.raw for block in fork.blocks[1:]})
         with pytest.raises(StorageError, match="lead to another block") as caught:
@@ -257,7 +247,7 @@ def test_a_lost_block_of_the_tail_comes_back_by_its_hash(data: Path, chain: Chai
     before = rows_at(data, chain)
     lose_tail(data, chain, chain.height - 1)
     damage.damage_row(data, TABLE_LOG_TERM, height_key(chain.height - 1))
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain))
     assert rows_at(data, chain) == before
 
@@ -268,7 +258,7 @@ def test_a_lost_block_of_the_tail_that_nobody_has_is_refused_and_never_taken_for
 ) -> None:
     height = chain.height - lost
     lose_tail(data, chain, height)
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         with pytest.raises(StorageError, match=f"row {height_key(height).hex()} of table 65") as caught:
             rebuild(store, chain, Network(chain, {}))
         assert caught.value.code == "node.storage.missing_row"
@@ -293,7 +283,7 @@ def test_a_lost_block_gives_way_to_the_one_that_the_network_has_certified(data: 
     lose_tail(data, chain, height)
     fork = fork_of(chain, term=3)
     answer = certified(fork, height)[:1]
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain, {height: [answer]}))
         blocks = blocks_of(store, chain)
         assert blocks.last_height == height
@@ -308,7 +298,7 @@ def test_a_certificate_further_up_proves_the_block_that_takes_the_place(data: Pa
     lose_tail(data, chain, height)
     fork = fork_of(chain, term=3)
     first, second = certified(fork, height)[:2]
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain, {height: [[replace(first, certificate=None), second]]}))
         assert blocks_of(store, chain).entry(height).data == fork.blocks[height].raw
 
@@ -328,7 +318,7 @@ def test_another_block_without_a_certificate_that_holds_takes_nobodys_place(data
         [replace(first, certificate=None), replace(second, block=first.block)],
         [replace(first, certificate=b"garbage")],
     ]
-    with opened(data, chain) as store, pytest.raises(StorageError, match="table 65"):
+    with open_store(data, chain.genesis) as store, pytest.raises(StorageError, match="table 65"):
         rebuild(store, chain, Network(chain, {height: lies}))
 
 
@@ -347,9 +337,9 @@ def test_a_certified_block_with_which_the_position_does_not_rise_takes_nobodys_p
         fork.apply(chain.blocks[height - 1])
     fork.register("fork1@acme", "developer")
     answer = certified(fork, height)[:1]
-    with opened(data, chain) as store, pytest.raises(StorageError, match="table 65"):
+    with open_store(data, chain.genesis) as store, pytest.raises(StorageError, match="table 65"):
         rebuild(store, chain, Network(chain, {height: [answer]}))
     # Who has promised nothing follows it.
-    with opened(data, chain) as store:
+    with open_store(data, chain.genesis) as store:
         rebuild(store, chain, Network(chain, {height: [answer]}), votes=False)
         assert blocks_of(store, chain).term_and_hash(height) == (2, fork.blocks[height].block_hash)
