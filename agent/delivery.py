@@ -39,6 +39,7 @@ WAITING_CODES: Final = frozenset(
         "ledger.tx.expired",  # Only the replica's own height proves that; another node may be ahead.
         "ledger.tx.unknown_signer",  # The host is not registered yet.
         "ledger.tx.signer_suspended",
+        "ledger.tx.organisation_suspended",
         "ledger.tx.key_not_valid",
         "ledger.tx.not_authorised",
         "ledger.host.counter_gap",  # Our place is taken or not free yet: the replica will show which.

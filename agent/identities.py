@@ -1,8 +1,9 @@
 """Who speaks: the author and every attestor, judged by the local replica at one height.
 
 Revocation is by height: a key counts for what the ledger recorded while the key was valid, whatever happened later. An identity that is
-suspended or revoked now does not count at all. What an attestor said counts only as the ledger recorded it: a verdict that stands in the
-file alone is set aside, and a rejection that was stripped from the file counts all the same.
+suspended or revoked now, or whose organisation is suspended or removed, does not count at all. What an attestor said counts only as the
+ledger recorded it: a verdict that stands in the file alone is set aside, and a rejection that was stripped from the file counts all the
+same.
 
 Source: docs/spec/agent.md 4.1.
 """
@@ -14,7 +15,7 @@ from typing import Final
 
 from agent.errors import DeveloperRefusedError
 from agent.facts import AttestorFacts, AuthorFacts
-from ledger.records import ACTIVE, REVOKED, AttestationRecord, IdentityRecord, KeyRecord, PatchRecord
+from ledger.records import ACTIVE, SUSPENDED, AttestationRecord, IdentityRecord, KeyRecord, PatchRecord
 from ledger.roles import DEVELOPER, is_attestor
 from ledger.state import StateView
 from provenance.identity import CreatorIdentity, CreatorKind
@@ -60,9 +61,10 @@ def check_author(view: StateView, key: PublicKey, creator: CreatorIdentity, reco
     identity = None if key_record is None else view.identity(key_record.identity_id)
     if key_record is None or identity is None:
         raise _refuse("unknown_key", "the author's key belongs to nobody on the ledger", actual=key.did)
-    if identity.status != ACTIVE:
-        rule = "revoked" if identity.status == REVOKED else "suspended"
-        raise _refuse(rule, f"the author {identity.identity_id} is {identity.status}")
+    status = view.acting_status(identity)
+    if status != ACTIVE:
+        rule = "suspended" if status == SUSPENDED else "revoked"
+        raise _refuse(rule, f"the author {_of_whom(identity)} is {status}")
     if DEVELOPER not in identity.roles:
         raise _refuse(
             "wrong_role",
@@ -122,7 +124,7 @@ def is_sealed(view: StateView, patch: VerifiedPatch, author: AuthorFacts) -> boo
     return (
         key is not None
         and identity is not None
-        and identity.is_active
+        and view.acting_status(identity) == ACTIVE
         and identity.identity_id == patch.seal.identity
         and key.is_valid_at(view.height)
         and (identity.organisation == author.organisation or is_attestor(identity.roles))
@@ -149,8 +151,9 @@ def _why_not_counted(view: StateView, record: AttestationRecord, author: AuthorF
     key = view.key(record.key_id)
     if identity is None or key is None:
         return "the attestor is not registered"
-    if identity.status != ACTIVE:
-        return f"the attestor is {identity.status}"
+    status = view.acting_status(identity)
+    if status != ACTIVE:
+        return f"the attestor {_of_whom(identity)} is {status}" if identity.is_active else f"the attestor is {status}"
     if not key.is_valid_at(record.recorded_height):
         return f"the key {_why_not_valid(key, record.recorded_height)}"
     if record.identity_id == author.identity:
@@ -158,6 +161,11 @@ def _why_not_counted(view: StateView, record: AttestationRecord, author: AuthorF
     if record.verdict == APPROVE and record.organisation == author.organisation:
         return f"the attestor belongs to the author's organisation {author.organisation}"
     return None
+
+
+def _of_whom(identity: IdentityRecord) -> str:
+    """Return who may not act: the identity, or while it is active itself its organisation."""
+    return f"{identity.identity_id}'s organisation" if identity.is_active else identity.identity_id
 
 
 def _why_not_valid(key: KeyRecord, height: int) -> str:

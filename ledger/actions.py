@@ -1,8 +1,7 @@
 """What a proposal of governance does when enough organisations have voted for it.
 
-An action's wire form is a tuple that begins with its name. Names that the protocol reserves but this version cannot execute are refused
-with their own code, so that nobody takes "not yet" for "wrong". The actions about validators stand in `ledger.validator_actions` and are
-re-exported here.
+An action's wire form is a tuple that begins with its name. The actions about organisations stand in `ledger.organisation_actions`, those
+about validators in `ledger.validator_actions`; all are re-exported here.
 
 Source: docs/spec/ledger.md 6.
 """
@@ -15,13 +14,26 @@ from typing import ClassVar, Final, TypeAlias
 
 from ledger.errors import TransactionRefusedError
 from ledger.limits import (
-    ADMINISTRATORS_MAX,
-    CA_CERTIFICATES_MAX,
+    BLOCK_ROOM_BYTES,
+    NETWORK_LIMITS,
     POLICIES_MAX,
     POLICY_BYTES_MAX,
     POLICY_SCHEMA_BYTES_MAX,
     POLICY_SET_BYTES_MAX,
     REASON_BYTES_MAX,
+)
+from ledger.organisation_actions import (
+    ORGANISATION_ACTIONS,
+    AddAdministrator,
+    AddCaCertificate,
+    AddOrganisation,
+    Administrator,
+    OrganisationAction,
+    RemoveCaCertificate,
+    RemoveOrganisation,
+    RenameOrganisation,
+    ResumeOrganisation,
+    SuspendOrganisation,
 )
 from ledger.validator_actions import (
     VALIDATOR_ACTIONS,
@@ -32,12 +44,11 @@ from ledger.validator_actions import (
     ValidatorAction,
 )
 from wire.codec import Value
-from wire.fields import as_bytes, as_digest, as_identifier, as_identity_id, as_int, as_text, as_tuple
-from wire.limits import NAME_BYTES_MAX, SPKI_BYTES_MAX, X509_CERTIFICATE_BYTES_MAX
+from wire.fields import as_digest, as_identifier, as_int, as_text, as_tuple
+from wire.limits import NAME_BYTES_MAX
 
 THRESHOLDS: Final = ("majority", "two-thirds", "unanimous")
 __all__ = [
-    "RESERVED",
     "THRESHOLDS",
     "Action",
     "AddAdministrator",
@@ -45,13 +56,19 @@ __all__ = [
     "AddLearner",
     "AddOrganisation",
     "Administrator",
+    "OrganisationAction",
     "PromoteLearner",
     "RemoveCaCertificate",
+    "RemoveOrganisation",
     "RemoveValidator",
+    "RenameOrganisation",
     "ReplaceValidator",
+    "ResumeOrganisation",
     "RevokeKey",
+    "SetLimits",
     "SetPolicy",
     "SetThreshold",
+    "SuspendOrganisation",
     "ValidatorAction",
     "WithdrawPatch",
     "action_from_value_untrusted",
@@ -59,9 +76,6 @@ __all__ = [
     "as_policy_schema",
     "as_threshold",
 ]
-
-RESERVED: Final = frozenset({"remove-organisation", "set-limits"})
-"""Actions of the protocol that this version refuses with ``ledger.proposal.unsupported_action``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,124 +100,6 @@ class SetPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Administrator:
-    """A first administrator of an organisation."""
-
-    identity_id: str
-    """Id of the organisation, such as ``ada@acme``."""
-    display_name: str
-    """Name for people."""
-    spki: bytes
-    """Its public key as DER SubjectPublicKeyInfo."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddOrganisation:
-    """Admit an organisation with its first administrators."""
-
-    NAME: ClassVar[str] = "add-organisation"
-    organisation: str
-    """Identifier."""
-    display_name: str
-    """Name for people."""
-    administrators: tuple[Administrator, ...]
-    """At least one."""
-    ca_certificates: tuple[bytes, ...]
-    """DER certificates, maybe none."""
-
-    def to_value(self) -> tuple[Value, ...]:
-        """Return the wire form."""
-        administrators = tuple((each.identity_id, each.display_name, each.spki) for each in self.administrators)
-        return (self.NAME, self.organisation, self.display_name, administrators, self.ca_certificates)
-
-    @classmethod
-    def from_value_untrusted(cls, value: tuple[object, ...]) -> AddOrganisation:
-        """Return the action; raises `MalformedError`, or ``ledger.proposal.no_administrator``."""
-        _, organisation, display_name, administrators, certificates = as_tuple(value, "action", length=5)
-        rows = as_tuple(administrators, "administrators", length_max=ADMINISTRATORS_MAX)
-        if not rows:
-            raise TransactionRefusedError(
-                "ledger.proposal.no_administrator", "an organisation needs at least one administrator"
-            )
-        return cls(
-            as_identifier(organisation, "organisation"),
-            as_text(display_name, "display_name", NAME_BYTES_MAX, 1),
-            tuple(_as_administrator(row) for row in rows),
-            tuple(
-                as_bytes(der, "ca_certificate", bytes_max=X509_CERTIFICATE_BYTES_MAX)
-                for der in as_tuple(certificates, "ca_certificates", length_max=CA_CERTIFICATES_MAX)
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AddAdministrator:
-    """Give an organisation one more administrator: the way back for one whose administrators' keys are all lost or revoked."""
-
-    NAME: ClassVar[str] = "add-administrator"
-    organisation: str
-    """Identifier."""
-    administrator: Administrator
-    """Who; never registered before."""
-
-    def to_value(self) -> tuple[Value, ...]:
-        """Return the wire form."""
-        new = self.administrator
-        return (self.NAME, self.organisation, (new.identity_id, new.display_name, new.spki))
-
-    @classmethod
-    def from_value_untrusted(cls, value: tuple[object, ...]) -> AddAdministrator:
-        """Return the action; raises `MalformedError`."""
-        _, organisation, administrator = as_tuple(value, "action", length=3)
-        return cls(as_identifier(organisation, "organisation"), _as_administrator(administrator))
-
-
-@dataclass(frozen=True, slots=True)
-class AddCaCertificate:
-    """Let an organisation's identities be anchored in one more CA certificate."""
-
-    NAME: ClassVar[str] = "add-ca-certificate"
-    organisation: str
-    """Identifier."""
-    certificate: bytes
-    """DER certificate."""
-
-    def to_value(self) -> tuple[Value, ...]:
-        """Return the wire form."""
-        return (self.NAME, self.organisation, self.certificate)
-
-    @classmethod
-    def from_value_untrusted(cls, value: tuple[object, ...]) -> AddCaCertificate:
-        """Return the action; raises `MalformedError`."""
-        _, organisation, certificate = as_tuple(value, "action", length=3)
-        return cls(
-            as_identifier(organisation, "organisation"),
-            as_bytes(certificate, "certificate", bytes_max=X509_CERTIFICATE_BYTES_MAX),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveCaCertificate:
-    """No longer accept new chains anchored in a CA certificate; identities registered under it stay."""
-
-    NAME: ClassVar[str] = "remove-ca-certificate"
-    organisation: str
-    """Identifier."""
-    certificate_digest: bytes
-    """SHA-256 of the DER certificate, 32 bytes."""
-
-    def to_value(self) -> tuple[Value, ...]:
-        """Return the wire form."""
-        return (self.NAME, self.organisation, self.certificate_digest)
-
-    @classmethod
-    def from_value_untrusted(cls, value: tuple[object, ...]) -> RemoveCaCertificate:
-        """Return the action; raises `MalformedError`."""
-        _, organisation, digest = as_tuple(value, "action", length=3)
-        return cls(as_identifier(organisation, "organisation"), as_digest(digest, "certificate_digest"))
-
-
-@dataclass(frozen=True, slots=True)
 class SetThreshold:
     """Change how many organisations decide."""
 
@@ -220,6 +116,47 @@ class SetThreshold:
         """Return the action; raises `MalformedError` or ``ledger.proposal.bad_threshold``."""
         _, threshold = as_tuple(value, "action", length=2)
         return cls(as_threshold(threshold))
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    """Change how long transactions and blocks may be, from the next block on."""
+
+    NAME: ClassVar[str] = "set-limits"
+    transaction_bytes_max: int
+    """The longest transaction."""
+    block_bytes_max: int
+    """The longest block."""
+    block_transactions_max: int
+    """Transactions in one block."""
+
+    @property
+    def values(self) -> tuple[int, int, int]:
+        """The three limits in the order of `ledger.limits.NETWORK_LIMITS`."""
+        return (self.transaction_bytes_max, self.block_bytes_max, self.block_transactions_max)
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.NAME, *self.values)
+
+    @classmethod
+    def from_value_untrusted(cls, value: tuple[object, ...]) -> SetLimits:
+        """Return the action; raises `MalformedError`, or ``ledger.proposal.bad_limits`` (out of range, or no room for a transaction)."""
+        _, *values = as_tuple(value, "action", length=4)
+        limits = cls(
+            *(
+                _as_limit(each, name, *bounds)
+                for each, (name, bounds) in zip(values, NETWORK_LIMITS.items(), strict=True)
+            )
+        )
+        if limits.block_bytes_max < limits.transaction_bytes_max + BLOCK_ROOM_BYTES:
+            raise TransactionRefusedError(
+                "ledger.proposal.bad_limits",
+                "block_bytes_max leaves no room for the longest transaction",
+                expected=f"at least {limits.transaction_bytes_max + BLOCK_ROOM_BYTES}",
+                actual=limits.block_bytes_max,
+            )
+        return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,28 +208,21 @@ class WithdrawPatch:
 
 
 Action: TypeAlias = (
-    SetPolicy
-    | AddOrganisation
-    | AddAdministrator
-    | AddCaCertificate
-    | RemoveCaCertificate
-    | SetThreshold
-    | RevokeKey
-    | WithdrawPatch
-    | ValidatorAction
+    SetPolicy | SetThreshold | SetLimits | RevokeKey | WithdrawPatch | OrganisationAction | ValidatorAction
 )
 """Everything that a proposal can do in this version."""
 
 _READERS: Final[dict[str, Callable[[tuple[object, ...]], Action]]] = {
-    SetPolicy.NAME: SetPolicy.from_value_untrusted,
-    AddOrganisation.NAME: AddOrganisation.from_value_untrusted,
-    AddAdministrator.NAME: AddAdministrator.from_value_untrusted,
-    AddCaCertificate.NAME: AddCaCertificate.from_value_untrusted,
-    RemoveCaCertificate.NAME: RemoveCaCertificate.from_value_untrusted,
-    SetThreshold.NAME: SetThreshold.from_value_untrusted,
-    RevokeKey.NAME: RevokeKey.from_value_untrusted,
-    WithdrawPatch.NAME: WithdrawPatch.from_value_untrusted,
-    **{action.NAME: action.from_value_untrusted for action in VALIDATOR_ACTIONS},
+    action.NAME: action.from_value_untrusted
+    for action in (
+        SetPolicy,
+        SetThreshold,
+        SetLimits,
+        RevokeKey,
+        WithdrawPatch,
+        *ORGANISATION_ACTIONS,
+        *VALIDATOR_ACTIONS,
+    )
 }
 
 
@@ -301,19 +231,12 @@ def action_from_value_untrusted(value: object) -> Action:
 
     Raises:
         MalformedError: ``wire.field.*``.
-        TransactionRefusedError: ``ledger.proposal.unsupported_action`` (reserved, for a later version),
-            ``ledger.proposal.unknown_action``, and the codes of the action's own rules.
+        TransactionRefusedError: ``ledger.proposal.unknown_action``, and the codes of the action's own rules.
     """
     parts = as_tuple(value, "action")
     name = as_text(parts[0] if parts else None, "action name", NAME_BYTES_MAX)
     reader = _READERS.get(name)
     if reader is None:
-        if name in RESERVED:
-            raise TransactionRefusedError(
-                "ledger.proposal.unsupported_action",
-                f"proposals cannot {name} in this version",
-                hint="change the founding document of a new network instead",
-            )
         raise TransactionRefusedError(
             "ledger.proposal.unknown_action",
             "the proposal's action is not known",
@@ -366,17 +289,17 @@ def as_policies(value: object, name: str) -> tuple[tuple[str, str], ...]:
     return policies
 
 
+def _as_limit(value: object, name: str, least: int, most: int) -> int:
+    limit = as_int(value, name)
+    if not least <= limit <= most:
+        raise TransactionRefusedError(
+            "ledger.proposal.bad_limits", f"{name} is out of range", expected=f"{least} to {most}", actual=limit
+        )
+    return limit
+
+
 def _as_policy(value: object, name: str) -> tuple[str, str]:
     policy_name, text = as_tuple(value, name, length=2)
     return as_identifier(policy_name, f"{name} name"), as_text(
         text, f"{name} text", POLICY_BYTES_MAX, 1, multiline=True
-    )
-
-
-def _as_administrator(value: object) -> Administrator:
-    identity_id, display_name, spki = as_tuple(value, "administrator", length=3)
-    return Administrator(
-        as_identity_id(identity_id, "administrator identity"),
-        as_text(display_name, "administrator name", NAME_BYTES_MAX, 1),
-        as_bytes(spki, "administrator key", bytes_max=SPKI_BYTES_MAX),
     )

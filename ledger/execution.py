@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from ledger import keyspace
 from ledger.block import Block, Header
-from ledger.bodies import ValidatorSettle
+from ledger.bodies import DeploymentOutcome, HostReport, ValidatorSettle
 from ledger.configuration_history import ConfigurationChange, ConfigurationRow, newest_configuration_height
 from ledger.errors import TransactionRefusedError
 from ledger.executed import FIRST, ExecutedLink
 from ledger.keyspace import Reader, Table, WriteSet
 from ledger.limits import NOT_AFTER_WINDOW_MAX
-from ledger.records import REVOKED, SUSPENDED, Configuration, KeyRecord, Record, TransactionChain
+from ledger.records import REMOVED, REVOKED, SUSPENDED, Configuration, KeyRecord, Record, TransactionChain
 from ledger.rules import Context, Effects, apply_rule, settle_validators
 from ledger.signers import find_signing_key
 from ledger.state import PolicyVersion, StateView, Tip
@@ -33,6 +33,9 @@ from wire.keys import PublicKey
 from wire.merkle import root as merkle_root
 
 R = TypeVar("R", bound=Record)
+
+WHAT_HAS_HAPPENED: Final = (DeploymentOutcome, HostReport)
+"""What the people of a suspended organisation may still say: the record of what was done has no gap by anybody's decision."""
 
 
 class Draft(StateView):
@@ -180,6 +183,11 @@ class Execution:
             raise _refuse("signer_suspended", f"{signer.identity_id} is suspended")
         if signer.status == REVOKED:
             raise _refuse("signer_revoked", f"{signer.identity_id} is revoked")
+        standing = self._draft.organisation_status(signer.organisation)
+        if standing == REMOVED:
+            raise _refuse("organisation_removed", f"{signer.organisation} is no longer a member of this network")
+        if standing == SUSPENDED and not isinstance(body, WHAT_HAS_HAPPENED):
+            raise _refuse("organisation_suspended", f"{signer.organisation} is suspended")
         if not verified:
             _check_signature(transaction, key.public_key, signer.identity_id)
         context = Context(transaction.tx_id, signer, key, height, self._template.time_ms)

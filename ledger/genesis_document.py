@@ -28,8 +28,10 @@ from ledger.errors import GenesisRefusedError
 from ledger.limits import (
     ADDRESS_BYTES_MAX,
     ADMINISTRATORS_MAX,
+    BLOCK_ROOM_BYTES,
     CA_CERTIFICATES_MAX,
     GENESIS_BYTES_MAX,
+    NETWORK_LIMITS,
     ORGANISATIONS_MAX,
     POLICIES_MAX,
 )
@@ -44,12 +46,9 @@ from wire.fields import as_identifier, as_identity_id, as_text
 from wire.hashing import DOMAIN_GENESIS, Digest, hash_domain
 from wire.keys import Algorithm, PublicKey, public_key_from_did_untrusted, public_key_from_spki_untrusted
 from wire.limits import (
-    BLOCK_BYTES_MAX,
-    BLOCK_TRANSACTIONS_MAX,
     JSON_DEPTH_MAX,
     KIBIBYTE,
     NAME_BYTES_MAX,
-    TX_BYTES_MAX,
     VALIDATORS_MAX,
     X509_CERTIFICATE_BYTES_MAX,
 )
@@ -58,16 +57,6 @@ from wire.x509 import anchor_untrusted
 T = TypeVar("T")
 
 GENESIS_VERSION: Final = 1
-
-_LIMITS: Final = {
-    "transaction_bytes_max": (4 * KIBIBYTE, TX_BYTES_MAX),
-    "block_bytes_max": (64 * KIBIBYTE, BLOCK_BYTES_MAX),
-    "block_transactions_max": (1, BLOCK_TRANSACTIONS_MAX),
-}
-"""Member of ``limits`` to its smallest and largest value; the largest is what holds when it is missing."""
-
-BLOCK_ROOM_BYTES: Final = 32 * KIBIBYTE
-"""How much longer a block must be than a transaction: for the header and an election certificate beside it."""
 
 _PEM_HEAD: Final = "-----BEGIN PUBLIC KEY-----"
 _PEM_TAIL: Final = "-----END PUBLIC KEY-----"
@@ -209,8 +198,8 @@ def decode_genesis_untrusted(data: bytes) -> Genesis:
     governance = _object(members["governance"], "governance", ("threshold",))
     policy = _object(members["policy"], "policy", ("schema", "policies"))
     limits = members["limits"]
-    if not isinstance(limits, dict) or not limits.keys() <= _LIMITS.keys():
-        raise _refuse("members", "limits", "must be an object", f"some of {', '.join(_LIMITS)}", _keys(limits))
+    if not isinstance(limits, dict) or not limits.keys() <= NETWORK_LIMITS.keys():
+        raise _refuse("members", "limits", "must be an object", f"some of {', '.join(NETWORK_LIMITS)}", _keys(limits))
     genesis = Genesis(
         chain_id=_field("chain_id", lambda: as_identifier(members["chain_id"], "chain_id")),
         time=_read_time(members["time"]),
@@ -223,7 +212,7 @@ def decode_genesis_untrusted(data: bytes) -> Genesis:
             "tuple[int, int, int]",
             tuple(
                 _integer(limits.get(name, maximum), f"limits.{name}", minimum, maximum)
-                for name, (minimum, maximum) in _LIMITS.items()
+                for name, (minimum, maximum) in NETWORK_LIMITS.items()
             ),
         ),
         document=document,

@@ -176,6 +176,7 @@ PROPOSAL: Final = b"r"
 DEPLOYMENT: Final = b"d"
 RETIRED: Final = b"q"
 EVIDENCE: Final = b"e"
+STANDING: Final = b"s"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
@@ -187,6 +188,11 @@ TRANSACTION_CHAIN_KEY: Final = b"x"
 def organisation_key(name: str) -> bytes:
     """Return the STATE key of an organisation."""
     return ORGANISATION + name.encode()
+
+
+def standing_key(name: str) -> bytes:
+    """Return the STATE key of what was decided about an organisation's membership."""
+    return STANDING + name.encode()
 
 
 def identity_key(identity_id: str) -> bytes:

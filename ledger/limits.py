@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from provenance.limits import ENVELOPE_LINE_BYTES_MAX
-from wire.limits import KIBIBYTE, MEBIBYTE, TX_BYTES_MAX
+from wire.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, KIBIBYTE, MEBIBYTE, TX_BYTES_MAX
 
 NONCE_BYTES: Final = 16
 """Chance that keeps two otherwise equal transactions of one signer apart."""
@@ -16,6 +16,15 @@ NOT_AFTER_WINDOW_MAX: Final = 100_000
 """How many heights ahead a transaction may stay executable: a lost one is certainly dead after that."""
 TIME_AHEAD_MS_MAX: Final = 60_000
 """How far a block's time may run ahead of a follower's clock."""
+
+NETWORK_LIMITS: Final = {
+    "transaction_bytes_max": (4 * KIBIBYTE, TX_BYTES_MAX),
+    "block_bytes_max": (64 * KIBIBYTE, BLOCK_BYTES_MAX),
+    "block_transactions_max": (1, BLOCK_TRANSACTIONS_MAX),
+}
+"""Each limit that a network sets for itself to its smallest and largest value; the largest holds where none is set."""
+BLOCK_ROOM_BYTES: Final = 32 * KIBIBYTE
+"""How much longer a block must be than a transaction: for the header and an election certificate beside it."""
 
 ROLES_MAX: Final = 32
 """Roles of one identity."""

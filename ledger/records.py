@@ -23,6 +23,7 @@ __all__ = [
     "OPEN",
     "RECORD_BYTES_MAX",
     "RECORD_VERSION",
+    "REMOVED",
     "REVOKED",
     "SUSPENDED",
     "WITHDRAWN",
@@ -44,6 +45,7 @@ __all__ = [
     "ProposalRecord",
     "Record",
     "RetiredValidator",
+    "Standing",
     "TargetRecord",
     "TransactionChain",
     "Validator",
@@ -54,6 +56,7 @@ __all__ = [
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
 REVOKED: Final = "revoked"
+REMOVED: Final = "removed"
 
 OPEN: Final = "open"
 EXECUTED: Final = "executed"
@@ -63,7 +66,7 @@ WITHDRAWN: Final = "withdrawn"
 
 @dataclass(frozen=True, slots=True)
 class Network(Record):
-    """What the founding document fixed for ever."""
+    """What the founding document fixed: the name and the document for ever, the limits until governance sets others."""
 
     chain_id: str
     """The network's name; every signature covers it."""
@@ -91,6 +94,20 @@ class Organisation(Record):
     """DER certificates in which the chains of its identities must be anchored."""
     administrators: tuple[str, ...]
     """Ids of its active identities with the role administrator, in order of id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing(Record):
+    """What the network has decided about an organisation's membership; it is active where nothing was decided."""
+
+    organisation: str
+    """Identifier."""
+    status: str
+    """``active``, ``suspended`` (reversible) or ``removed`` (for ever)."""
+    changed_height: int
+    """Height of the block that decided it."""
+    reason: str
+    """Why, for people; empty when it was resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +361,7 @@ class Governance(Record):
     threshold: str
     """``majority``, ``two-thirds`` or ``unanimous`` of the organisations."""
     organisations: tuple[str, ...]
-    """Names of all organisations, in order; each has one vote."""
+    """Names of all organisations that have a vote, in order; not those that are suspended or removed."""
     changed_height: int
     """Height of the block that last changed this record."""
 
@@ -370,7 +387,8 @@ class ProposalRecord(Record):
     status: str
     """``open``, ``executed``, ``rejected`` or ``withdrawn``."""
     votes: tuple[tuple[str, str, bool, int], ...]
-    """Organisation, voting identity, approval, height; one for each organisation, in order of organisation."""
+    """Organisation, voting identity, approval, height; one for each organisation, in order of organisation. Which of them count is
+    `ledger.quorum`'s to say."""
     closed_height: int | None
     """Height at which it stopped being open, or None."""
 

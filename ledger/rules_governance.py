@@ -1,54 +1,48 @@
 """Governance: administrators propose, organisations vote, and the deciding vote executes.
 
-Each organisation has one vote, cast or changed by any of its administrators while the proposal is open. An action that no longer fits the
-ledger when the deciding vote comes refuses that vote and changes nothing; the proposal stays open.
+Each organisation has one vote, cast or changed by any of its administrators while the proposal is open; which votes count, and how many
+are needed, is `ledger.quorum`'s. An action that no longer fits the ledger when the deciding vote comes refuses that vote and changes
+nothing; the proposal stays open. What actions do to organisations stands in `ledger.rules_organisation`, what they do to validators in
+`ledger.rules_validator`.
 
-Source: docs/spec/ledger.md 6.
+Source: docs/spec/ledger.md 6; docs/spec/governance.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, assert_never
+from typing import Final
 
 from ledger import actions
 from ledger.actions import Action, action_from_value_untrusted
 from ledger.bodies import ProposalCreate, ProposalVote, ProposalWithdraw
-from ledger.genesis import organisation_records
 from ledger.keyspace import (
     GOVERNANCE_KEY,
+    NETWORK_KEY,
     POLICY_VERSION_KEY,
     identity_key,
-    key_key,
-    organisation_key,
     policy_key,
     proposal_key,
 )
-from ledger.limits import ADMINISTRATORS_MAX, CA_CERTIFICATES_MAX, ORGANISATIONS_MAX, PROPOSAL_LIFETIME
+from ledger.limits import NETWORK_LIMITS, PROPOSAL_LIFETIME
+from ledger.quorum import check_quorum_kept, count_votes, is_counted
 from ledger.records import (
-    ACTIVE,
     DEFEATED,
     EXECUTED,
     OPEN,
     WITHDRAWN,
-    IdentityRecord,
-    KeyRecord,
-    Organisation,
     PolicySet,
     PolicyVersion,
     ProposalRecord,
-    Record,
     hash_policy,
 )
 from ledger.roles import ADMINISTRATOR
 from ledger.rules_common import Context, Effects, check_administrator_of, check_role, refuse
-from ledger.rules_identity import check_new_key, revoked_keys
+from ledger.rules_identity import revoked_keys
+from ledger.rules_organisation import change_organisation
 from ledger.rules_patch import withdrawn
 from ledger.rules_validator import change_validators
 from ledger.state import StateView
-from wire.certificate import majority
-from wire.hashing import sha256
-from wire.x509 import anchor_untrusted
 
 _PROPOSE: Final = "take part in governance"
 
@@ -86,21 +80,21 @@ def vote_on_proposal(view: StateView, context: Context, body: ProposalVote) -> E
     check_role(context, ADMINISTRATOR, _PROPOSE)
     proposal = _find_open(view, context, body.proposal_id)
     voter = context.signer
+    governance = view.governance()
     votes = {vote[0]: vote for vote in proposal.votes}
     cast = votes.get(voter.organisation)
-    if cast is not None and cast[2] is body.approve:
-        raise refuse("proposal.already_voted", f"{voter.organisation} has cast this vote already")
+    is_repeated = cast is not None and cast[2] is body.approve and is_counted(view, governance, cast)
     votes[voter.organisation] = (voter.organisation, voter.identity_id, body.approve, context.height)
     proposal = replace(proposal, votes=tuple(votes[name] for name in sorted(votes)))
-    governance = view.governance()
-    needed = votes_needed(governance.threshold, len(governance.organisations))
-    approvals = sum(1 for vote in proposal.votes if vote[2])
-    rejections = len(proposal.votes) - approvals
-    if approvals >= needed:
+    tally = count_votes(view, proposal)
+    if tally.is_reached:
         effects = execute_action(view, context, action_from_value_untrusted(proposal.action))
         return _effects(replace(proposal, status=EXECUTED, closed_height=context.height), effects)
-    if len(governance.organisations) - rejections < needed:
+    if tally.is_out_of_reach:
         return _effects(replace(proposal, status=DEFEATED, closed_height=context.height))
+    if is_repeated:
+        # Only now: when the members or the threshold have changed since, the same vote may decide.
+        raise refuse("proposal.already_voted", f"{voter.organisation} has cast this vote already")
     return _effects(proposal)
 
 
@@ -116,31 +110,19 @@ def withdraw_proposal(view: StateView, context: Context, body: ProposalWithdraw)
     return _effects(replace(proposal, status=WITHDRAWN, closed_height=context.height))
 
 
-def votes_needed(threshold: str, organisations: int) -> int:
-    """Return how many of so many organisations must approve.
-
-    Args:
-        threshold: One of `ledger.actions.THRESHOLDS`.
-        organisations: How many there are, at least 1.
-    """
-    match threshold:
-        case "two-thirds":
-            return (2 * organisations + 2) // 3
-        case "unanimous":
-            return organisations
-        case _:
-            return majority(organisations)
-
-
 def execute_action(view: StateView, context: Context, action: Action) -> Effects:
-    """Return what the action changes now.
+    """Return what the action changes now. Afterwards some proposal can still pass.
 
     Raises:
-        RejectedError: ``ledger.proposal.organisation_exists``, ``.too_many_organisations``, ``.foreign_administrator``,
-            ``.repeated_administrator``, ``.organisation_not_found``, ``.certificate_exists``, ``.certificate_not_found``,
-            ``.too_many_certificates``, ``.no_change``, ``ledger.identity.*``, ``ledger.patch.*``, ``wire.key.*``, ``wire.x509.*``, and the
-            codes of `change_validators`.
+        RejectedError: ``ledger.proposal.no_change``, ``ledger.proposal.quorum_lost``, ``ledger.identity.*``, ``ledger.patch.*``, and the
+            codes of `change_organisation` and `change_validators`.
     """
+    effects = _execute(view, context, action)
+    check_quorum_kept(view, context.height, effects.records)
+    return effects
+
+
+def _execute(view: StateView, context: Context, action: Action) -> Effects:
     match action:
         case actions.SetPolicy():
             return _set_policy(view, context, action)
@@ -150,14 +132,8 @@ def execute_action(view: StateView, context: Context, action: Action) -> Effects
                 raise refuse("proposal.no_change", f"the threshold is {action.threshold} already")
             changed = replace(governance, threshold=action.threshold, changed_height=context.height)
             return Effects({GOVERNANCE_KEY: changed})
-        case actions.AddOrganisation():
-            return _add_organisation(view, context, action)
-        case actions.AddAdministrator():
-            return _add_administrator(view, context, action)
-        case actions.AddCaCertificate():
-            return _add_certificate(view, action)
-        case actions.RemoveCaCertificate():
-            return _remove_certificate(view, action)
+        case actions.SetLimits():
+            return _set_limits(view, action)
         case actions.RevokeKey():
             return _revoke_key(view, context, action)
         case actions.WithdrawPatch():
@@ -165,7 +141,15 @@ def execute_action(view: StateView, context: Context, action: Action) -> Effects
         case actions.AddLearner() | actions.PromoteLearner() | actions.RemoveValidator() | actions.ReplaceValidator():
             return change_validators(view, context, action)
         case _:
-            assert_never(action)
+            return change_organisation(view, context, action)
+
+
+def _set_limits(view: StateView, action: actions.SetLimits) -> Effects:
+    network = view.network
+    if (network.transaction_bytes_max, network.block_bytes_max, network.block_transactions_max) == action.values:
+        raise refuse("proposal.no_change", "these limits are in force already")
+    limits = {name: getattr(action, name) for name in NETWORK_LIMITS}
+    return Effects({NETWORK_KEY: replace(network, **limits)})
 
 
 def _set_policy(view: StateView, context: Context, action: actions.SetPolicy) -> Effects:
@@ -178,86 +162,6 @@ def _set_policy(view: StateView, context: Context, action: actions.SetPolicy) ->
     return Effects({policy_key(version): policy, POLICY_VERSION_KEY: PolicyVersion(version, policy_hash)})
 
 
-def _add_organisation(view: StateView, context: Context, action: actions.AddOrganisation) -> Effects:
-    name = action.organisation
-    governance = view.governance()
-    if view.organisation(name) is not None:
-        raise refuse("proposal.organisation_exists", f"{name} is a member already")
-    if len(governance.organisations) >= ORGANISATIONS_MAX:
-        raise refuse("proposal.too_many_organisations", "the network is full", f"at most {ORGANISATIONS_MAX}")
-    seen: set[str | bytes] = set()
-    for each in action.administrators:
-        _check_belongs(each.identity_id, name)
-        if each.identity_id in seen or each.spki in seen:
-            raise refuse(
-                "proposal.repeated_administrator", "an administrator or a key stands twice", actual=each.identity_id
-            )
-        seen |= {each.identity_id, each.spki}
-        check_new_key(view, each.spki)
-    for der in action.ca_certificates:
-        anchor_untrusted(der)
-    records = organisation_records(
-        name, action.display_name, action.administrators, action.ca_certificates, height=context.height
-    )
-    organisations = tuple(sorted((*governance.organisations, name)))
-    records[GOVERNANCE_KEY] = replace(governance, organisations=organisations, changed_height=context.height)
-    return Effects(
-        records, (organisation_key(name), *(identity_key(each.identity_id) for each in action.administrators))
-    )
-
-
-def _add_administrator(view: StateView, context: Context, action: actions.AddAdministrator) -> Effects:
-    organisation = _find_organisation(view, action.organisation)
-    new = action.administrator
-    _check_belongs(new.identity_id, organisation.name)
-    if view.identity(new.identity_id) is not None:
-        raise refuse("identity.exists", f"{new.identity_id} is registered already")
-    if len(organisation.administrators) >= ADMINISTRATORS_MAX:
-        raise refuse(
-            "identity.too_many_administrators", f"{organisation.name} has too many", f"at most {ADMINISTRATORS_MAX}"
-        )
-    key_id = check_new_key(view, new.spki).key_id
-    height = context.height
-    administrators = tuple(sorted((*organisation.administrators, new.identity_id)))
-    records: dict[bytes, Record] = {
-        organisation_key(organisation.name): replace(organisation, administrators=administrators),
-        identity_key(new.identity_id): IdentityRecord(
-            new.identity_id, organisation.name, new.display_name, (ADMINISTRATOR,), ACTIVE, (key_id,), height, height
-        ),
-        key_key(key_id): KeyRecord(key_id, new.spki, new.identity_id, height, None, None, "", ()),
-    }
-    return Effects(records, (organisation_key(organisation.name), identity_key(new.identity_id)))
-
-
-def _add_certificate(view: StateView, action: actions.AddCaCertificate) -> Effects:
-    organisation = _find_organisation(view, action.organisation)
-    anchor_untrusted(action.certificate)
-    if action.certificate in organisation.ca_certificates:
-        raise refuse("proposal.certificate_exists", f"{organisation.name} has this CA certificate already")
-    if len(organisation.ca_certificates) >= CA_CERTIFICATES_MAX:
-        raise refuse(
-            "proposal.too_many_certificates",
-            f"{organisation.name} has too many CA certificates",
-            f"at most {CA_CERTIFICATES_MAX}",
-        )
-    key = organisation_key(organisation.name)
-    certificates = (*organisation.ca_certificates, action.certificate)
-    return Effects({key: replace(organisation, ca_certificates=certificates)}, (key,))
-
-
-def _remove_certificate(view: StateView, action: actions.RemoveCaCertificate) -> Effects:
-    organisation = _find_organisation(view, action.organisation)
-    left = tuple(der for der in organisation.ca_certificates if sha256(der) != action.certificate_digest)
-    if left == organisation.ca_certificates:
-        raise refuse(
-            "proposal.certificate_not_found",
-            f"{organisation.name} has no such CA certificate",
-            actual=action.certificate_digest,
-        )
-    key = organisation_key(organisation.name)
-    return Effects({key: replace(organisation, ca_certificates=left)}, (key,))
-
-
 def _revoke_key(view: StateView, context: Context, action: actions.RevokeKey) -> Effects:
     key = view.key(action.key_id)
     if key is None:
@@ -266,23 +170,6 @@ def _revoke_key(view: StateView, context: Context, action: actions.RevokeKey) ->
     if not records:
         raise refuse("identity.already_revoked", "the key was revoked from this height or an earlier one already")
     return Effects(records, (identity_key(key.identity_id),))
-
-
-def _find_organisation(view: StateView, name: str) -> Organisation:
-    organisation = view.organisation(name)
-    if organisation is None:
-        raise refuse("proposal.organisation_not_found", "the organisation is not a member of this network", actual=name)
-    return organisation
-
-
-def _check_belongs(identity_id: str, organisation: str) -> None:
-    if identity_id.partition("@")[2] != organisation:
-        raise refuse(
-            "proposal.foreign_administrator",
-            "an administrator belongs to another organisation",
-            f"…@{organisation}",
-            identity_id,
-        )
 
 
 def _find_open(view: StateView, context: Context, proposal_id: bytes) -> ProposalRecord:

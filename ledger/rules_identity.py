@@ -21,6 +21,7 @@ from ledger.bodies import (
 )
 from ledger.keyspace import identity_key, key_key, organisation_key
 from ledger.limits import ADMINISTRATORS_MAX, KEYS_PER_IDENTITY_MAX
+from ledger.quorum import find_acting_administrator
 from ledger.records import ACTIVE, REVOKED, SUSPENDED, IdentityRecord, KeyRecord, Organisation, Record
 from ledger.roles import ADMINISTRATOR
 from ledger.rules_common import Context, Effects, check_administrator_of, refuse
@@ -266,15 +267,8 @@ def _check_somebody_left(
     view: StateView, context: Context, organisation: Organisation, records: Mapping[bytes, Record]
 ) -> None:
     """Return when, after `records`, some administrator of the organisation still has a key that counts in the next block."""
-    changed = records.get(organisation_key(organisation.name), organisation)
-    assert isinstance(changed, Organisation), "an organisation's key holds an organisation"
-    for identity_id in changed.administrators:
-        identity = view.identity(identity_id)
-        assert identity is not None, "administrators are on the ledger"
-        for key_id in identity.key_ids:
-            key = records.get(key_key(key_id)) or view.key(key_id)
-            if isinstance(key, KeyRecord) and key.is_valid_at(context.height + 1):
-                return
+    if find_acting_administrator(view, organisation.name, context.height + 1, records) is not None:
+        return
     raise refuse(
         "identity.last_administrator",
         f"{organisation.name} would be left without an administrator who can act",

@@ -16,6 +16,7 @@ from ledger.errors import TransactionRefusedError
 from ledger.keyspace import attestation_key, attestation_list_key, component_key, identity_key, patch_key
 from ledger.limits import ATTESTATIONS_PER_PATCH_MAX, ENVELOPE_BYTES_MAX
 from ledger.records import (
+    ACTIVE,
     AttestationList,
     AttestationRecord,
     ComponentRecord,
@@ -153,6 +154,9 @@ def attest_patch(view: StateView, context: Context, body: PatchAttest) -> Effect
         raise refuse("patch.withdrawn", f"the patch was withdrawn at height {patch.withdrawn_height}")
     claim = _read_claim(view, context, body.envelope)
     statement = _read_attestation(claim.envelope)
+    status = view.acting_status(claim.signer)
+    if status != ACTIVE:
+        raise refuse("patch.attestor_not_active", f"{claim.signer.identity_id} or its organisation is {status}")
     _check_attestor(patch, claim, statement)
     digest = claim.envelope.payload_digest
     attestor = claim.signer.identity_id
@@ -303,8 +307,6 @@ def _check_creator(metadata: PatchMetadata, key: KeyRecord) -> None:
 
 def _check_attestor(patch: PatchRecord, claim: _Claim, statement: AttestationStatement) -> None:
     signer = claim.signer
-    if not signer.is_active:
-        raise refuse("patch.attestor_not_active", f"{signer.identity_id} is {signer.status}")
     if (statement.attestor.identity, statement.attestor.did) != (signer.identity_id, claim.key.public_key.did):
         raise refuse(
             "patch.wrong_attestor",

@@ -10,8 +10,9 @@ from ledger.certificate import verify_block_certificate
 from ledger.configuration import Configuration, RetiredValidator
 from ledger.keyspace import VALIDATORS_KEY, organisation_key, retired_key
 from ledger.membership import change_configuration, retired_between, settle_configuration
-from ledger.records import Record
+from ledger.records import ACTIVE, Record
 from ledger.rules_common import Context, Effects, refuse
+from ledger.rules_organisation import find_member
 from ledger.state import StateView
 from ledger.validator_actions import AddLearner, ValidatorAction
 
@@ -21,19 +22,16 @@ def change_validators(view: StateView, context: Context, action: ValidatorAction
 
     Raises:
         RejectedError: The codes of `change_configuration`; ``ledger.proposal.organisation_not_found``,
-            ``ledger.proposal.validator_key_retired``.
+            ``.organisation_removed``, ``.organisation_not_active``, ``.validator_key_retired``.
     """
     configuration = view.configuration()
     changed = change_configuration(configuration, action)
     subjects: tuple[bytes, ...] = (VALIDATORS_KEY,)
     if isinstance(action, AddLearner):
         learner = action.learner
-        if view.organisation(learner.organisation) is None:
-            raise refuse(
-                "proposal.organisation_not_found",
-                "the organisation is not a member of this network",
-                actual=learner.organisation,
-            )
+        find_member(view, learner.organisation)
+        if (status := view.organisation_status(learner.organisation)) != ACTIVE:
+            raise refuse("proposal.organisation_not_active", f"{learner.organisation} is {status}")
         if view.retired_validator(learner.key_id) is not None:
             raise refuse(
                 "proposal.validator_key_retired",

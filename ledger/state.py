@@ -16,6 +16,7 @@ from ledger.block import Block, Header, decode_block_untrusted, decode_header_un
 from ledger.errors import HistoryPrunedError, LedgerCorruptionError
 from ledger.keyspace import RangeReader, Reader, Table
 from ledger.records import (
+    ACTIVE,
     AttestationList,
     AttestationRecord,
     ComponentRecord,
@@ -34,6 +35,7 @@ from ledger.records import (
     ProposalRecord,
     Record,
     RetiredValidator,
+    Standing,
     TargetRecord,
     Validator,
     ValidatorSet,
@@ -65,6 +67,7 @@ __all__ = [
     "ProposalRecord",
     "Record",
     "RetiredValidator",
+    "Standing",
     "StateView",
     "TargetRecord",
     "Tip",
@@ -246,6 +249,19 @@ class StateView:
         """Return the organisation, or None."""
         return self._find(keyspace.organisation_key(name), Organisation)
 
+    def standing(self, organisation: str) -> Standing | None:
+        """Return what was decided about an organisation's membership, or None while nothing was."""
+        return self._find(keyspace.standing_key(organisation), Standing)
+
+    def organisation_status(self, name: str) -> str:
+        """Return whether a member is ``active``, ``suspended`` or ``removed``."""
+        standing = self.standing(name)
+        return ACTIVE if standing is None else standing.status
+
+    def acting_status(self, identity: IdentityRecord) -> str:
+        """Return ``active`` when the identity and its organisation are, else why it may not act: the organisation's status, or its own."""
+        return identity.status if not identity.is_active else self.organisation_status(identity.organisation)
+
     def identity(self, identity_id: str) -> IdentityRecord | None:
         """Return the identity, or None."""
         return self._find(keyspace.identity_key(identity_id), IdentityRecord)
@@ -276,7 +292,7 @@ class StateView:
         return self._find(keyspace.evidence_key(subject), EvidenceRecord)
 
     def governance(self) -> Governance:
-        """Return who votes and how many votes decide."""
+        """Return who votes on proposals and how many votes decide."""
         return self._need(keyspace.GOVERNANCE_KEY, Governance)
 
     def proposal(self, proposal_id: bytes) -> ProposalRecord | None:

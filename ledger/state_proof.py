@@ -33,6 +33,7 @@ from ledger.records import (
     PolicyVersion,
     ProposalRecord,
     Record,
+    Standing,
     TargetRecord,
 )
 from ledger.state import StateView
@@ -215,6 +216,10 @@ def _organisation_key(name: str) -> bytes:
     return keyspace.organisation_key(as_identifier(name, "id"))
 
 
+def _standing_key(name: str) -> bytes:
+    return keyspace.standing_key(as_identifier(name, "id"))
+
+
 def _target_key(name: str) -> bytes:
     host, _, target = name.partition("/")
     return keyspace.target_key(as_identity_id(host, "host"), as_identifier(target, "target"))
@@ -240,6 +245,7 @@ def _by_digest(key: Callable[[bytes], bytes]) -> Callable[[str], bytes]:
 SUBJECTS: Final[dict[str, tuple[Callable[[str], bytes], type[Record]]]] = {
     "identity": (_identity_key, IdentityRecord),
     "organisation": (_organisation_key, Organisation),
+    "standing": (_standing_key, Standing),
     "key": (_by_digest(keyspace.key_key), KeyRecord),
     "patch": (_by_digest(keyspace.patch_key), PatchRecord),
     "attestations": (_by_digest(keyspace.attestation_list_key), AttestationList),

@@ -32,6 +32,7 @@ from ledger.checkpoint import SplitView
 from ledger.configuration import Validator as LedgerValidator
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
+from ledger.records import REMOVED
 from ledger.state import StateView
 from ledger.trust import TrustedHead
 from node import clock, documents
@@ -49,6 +50,7 @@ from node.net.network import LinkChange, Network
 from node.observer import Observer
 from node.patch_store import PatchStore
 from node.prepare import note_damage, open_store, prepare, read_genesis
+from node.relaying import Relaying
 from node.replica import LedgerReplica
 from node.services import Services
 from node.snapshots import SnapshotClient
@@ -126,12 +128,18 @@ class Node:
             on_consensus=self._on_consensus,
             on_link=self._on_link,
         )
-        sync = SyncServer(self)
+        self.relaying = Relaying(self)
+        sync = SyncServer(self, self.relaying.server)
         sync.register(self.network)
-        self.snapshots = SnapshotClient(store, genesis, self.peer_ledgers)
+        self.snapshots = SnapshotClient(store, genesis, self.relaying.peers)
         if config.role == "host" or (config.peers and self._is_new()):
             self.observer = Observer(
-                self.replica, self.peer_ledgers(), self.metrics, self.snapshots, votes=config.role == "validator"
+                self.replica,
+                self.peer_ledgers,
+                self.metrics,
+                self.snapshots,
+                votes=config.role == "validator",
+                surroundings=self.relaying.surroundings(key.public_key.key_id),
             )
         else:
             self.validator = self._make_validator()
@@ -153,7 +161,7 @@ class Node:
             self.replica,
             TrustedHead.founding(genesis),
             home.checkpoints,
-            peers=self.peer_ledgers,
+            peers=self.relaying.peers_to_compare,
             report=self._report_split_view,
         )
 
@@ -293,7 +301,9 @@ class Node:
         if key is None or not key.is_valid_at(view.height):
             return False
         identity = view.identity(key.identity_id)
-        return identity is not None and identity.is_active and not CONNECTING_ROLES.isdisjoint(identity.roles)
+        if identity is None or not identity.is_active or view.organisation_status(identity.organisation) == REMOVED:
+            return False
+        return not CONNECTING_ROLES.isdisjoint(identity.roles)
 
     def _on_consensus(self, peer: KeyId, payloads: list[bytes]) -> None:
         if self.validator is not None:
@@ -362,11 +372,11 @@ class Node:
         data = await trio.to_thread.run_sync(self.patch_store.read, digest)
         if data is not None:
             return data
-        for key_id, address in self.peer_addresses().items():
+        for peer in self.relaying.peers():
             try:
-                data = await PeerLedger(self.network, key_id, address).patch_file(digest, PATCH_FILE_BYTES_MAX)
+                data = await peer.patch_file(digest, PATCH_FILE_BYTES_MAX)
             except (UnavailableError, RejectedError) as error:
-                _log.info("peer has no such patch file", peer=key_id.hex()[:16], code=error.code)
+                _log.info("peer has no such patch file", peer=peer.name, code=error.code)
                 continue
             if data is not None:
                 await trio.to_thread.run_sync(self.patch_store.put, data, digest)
@@ -451,6 +461,7 @@ class Node:
             "mempool": len(self.mempool),
             "peers_connected": sum(1 for peer in self.network.peers() if peer.connected),
             "following": None if self.observer is None else self.observer.following,
+            **self.relaying.document(),
             "storage": self.upkeep.document(),
             "checkpoint_height": None if self.checkpoints.highest is None else self.checkpoints.highest.height,
             "split_views": len(self.checkpoints.splits),
@@ -533,6 +544,7 @@ class Node:
         self.metrics.checkpoints_compared.set(self.checkpoints.compared)
         self.metrics.strangers_refused.set(self.network.strangers_refused)
         self.upkeep.observe()
+        self.relaying.observe()
         self.metrics.observe_node(
             height=self.replica.height,
             replica_age_ms=self.replica.replica_age_ms(),

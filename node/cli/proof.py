@@ -26,7 +26,7 @@ SHOWN_MAX: Final = 120
 """Characters of one value of a record that a person is shown."""
 
 SUBJECT: Final = click.Choice(
-    ["identity", "organisation", "key", "patch", "attestations", "policy", "proposal", "target"]
+    ["identity", "organisation", "standing", "key", "patch", "attestations", "policy", "proposal", "target"]
 )
 """What can be proven; the same as `ledger.state_proof.SUBJECTS`."""
 

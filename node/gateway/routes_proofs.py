@@ -39,7 +39,9 @@ async def cose_receipt(core: Core, tx_id: HexPath, height: HeightQuery = None) -
 @router.get("/v1/proofs/state", response_model=schemas_proofs.StateProof, responses=errors(400))
 async def state_proof(
     core: Core,
-    subject: Literal["identity", "organisation", "key", "patch", "attestations", "policy", "proposal", "target"],
+    subject: Literal[
+        "identity", "organisation", "standing", "key", "patch", "attestations", "policy", "proposal", "target"
+    ],
     name: Annotated[str, Query(alias="id", min_length=1, max_length=256)],
 ) -> JSONResponse:
     """The proof that a record is, or is not, in the state of the newest certified block."""

@@ -663,7 +663,7 @@ REMOVALS: tuple[Removal, ...] = (
     Removal(
         26,
         "others may give an organisation an administrator, `_add_administrator`",
-        "ledger/rules_governance.py",
+        "ledger/rules_organisation.py",
         "administrators = tuple(sorted((*organisation.administrators, new.identity_id)))",
         "administrators = organisation.administrators",
         "tests/unit/test_ledger_governance.py::"

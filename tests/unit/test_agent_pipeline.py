@@ -13,7 +13,7 @@ import pytest
 from agent.decision import replay_decision_untrusted
 from agent.facts import Requester
 from agent.results import Outcome, ResultCode, StepName
-from ledger import bodies
+from ledger import actions, bodies
 from provenance.layout import split_patch_file_untrusted
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
@@ -240,6 +240,31 @@ async def test_author_who_may_not_act_is_refused(world: World, body: bodies.Body
     data = world.release()
     world.chain.submit(body, "ada@acme")
     await refuse(world, data, ResultCode.INVALID_DEVELOPER, reason)
+
+
+def decide(world: World, action: actions.Action, *voters: str) -> None:
+    """Let two organisations decide about the third."""
+    proposal = world.chain.submit(bodies.ProposalCreate(action, ""), voters[0]).tx_id
+    for voter in voters:
+        world.chain.submit(bodies.ProposalVote(proposal, True), voter)
+
+
+async def test_author_of_a_suspended_organisation_is_refused(world: World) -> None:
+    data = world.release()
+    decide(world, actions.SuspendOrganisation("acme", ""), "ben@beta", "gil@gamma")
+    outcome = await world.agent.explain(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.INVALID_DEVELOPER, "agent.developer.suspended")
+    assert "alice@acme's organisation is suspended" in outcome.message
+
+
+async def test_attestor_of_a_suspended_organisation_does_not_count(world: World) -> None:
+    data = world.release()
+    decide(world, actions.SuspendOrganisation("beta", "under investigation"), "ada@acme", "gil@gamma")
+    outcome = await refuse(world, data, ResultCode.POLICY_DENIED, "agent.policy.security-review-approval")
+    assert outcome.decision is not None
+    assert "the attestor bob@beta's organisation is suspended" in outcome.decision.set_aside[0]
+    decide(world, actions.ResumeOrganisation("beta"), "ada@acme", "gil@gamma")
+    assert (await world.agent.explain(data, TARGET, OPERATOR)).is_success
 
 
 async def test_key_revoked_after_publication_still_counts(world: World) -> None:

@@ -9,9 +9,10 @@ from ledger.actions import Administrator
 from ledger.errors import TransactionRefusedError
 from ledger.keyspace import proposal_key
 from ledger.limits import ADMINISTRATORS_MAX, CA_CERTIFICATES_MAX, ORGANISATIONS_MAX, PROPOSAL_LIFETIME
+from ledger.quorum import votes_needed
 from ledger.records import Governance, hash_policy
 from ledger.rules_common import Context
-from ledger.rules_governance import execute_action, vote_on_proposal, votes_needed
+from ledger.rules_governance import execute_action, vote_on_proposal
 from ledger.state import StateView
 from tests.testkit import patches
 from tests.testkit.certificates import make_chain

@@ -86,6 +86,7 @@ def test_the_policy_in_force_is_proven_with_its_texts(chain: Chain) -> None:
     [
         ("identity", NOBODY),
         ("organisation", "nowhere"),
+        ("standing", "acme"),
         ("key", "00" * 32),
         ("patch", "11" * 32),
         ("attestations", "11" * 32),
@@ -101,7 +102,7 @@ def test_absence_is_proven(chain: Chain, subject: str, name: str) -> None:
 
 
 def test_every_subject_is_tested() -> None:
-    subjects = {"identity", "organisation", "key", "patch", "attestations", "policy", "proposal", "target"}
+    subjects = {"identity", "organisation", "standing", "key", "patch", "attestations", "policy", "proposal", "target"}
     assert set(SUBJECTS) == subjects
 
 
