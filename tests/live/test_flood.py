@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 FLOODERS = ("flood1@acme", "flood2@acme")
 FLOOD_S = 4
 SETTINGS: dict[str, object] = {"mempool_transactions_max": 20, "block_transactions_max": 1}
-"""So little that one request of 20 transactions by one signer, who may have half of the places, is more than there is room for, however slow
-the client is that sends it."""
+"""So little that one request of 20 transactions by one signer, who may have half of the places, is more than there is room for:
+however slow the client is."""
 MEMORY_KIB_MAX = 400 * 1024
 HONEST_S_MAX = 60
 
