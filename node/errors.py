@@ -25,6 +25,18 @@ class SnapshotUnavailableError(UnavailableError):
     """A snapshot cannot be made, fetched or kept at the moment (``node.snapshot.*``); the store is as it was."""
 
 
+class BackupRefusedError(RejectedError):
+    """A backup is not what a node wrote, does not hold, or may not go where it was asked to go (``node.backup.*``, ``node.restore.*``)."""
+
+
+class BackupUnavailableError(UnavailableError):
+    """A backup cannot be made, or restored, at the moment (``node.backup.*``, ``node.restore.*``); nothing has changed."""
+
+
+class NotFoundError(RejectedError):
+    """The thing asked for is not on this replica; the code is `node.<thing>.not_found`."""
+
+
 class KeyFileError(RejectedError):
     """A key file is missing, readable by others, or not a key (``node.key.*``)."""
 
@@ -47,6 +59,15 @@ class ListenError(UnavailableError):
 
 class PeerRefusedError(RejectedError):
     """A peer proved a key that the ledger does not list as a node of this network (``node.net.not_a_member``)."""
+
+
+def not_found(what: str, name: str, height: int) -> NotFoundError:
+    """Return the error for a `what` of that name which a replica does not have at `height`."""
+    return NotFoundError(
+        f"node.{what}.not_found",
+        f"there is no such {what} at height {height}: {name[:80]}",
+        hint="this replica may be behind; compare its height with another node's",
+    )
 
 
 def find_leaves(error: BaseException) -> list[BaseException]:

@@ -17,7 +17,10 @@ from ledger.block import Block
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
-from node.limits import SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
+from node.backup import BackupServices
+from node.errors import not_found as _not_found
+from node.governance_services import GovernanceServices
+from node.limits import PAGE_DEFAULT, PAGE_MAX, SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
 from node.local.protocol import Json, decode_blob_untrusted, encode_blob, error_to_json
 from node.params import (
     as_count,
@@ -43,26 +46,11 @@ if TYPE_CHECKING:
 Params = Mapping[str, Json]
 Document = dict[str, Any]
 
-PAGE_MAX: Final = 500
-"""Items in one listing."""
-PAGE_DEFAULT: Final = 50
 RAW_BLOCKS_MAX: Final = 256
 """Blocks in one answer to an auditor."""
 RAW_BYTES_MAX: Final = 8 * 1024 * 1024
 SUBMIT_TIMEOUT_MS: Final = 10_000
 """How long a submission waits unless it says otherwise."""
-
-
-class NotFoundError(RejectedError):
-    """The thing asked for is not on this replica; the code is `node.<thing>.not_found`."""
-
-
-def _not_found(what: str, name: str, height: int) -> NotFoundError:
-    return NotFoundError(
-        f"node.{what}.not_found",
-        f"there is no such {what} at height {height}: {name[:80]}",
-        hint="this replica may be behind; compare its height with another node's",
-    )
 
 
 class Services:
@@ -86,7 +74,6 @@ class Services:
             "identities.list": self.identities_list,
             "identities.get": self.identities_get,
             "identities.history": self.identities_history,
-            "organisations.list": self.organisations_list,
             "patches.list": self.patches_list,
             "patches.get": self.patches_get,
             "patches.attestations": self.patches_attestations,
@@ -95,8 +82,6 @@ class Services:
             "deployments.list": self.deployments_list,
             "targets.get": self.targets_get,
             "policy.get": self.policy_get,
-            "governance.list": self.governance_list,
-            "governance.get": self.governance_get,
             "history": self.history,
             "events.subscribe": self.events_subscribe,
             "metrics": self.metrics,
@@ -104,7 +89,9 @@ class Services:
             "health.ready": self.health_ready,
             "node.stop": self.node_stop,
             "node.transfer-leadership": self.transfer_leadership,
+            **GovernanceServices(self._node).methods(),
             **ProofServices(self._node).methods(),
+            **BackupServices(self._node).methods(),
             **self._node.agent_methods(),
         }
 
@@ -306,12 +293,6 @@ class Services:
                 answer.append({**document, "time_ms": block.header.time_ms})
             return answer
 
-    async def organisations_list(self, params: Params) -> list[Document]:
-        """Return the member organisations."""
-        del params
-        with self._node.replica.view() as view:
-            return [documents.organisation_document(organisation) for organisation in view.organisations()]
-
     async def patches_list(self, params: Params) -> list[Document]:
         """Return published patches, the newest first."""
         limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
@@ -421,8 +402,6 @@ class Services:
         """Hand leadership to another validator, by name, or to whoever is furthest."""
         return await self._node.transfer_leadership(as_optional_name(params, "to"))
 
-    # -- governance and proofs -------------------------------------------------------------------------------------
-
     async def policy_get(self, params: Params) -> Document:
         """Return the policy set in force, or a former version of it."""
         version = as_optional_integer(params, "version")
@@ -433,22 +412,6 @@ class Services:
                 raise _not_found("policy", str(version), view.height)
             policy = current if version is None else view.policy(version)
             return {**documents.policy_document(policy), "as_of": self._as_of(view, consistency)}
-
-    async def governance_list(self, params: Params) -> list[Document]:
-        """Return proposals, the newest first."""
-        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
-        with self._node.replica.view() as view:
-            found = sorted(view.proposals(), key=lambda proposal: (-proposal.created_height, proposal.proposal_id))
-            return [documents.proposal_document(proposal) for proposal in found[:limit]]
-
-    async def governance_get(self, params: Params) -> Document:
-        """Return one proposal."""
-        proposal_id = as_hex_digest(params, "proposal_id")
-        with self._node.replica.view() as view:
-            proposal = view.proposal(proposal_id)
-            if proposal is None:
-                raise _not_found("proposal", proposal_id.hex(), view.height)
-            return documents.proposal_document(proposal)
 
 
 def submitted_document(result: Submitted) -> Document:

@@ -431,7 +431,7 @@ class _Filling:
     def finish(self) -> FilledSnapshot:
         """Return the full database, everything in it having been proven."""
         manifest = self._incoming.manifest
-        _write(self.database, as_rows(self._installer.finish()) | _log_rows(self._genesis, manifest))
+        _write(self.database, as_rows(self._installer.finish()) | snapshot_log_rows(self._genesis, manifest))
         return FilledSnapshot(manifest, self.database, manifest.configuration.configuration, self._incoming)
 
 
@@ -446,7 +446,7 @@ def _write(database: Database, rows: Mapping[tuple[int, bytes], bytes | None]) -
         ) from error
 
 
-def _log_rows(genesis: Genesis, manifest: SnapshotManifest) -> dict[tuple[int, bytes], bytes | None]:
+def snapshot_log_rows(genesis: Genesis, manifest: SnapshotManifest) -> dict[tuple[int, bytes], bytes | None]:
     """Return the rows that make the snapshot's block the end of the log, committed."""
     header = manifest.header
     block_hash = header.hash()

@@ -7,13 +7,12 @@ characters included.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 from node.cli.audit_replay import place_of
-from node.cli.output import printable
+from node.cli.output import printable, time_text
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --good: #1a7f37; --bad: #c62828; --quiet: #777 }
@@ -173,7 +172,7 @@ def _values(finding: dict[str, Any]) -> str:
 
 def _when(time_ms: int) -> str:
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return time_text(time_ms)
     except (OverflowError, ValueError, OSError):
         return f"{time_ms} ms"  # A forged header can name any time.
 

@@ -36,6 +36,8 @@ node = group(
         "peers": Place("node.cli.node:peers", "Show the peers that the node knows."),
         "validators": Place("node.cli.node:validators", "Show validators and learners, and how far each is."),
         "transfer-leadership": Place("node.cli.node:transfer_leadership", "Hand leadership to another validator."),
+        "backup": Place("node.cli.backup:backup", "Write a backup of a node, running or not."),
+        "restore": Place("node.cli.backup:restore", "Verify a backup and make a home from it."),
         "verify-store": Place(
             "node.cli.node:verify_store", "Read every row of a stopped node's store and check the chain."
         ),

@@ -42,7 +42,7 @@ class NodeSettings:
         values |= {"listen": self.listen, "rpc_listen": self.rpc_listen}
         if self.peers:
             values["peers"] = list(self.peers)
-        values |= {name: _value(text) for name, text in self.more}
+        values |= {name: setting_value(text) for name, text in self.more}
         build_config(values)
         # JSON's texts, numbers, booleans and arrays are TOML's too.
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
@@ -101,7 +101,8 @@ def node_identity_document(path: Path, settings: NodeSettings | NodeConfig, publ
     }
 
 
-def _value(text: str) -> str | int | bool:
+def setting_value(text: str) -> str | int | bool:
+    """Return what a setting's text on the command line means: a number, a truth value, or itself."""
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -54,6 +55,11 @@ def fields(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
 def short(digest: str | None, length: int = 12) -> str:
     """Return the beginning of a long identifier, for tables; the whole one stands in JSON and in `show`."""
     return "-" if not digest else digest if len(digest) <= length else digest[:length] + "…"
+
+
+def time_text(time_ms: int) -> str:
+    """Return milliseconds since epoch as a date and a time of day, UTC."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 class Progress:

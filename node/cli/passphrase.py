@@ -71,9 +71,21 @@ def load_private_key(path: Path, descriptor: int | None, passphrase_path: Path |
     except RejectedError as error:
         if error.code != "wire.key.passphrase_missing":
             raise
+    return load_key(path, ask_passphrase(str(path), None, None))
+
+
+def ask_passphrase(what: str, descriptor: int | None, path: Path | None) -> bytes:
+    """Return the passphrase that opens `what`: as given, or asked for.
+
+    Raises:
+        KeyFileError: ``node.key.*``.
+        CommandError: As `given_passphrase`; ``cli.passphrase.no_terminal``.
+    """
+    given = given_passphrase(descriptor, path)
+    if given is not None:
+        return given
     _need_terminal("--passphrase-fd or --passphrase-file")
-    asked = click.prompt(f"Passphrase for {path}", hide_input=True, err=True)
-    return load_key(path, _checked(str(asked).encode()))
+    return _checked(str(click.prompt(f"Passphrase for {what}", hide_input=True, err=True)).encode())
 
 
 def _need_terminal(options: str) -> None:

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from consensus.effects import HardState, hard_state_after_snapshot
 from ledger.block import Block, decode_block_untrusted, decode_header_untrusted
 from ledger.certificate import verify_block_certificate
 from ledger.genesis import Genesis, genesis_block
-from ledger.keyspace import Overlay, Table, WriteSet, height_key
+from ledger.keyspace import Overlay, Table, height_key
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from ledger.transition import Executed, execute_block
-from node.errors import StorageError, StorageFailedError
+from node.errors import StorageError
 from node.storage.block_store import (
     decode_hard_state,
     decode_log_term,
@@ -37,7 +37,7 @@ from node.storage.block_store import (
     encode_log_tip,
 )
 from node.storage.checks import HINT, row_error
-from node.storage.database import DatabaseError
+from node.storage.filling import Filling
 from node.storage.leveldb import Store
 from node.storage.tables import (
     ONLY_KEY,
@@ -51,11 +51,7 @@ from wire.errors import RejectedError
 from wire.hashing import Digest
 
 if TYPE_CHECKING:
-    from node.storage.database import Database
     from node.sync import CertifiedBlock
-
-BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Rows written at once."""
 
 Fetch = Callable[[int], "Iterable[Sequence[CertifiedBlock]]"]
 """Returns, one peer after the other, blocks from a height on, the last one of each answer with its certificate. Blocking."""
@@ -169,7 +165,7 @@ class Rebuild:
         """
         promises = read_promises(self._store, self._genesis_block.block_hash, votes=self._votes)
         committed, committed_hash = promises.committed_height, promises.committed_hash
-        new = _Filling(self._store.new_database())
+        new = Filling(self._store.new_database())
         try:
             new.put(self._genesis_writes)
             new.rows[TABLE_LOG_TERM, height_key(0)] = encode_log_term(0, self._genesis_block.block_hash)
@@ -196,7 +192,7 @@ class Rebuild:
 
     # Committed blocks
 
-    def _replay(self, new: _Filling, committed: int) -> None:
+    def _replay(self, new: Filling, committed: int) -> None:
         for height in range(1, committed + 1):
             raw = _read(self._store, Table.BLOCK, height_key(height)) or _read(
                 self._store, TABLE_LOG_ENTRY, height_key(height)
@@ -214,7 +210,7 @@ class Rebuild:
             if new.flush_if_large():
                 self._report(height, committed)
 
-    def _fetch_committed(self, new: _Filling, height: int) -> Executed:
+    def _fetch_committed(self, new: Filling, height: int) -> Executed:
         expected = self._expected_hash(height)
         for answer in self._fetch(height):
             if answer and (executed := _execute(new, answer[0].block)) is not None:
@@ -224,12 +220,12 @@ class Rebuild:
 
     # The tail
 
-    def _copy_tail(self, new: _Filling, promises: Promises) -> tuple[int, Digest, int]:
+    def _copy_tail(self, new: Filling, promises: Promises) -> tuple[int, Digest, int]:
         """Take over the blocks above the committed one; return height, hash and term of the last.
 
         They are executed, to be sure of them, and not kept executed: that is for the node to do when it starts.
         """
-        reader: Overlay | _Filling = new
+        reader: Overlay | Filling = new
         tip = StateView(new).tip
         last = promises.last_height
         for height in range(promises.committed_height + 1, last + 1):
@@ -249,7 +245,7 @@ class Rebuild:
         return tip.header.height, tip.block_hash, tip.header.term
 
     def _fetch_logged(
-        self, reader: Overlay | _Filling, height: int, expected: Digest | None, promises: Promises
+        self, reader: Overlay | Filling, height: int, expected: Digest | None, promises: Promises
     ) -> tuple[Executed, bool]:
         """Return the lost block from a peer, or the one that the network has certified in its place, and whether it is that.
 
@@ -283,53 +279,7 @@ class Rebuild:
         return None
 
 
-class _Filling:
-    """The new database, with rows that are still to be written over it."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.rows: dict[tuple[int, bytes], bytes | None] = {}
-        self._bytes = 0
-
-    def get(self, table: int, key: bytes) -> bytes | None:
-        """Return the value under `key`, or None."""
-        try:
-            return self.rows[table, key]
-        except KeyError:
-            return self.database.get(table, key)
-
-    def put(self, writes: WriteSet) -> None:
-        """Make every change of `writes` visible."""
-        for row, value in writes.items():
-            self.rows[row] = value
-            self._bytes += len(row[1]) + len(value or b"")
-
-    def flush_if_large(self) -> bool:
-        """Write what is waiting if it is much; return whether it was."""
-        if self._bytes < BATCH_BYTES:
-            return False
-        self.flush()
-        return True
-
-    def flush(self) -> None:
-        """Make everything durable.
-
-        Raises:
-            StorageFailedError: ``node.storage.write_failed``.
-        """
-        try:
-            self.database.write(self.rows)
-        except DatabaseError as error:
-            raise StorageFailedError(
-                "node.storage.write_failed",
-                f"writing to {self.database.path} failed: {error}",
-                hint="check the disk and its free space, then start the node again",
-            ) from error
-        self.rows = {}
-        self._bytes = 0
-
-
-def _execute(reader: Overlay | _Filling, raw: bytes) -> Executed | None:
+def _execute(reader: Overlay | Filling, raw: bytes) -> Executed | None:
     """Return what the block leads to, or None when it does not follow; its transactions' signatures are not checked."""
     try:
         block: Block = decode_block_untrusted(raw)
@@ -340,7 +290,7 @@ def _execute(reader: Overlay | _Filling, raw: bytes) -> Executed | None:
         return None
 
 
-def _is_certified(reader: Overlay | _Filling, executed: Executed, answer: Sequence[CertifiedBlock]) -> bool:
+def _is_certified(reader: Overlay | Filling, executed: Executed, answer: Sequence[CertifiedBlock]) -> bool:
     """Return whether a majority of the validators stands behind the last block of `answer`, whose first block is `executed`."""
     for item in answer[1:]:
         reader = Overlay(reader, executed.writes)

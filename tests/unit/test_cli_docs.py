@@ -16,6 +16,7 @@ from tests.testkit.cli import every_command
 
 DOCUMENTS = (
     "README.md",
+    "docs/operations/backup.md",
     "docs/operations/cli.md",
     "docs/operations/devnet.md",
     "docs/operations/node.md",

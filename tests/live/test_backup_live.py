@@ -1,0 +1,174 @@
+"""Backup and restore with real processes: under load, killed in the middle, and back in the network as another node."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger import bodies
+from ledger.configuration import Validator
+from ledger.validator_actions import AddLearner, RemoveValidator
+from node.keystore import load_key
+from node.storage.backup_files import BackupReader
+from tests.live.test_membership import decide, members
+from tests.testkit.cluster import REPOSITORY, Cluster, NodeProcess, free_port, running_cluster
+from tests.testkit.ledger import administrator_of, key_of
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+TRANSACTIONS_MIN = 1_500
+"""Enough that a backup and a restore take a while."""
+
+
+def patchwarden(*arguments: object) -> subprocess.Popen[bytes]:
+    """Start a command of its own process."""
+    words = [sys.executable, "-m", "node.cli", *(str(each) for each in arguments), "-o", "json"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY)
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    process = patchwarden(*arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def is_whole_if_there(backup: Path) -> bool:
+    """Return whether there is a backup, every byte of which must be right then."""
+    if backup.exists():
+        assert list(BackupReader(backup).check_sums())
+    return backup.exists()
+
+
+def wait_until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.002)
+
+
+class Load:
+    """Registers one identity after the other, in batches, until it is told to stop."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.committed = 0
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            batch = []
+            for _ in range(100):
+                number += 1
+                name = f"d{number}@acme"
+                body = bodies.IdentityRegister(name, name, ("developer",), key_of(name).public_key.spki)
+                batch.append(self._cluster.sign(body, administrator_of("acme")))
+            results = self._cluster.submit(batch)
+            self.committed += sum(each["status"] == "committed" for each in results)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("net"), validators=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def backup(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that was made while the network went on committing."""
+    place = tmp_path_factory.mktemp("backups") / "b"
+    load = Load(cluster)
+    with load.running():
+        cluster.wait_for(lambda: load.committed >= TRANSACTIONS_MIN, "some transactions")
+        node = cluster.validators[1]
+        before = node.status(cluster.client)["height"]
+        document = answer("node", "backup", "--home", node.home, "--out", place)
+        after = load.committed
+        cluster.wait_for(lambda: load.committed > after, "the network goes on")
+    assert document["height"] >= before
+    assert document["with_key"] is False
+    return place
+
+
+def test_a_restored_node_starts_and_catches_up(cluster: Cluster, backup: Path, tmp_path: Path) -> None:
+    home, port = tmp_path / "v5", free_port()
+    document = answer(
+        "node", "restore", backup, "--home", home, "--genesis", cluster.validators[0].home / "genesis.json",
+        "--set", "listen", f"/ip4/127.0.0.1/tcp/{port}", "--set", "name", "v5", "--jobs", 1,
+    )  # fmt: skip
+    assert document["is_key_new"]
+    # A new key is a stranger: governance takes it for v1's place, which it would otherwise not even connect to.
+    key = load_key(home / "node.key").public_key
+    learner = Validator("v5", "beta", key.spki, f"/ip4/127.0.0.1/tcp/{port}")
+    decide(cluster, AddLearner(learner), cluster.validators[0])
+    node = NodeProcess(home, "v5")
+    cluster.extra.append(node)
+    node.start()
+    cluster.wait_for(node.is_up, "the restored node is up", node)
+    assert node.status(cluster.client)["height"] >= document["height"]
+    cluster.wait_equal([*cluster.validators, node])
+    cluster.wait_for(lambda: members(cluster, cluster.validators[0])["v5"] == "learner", "it is a learner")
+    decide(cluster, RemoveValidator("v5"), cluster.validators[0])
+    assert node.stop() == 0
+
+
+def test_a_node_killed_in_a_backup_leaves_no_backup_and_comes_back(cluster: Cluster, tmp_path: Path) -> None:
+    node = cluster.validators[2]
+    process = patchwarden("node", "backup", "--home", node.home, "--out", tmp_path / "b")
+    part = tmp_path / ".b.part"
+    wait_until(lambda: part.exists() or process.poll() is not None, "the backup begins")
+    node.kill()
+    _, err = process.communicate(timeout=30)
+    if not is_whole_if_there(tmp_path / "b"):
+        assert process.returncode == 3, err.decode()
+    cluster.start([node])
+    assert answer("node", "backup", "--home", node.home, "--out", tmp_path / "c")["files"] > 4
+    assert is_whole_if_there(tmp_path / "c")
+
+
+def test_whoever_stops_listening_ends_the_backup(cluster: Cluster, tmp_path: Path) -> None:
+    node = cluster.validators[0]
+    process = patchwarden("node", "backup", "--home", node.home, "--out", tmp_path / "b")
+    part = tmp_path / ".b.part"
+    wait_until(lambda: part.exists() or process.poll() is not None, "the backup begins")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not part.exists(), "the node cleans up")
+    is_whole_if_there(tmp_path / "b")
+
+
+def test_a_restore_that_is_killed_leaves_no_home(cluster: Cluster, backup: Path, tmp_path: Path) -> None:
+    home = tmp_path / "v6"
+    arguments = ("node", "restore", backup, "--home", home, "--genesis", cluster.validators[0].home / "genesis.json")
+    process = patchwarden(*arguments, "--jobs", 1)
+    begun = tmp_path / ".v6.restoring" / "data"
+    wait_until(lambda: begun.exists() or process.poll() is not None, "the restore begins")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if home.exists():  # It was quicker than the kill: then the home is whole.
+        assert (home / "config.toml").exists()
+        home.rename(tmp_path / "before")
+    assert answer(*arguments)["home"] == str(home)
+    assert not (tmp_path / ".v6.restoring").exists()
