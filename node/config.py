@@ -122,6 +122,11 @@ class NodeConfig(BaseSettings):
     peers: tuple[str, ...] = ()
     """Multiaddresses with `/p2p/…` that a host follows; validators find each other through the ledger."""
 
+    announce: str = ""
+    """The multiaddress at which other observers may follow a host, when that is not the one it listens on."""
+    observers_max: Annotated[int, Field(ge=0, le=512)] = 8
+    """Observers that this node feeds with blocks; further ones are told whom else to ask. Validators and learners are no observers."""
+
     tick_ms: Annotated[int, Field(ge=5, le=1000)] = 50
     """One tick of the consensus clock."""
     heartbeat_ticks: Annotated[int, Field(ge=1, le=50)] = 2

@@ -262,19 +262,20 @@ class LedgerReplica:
         advanced.set()
 
     def commit_to_store(
-        self, blocks: Sequence[Executed], certificate: CommitCertificate | None, persists: Sequence[Persist] = ()
+        self,
+        groups: Sequence[tuple[Sequence[Executed], CommitCertificate | None]],
+        persists: Sequence[Persist] = (),
     ) -> None:
-        """Write executed blocks and their certificate durably, all or nothing. Blocking: call it in the writing thread.
+        """Write executed blocks and their certificates durably, all or nothing. Blocking: call it in the writing thread.
 
         Args:
-            blocks: What was executed.
-            certificate: Proves the last of them, or one before it.
+            groups: What was executed, in order, each with the certificate that proves the last block of it.
             persists: What else belongs into the same write.
 
         Raises:
             StorageFailedError: The disk did not take it; the node must stop.
         """
-        self.store.write(persists, ((blocks, certificate),))
+        self.store.write(persists, groups)
 
     def committed(self, blocks: Sequence[Executed]) -> None:
         """Make durable blocks the committed tip and wake whoever waited for them."""

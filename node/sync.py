@@ -3,7 +3,9 @@
 =============  ====================================================  ====================================================
 method         request                                               response
 =============  ====================================================  ====================================================
-blocks.get     (from height, at most bytes, wait in milliseconds)    ((block, certificate or nil), …), the last certified
+follow.join    `node.joining`
+blocks.get     (from height, to height or nil, at most bytes, wait   ((block, certificate or nil), …), the last certified
+               in milliseconds)
 tx.submit      (relay, (transaction, …))                             ((status, tx_id or nil, code or nil, sentence), …)
 patch.get      (file digest, offset, at most bytes)                  (whole size, bytes), or nil when it is not kept
 status.get     ()                                                    (height, block hash)
@@ -29,9 +31,11 @@ from ledger.checkpoint import build_checkpoint
 from ledger.errors import NotYetAvailableError
 from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.state import StateView
+from node.joining import FOLLOW_JOIN, FULL, Joined, JoinServer, decode_joined_untrusted, encode_wish
 from node.limits import SUBMIT_TRANSACTIONS_MAX
 from node.patch_store import CHUNK_BYTES_MAX
 from node.submission import STATUSES, Submitted
+from node.sync_slots import Wish
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import RejectedError, UnavailableError
 from wire.fields import as_bool, as_bytes, as_digest, as_int, as_optional, as_text, as_tuple
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 BLOCKS_MAX: Final = 256
 """Blocks in one answer."""
+BLOCKS_ANSWER_MAX: Final = 4096
+"""Blocks in an answer that is read; it may have to be longer than asked for to end with a certified one."""
 BLOCKS_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes of blocks in one answer; a single block may be longer."""
 LONG_POLL_MS_MAX: Final = 30_000
@@ -68,6 +74,16 @@ CHECKPOINT_GET: Final = "checkpoint.get"
 SNAPSHOT_OFFER: Final = "snapshot.offer"
 SNAPSHOT_CHUNK: Final = "snapshot.chunk"
 
+HISTORY_PRUNED: Final = "ledger.history.pruned"
+"""A peer has forgotten the block that it was asked for."""
+REFUSED: Final = "node.sync.refused"
+"""A peer will not answer, for a reason of its own."""
+KNOWN_CODES: Final = frozenset(
+    {HISTORY_PRUNED, FULL}
+    | {f"node.net.{rule}" for rule in ("unreachable", "timeout", "busy", "connection_lost", "peer_failed")}
+)
+"""Why a peer may give no blocks. Any other code is of its own making and stands behind `REFUSED`: codes are counted by name here."""
+
 
 @dataclass(frozen=True, slots=True)
 class CertifiedBlock:
@@ -78,10 +94,16 @@ class CertifiedBlock:
 
 
 class SyncServer:
-    """Answers peers from one node's replica."""
+    """Answers peers from one node's replica.
 
-    def __init__(self, node: Node) -> None:
+    Args:
+        node: The node.
+        joining: Decides who may have blocks; None admits everybody.
+    """
+
+    def __init__(self, node: Node, joining: JoinServer | None = None) -> None:
         self._node = node
+        self._joining = joining
         self._followers: OrderedDict[KeyId, tuple[int, float]] = OrderedDict()
 
     def followers(self) -> dict[KeyId, int]:
@@ -98,23 +120,29 @@ class SyncServer:
     def register(self, network: Network) -> None:
         """Answer the methods of this module on `network`."""
         network.handle(BLOCKS_GET, self._blocks)
+        if self._joining is not None:
+            self._joining.register(network)
         network.handle(TX_SUBMIT, self._submit)
         network.handle(PATCH_GET, self._patch)
         network.handle(STATUS_GET, self._status)
         network.handle(CHECKPOINT_GET, self._checkpoint)
 
     async def _blocks(self, peer: KeyId, payload: bytes) -> bytes:
-        values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
+        values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=4)
         start = as_int(values[0], "from_height", 1)
+        end = as_optional(values[1], "to_height", as_int)
+        bytes_max = min(as_int(values[2], "bytes_max", 1), BLOCKS_BYTES_MAX)
+        wait_ms = min(as_int(values[3], "wait_ms"), LONG_POLL_MS_MAX)
+        if self._joining is not None and not self._joining.admits(peer, start - 1):
+            raise UnavailableError(FULL, "this node feeds as many observers as it may", hint="ask for a slot first")
         self._note_follower(peer, start)
-        bytes_max = min(as_int(values[1], "bytes_max", 1), BLOCKS_BYTES_MAX)
-        wait_ms = min(as_int(values[2], "wait_ms"), LONG_POLL_MS_MAX)
         replica = self._node.replica
         with trio.move_on_after(wait_ms / 1000):
             await replica.wait_above(start - 1)
         with replica.view() as view:
             view.check_kept(start)
-            return encode(tuple((item.block, item.certificate) for item in certified_blocks(view, start, bytes_max)))
+            found = certified_blocks(view, start, bytes_max, end)
+        return encode(tuple((item.block, item.certificate) for item in found))
 
     async def _submit(self, peer: KeyId, payload: bytes) -> bytes:
         del peer
@@ -160,10 +188,10 @@ class SyncServer:
             return encode(None)
 
 
-def certified_blocks(view: StateView, start: int, bytes_max: int) -> list[CertifiedBlock]:
+def certified_blocks(view: StateView, start: int, bytes_max: int, end: int | None = None) -> list[CertifiedBlock]:
     """Return blocks from `start` on up to a certified one, as many as fit into `bytes_max`; none when none is certified yet.
 
-    When no certified block fits, the answer grows to the next one: a batch without a certificate would prove nothing.
+    When no certified block fits, or none up to `end`, the answer grows to the next one: a batch without a certificate would prove nothing.
     """
     answer: list[CertifiedBlock] = []
     certified = 0
@@ -174,7 +202,8 @@ def certified_blocks(view: StateView, start: int, bytes_max: int) -> list[Certif
             break
         certificate = view.certificate(height)
         size += len(block.raw)
-        if certified and (size > bytes_max or len(answer) >= BLOCKS_MAX):
+        is_beyond = end is not None and height > end
+        if certified and (size > bytes_max or len(answer) >= BLOCKS_MAX or is_beyond):
             break
         answer.append(CertifiedBlock(block.raw, certificate))
         if certificate is not None:
@@ -187,26 +216,45 @@ class PeerLedger:
 
     def __init__(self, network: Network, key_id: KeyId, address: str) -> None:
         self._network = network
-        self._key_id = key_id
-        self._address = address
+        self.key_id = key_id
+        """Its node key."""
+        self.address = address
+        """Where it is dialled, a multiaddress."""
 
     @property
     def name(self) -> str:
         """The peer for people: the beginning of its key id."""
-        return self._key_id.hex()[:16]
+        return self.key_id.hex()[:16]
 
-    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int) -> list[CertifiedBlock]:
-        """Return blocks from `start` on; none when the peer has no new one within `wait_ms`.
+    async def join(self, wish: Wish) -> Joined:
+        """Ask for a slot; return the answer.
 
         Raises:
             RejectedError: The answer has no good form.
-            UnavailableError: The peer does not answer.
+            UnavailableError: The peer does not answer; the code is one of `KNOWN_CODES`, or `REFUSED`.
         """
-        answer = await self._request(
-            BLOCKS_GET, (start, bytes_max, wait_ms), timeout_s=REQUEST_TIMEOUT_S + wait_ms / 1000
-        )
-        items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "blocks")
+        return decode_joined_untrusted(await self._ask(FOLLOW_JOIN, encode_wish(wish), REQUEST_TIMEOUT_S))
+
+    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int, end: int | None = None) -> list[CertifiedBlock]:
+        """Return blocks from `start` on, up to `end` or the first certified one above it; none when there is none within `wait_ms`.
+
+        Raises:
+            RejectedError: The answer has no good form.
+            UnavailableError: The peer does not answer; the code is one of `KNOWN_CODES`, or `REFUSED`.
+        """
+        request = encode((start, end, bytes_max, wait_ms))
+        answer = await self._ask(BLOCKS_GET, request, REQUEST_TIMEOUT_S + wait_ms / 1000)
+        items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "blocks", length_max=BLOCKS_ANSWER_MAX)
         return [_certified_block(item) for item in items]
+
+    async def _ask(self, method: str, payload: bytes, timeout_s: float) -> bytes:
+        """Return the answer; whatever word the peer has for refusing one is put behind a code of ours."""
+        try:
+            return await self._network.request(self.key_id, method, payload, timeout_s=timeout_s, address=self.address)
+        except (RejectedError, UnavailableError) as error:
+            if error.code in KNOWN_CODES:
+                raise UnavailableError(error.code, error.message) from error
+            raise UnavailableError(REFUSED, f"the peer refuses: {error.code}") from error
 
     async def submit(self, raws: Sequence[bytes], *, relay: bool, timeout_s: float) -> list[Submitted]:
         """Pass transactions on; return what became of each.
@@ -259,7 +307,7 @@ class PeerLedger:
 
     async def _request(self, method: str, value: Value, *, timeout_s: float) -> bytes:
         return await self._network.request(
-            self._key_id, method, encode(value), timeout_s=timeout_s, address=self._address
+            self.key_id, method, encode(value), timeout_s=timeout_s, address=self.address
         )
 
 

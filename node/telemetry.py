@@ -125,6 +125,16 @@ class Metrics:
             "checkpoints_compared", "Checkpoints of peers compared with this node's chain since the start"
         )
         self.split_views = gauge("split_views", "Contradictions found between certified histories; an emergency")
+        self.sync_sources = gauge("sync_sources", "Peers from which this node takes blocks now")
+        self.sync_peers_dropped = counter(
+            "sync_peers_dropped", "How often a peer was left alone because what it sent does not hold", ("code",)
+        )
+        self.sync_peers_failed = counter("sync_peers_failed", "How often a peer gave no blocks", ("code",))
+        self.observers = gauge("observers", "Observers that this node feeds with blocks now")
+        self.observers_redirected = gauge(
+            "observers_redirected", "Questions for a slot answered with other observers' addresses since the start"
+        )
+        self.sent_bytes = gauge("sent_bytes", "Bytes sent to peers since the start", ("stream",))
         self.certificate_days_left = gauge(
             "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"
         )

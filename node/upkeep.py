@@ -48,7 +48,7 @@ class Upkeep:
         self.scrubber = Scrubber(
             node.replica.store,
             rows_per_s=node.config.scrub_rows_per_s,
-            peers=node.peer_ledgers,
+            peers=node.relaying.peers,
             find_raw=self._find_raw,
             now_ms=node.replica.now_ms,
             machine=node.replica.machine,

@@ -124,6 +124,59 @@ class Storage(Answer):
     """Whether the next start makes the whole store anew, because a file of it is damaged."""
 
 
+class FedObserver(Answer):
+    """An observer that takes its blocks from this node."""
+
+    key_id: Hex32
+    address: str | None
+    """Where others may follow it; null where nobody can."""
+    height: Height
+    """What it last asked from."""
+    beyond_limit: bool
+    """Whether it was taken in although the limit was reached, because it had nobody else."""
+
+
+class Observers(Answer):
+    """Whom this node feeds with blocks."""
+
+    limit: int
+    redirected: int
+    """Questions for a slot that were answered with others' addresses, since the start."""
+    fed: list[FedObserver]
+
+
+class SyncSource(Answer):
+    """Somebody from whom an observer takes blocks."""
+
+    key_id: Hex32
+    address: str
+    head: Height
+    """The height up to which it says it has blocks."""
+    depth: int
+    """How many steps blocks take from a validator to this node by this way."""
+    is_main: bool
+    """Whether it is the one that is asked for what comes next."""
+
+
+class DroppedPeer(Answer):
+    """Somebody who sent what does not hold, and is left alone for a while."""
+
+    key_id: Hex32
+    address: str
+    code: str
+    times: int
+    for_s: int
+
+
+class Sync(Answer):
+    """How an observer follows."""
+
+    depth: int
+    """How many steps blocks take from a validator to this node; 0 while nobody is followed."""
+    sources: list[SyncSource]
+    dropped: list[DroppedPeer]
+
+
 class Status(Answer):
     """What this node is and where it stands."""
 
@@ -148,6 +201,9 @@ class Status(Answer):
     mempool: int
     peers_connected: int
     following: str | None
+    observers: Observers
+    sync: Sync | None
+    """How this node follows; null on one that takes part in consensus."""
     storage: Storage
     checkpoint_height: Height | None
     """The highest certified header that this node has seen anywhere."""

@@ -65,6 +65,8 @@ class FrameChannel:
         self._writing_since: float | None = None
         self.received_bytes = 0
         """Grows with every read: the watchdog sees life in it."""
+        self.sent_bytes = 0
+        """Grows with every write."""
         self.sent_at = trio.current_time()
         """When the last write ended."""
 
@@ -114,6 +116,7 @@ class FrameChannel:
                 self._writing_since = trio.current_time()
                 await self._stream.write(bytes(data[start : start + WRITE_BYTES_MAX]))
                 self.sent_at = trio.current_time()
+            self.sent_bytes += size
             self._writing_since = None
             self._queue_bytes -= size
             drained, self._drained = self._drained, trio.Event()
@@ -148,6 +151,7 @@ class FrameChannel:
             and self._stream.write_now(frame)
         ):
             self.sent_at = now
+            self.sent_bytes += len(frame)
         else:
             self._append(frame)
 

@@ -71,6 +71,8 @@ class Timing:
     """As `dead_s` for a connection without a consensus stream."""
     ping_s: float = 2.0
     """How often the round trip time is measured."""
+    unused_s: float = 30.0
+    """A connection without a consensus stream that has carried no request for so long is closed by the side that dialled it."""
     members_s: float = 1.0
     """How often a connected peer's membership is checked again."""
 

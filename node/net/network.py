@@ -126,6 +126,7 @@ class Network:
         self._linked: dict[KeyId, Session] = {}
         self._dials: dict[KeyId, trio.Event] = {}
         self._last_error: dict[KeyId, str] = {}
+        self._sent_bytes_before = [0, 0]
         self._corruption: CorruptionError | None = None
         self._corrupted = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -234,6 +235,20 @@ class Network:
         """Return every linked or connected peer, in the order of their key ids."""
         return tuple(self._status(key_id) for key_id in sorted(self._links.keys() | self._sessions.keys()))
 
+    def remote(self, peer: KeyId) -> str:
+        """Return where the peer's newest connection comes from or goes to, ``IP:PORT``; "" when there is none."""
+        sessions = self._sessions.get(peer)
+        return sessions[-1].address if sessions else ""
+
+    def sent_bytes(self) -> tuple[int, int]:
+        """Return the bytes that were sent since the start: on consensus streams, and for requests and answers."""
+        consensus, rpc = self._sent_bytes_before
+        for sessions in self._sessions.values():
+            for session in sessions:
+                consensus += 0 if session.consensus is None else session.consensus.sent_bytes
+                rpc += 0 if session.rpc is None else session.rpc.channel.sent_bytes
+        return consensus, rpc
+
     @property
     def strangers_refused(self) -> int:
         """How many connections of non-members were turned away."""
@@ -273,6 +288,8 @@ class Network:
         sessions = self._sessions.get(key_id, [])
         if session in sessions:
             sessions.remove(session)
+            for index, channel in enumerate((session.consensus, None if session.rpc is None else session.rpc.channel)):
+                self._sent_bytes_before[index] += 0 if channel is None else channel.sent_bytes
         if not sessions:
             self._sessions.pop(key_id, None)
         if self._linked.get(key_id) is session:

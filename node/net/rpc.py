@@ -90,6 +90,7 @@ class RpcEndpoint:
         self._pinged_at: float | None = None
         self.rtt_ms: float | None = None
         """The last measured round trip, milliseconds."""
+        self._used_at = trio.current_time()
         self._nursery: trio.Nursery | None = None
         self._closed = False
 
@@ -150,6 +151,12 @@ class RpcEndpoint:
         if pending.payload is None:
             raise PeerUnavailableError("node.net.timeout", f"the peer did not answer {method} within {timeout_s:g} s")
         return pending.payload
+
+    def unused_s(self) -> float:
+        """Return for how long no request has been under way in either direction."""
+        if self._pending or self._serving:
+            self._used_at = trio.current_time()
+        return trio.current_time() - self._used_at
 
     def ping(self) -> None:
         """Begin to measure the round trip time, unless a measurement is under way."""

@@ -199,6 +199,10 @@ class Session:
                 raise PeerUnavailableError("node.net.silent", f"the peer read nothing for {WRITE_STALL_S_MAX:g} s")
             if channels and now - max(channel.sent_at for channel in channels) >= heartbeat_s - tick_s / 2:
                 channels[0].heartbeat()
+            if self.is_outbound and self.consensus is None and self.rpc is not None:
+                unused_s = self.rpc.unused_s()
+                if unused_s > timing.unused_s:
+                    raise PeerUnavailableError("node.net.unused", f"nothing was asked for {timing.unused_s:g} s")
             since_ping_s += passed_s
             if self.rpc is not None and since_ping_s >= timing.ping_s:
                 since_ping_s = 0.0

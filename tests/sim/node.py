@@ -25,6 +25,7 @@ from ledger.state import StateView
 from ledger.transition import Executed
 from node.config import NodeConfig
 from node.errors import StorageError, StorageFailedError
+from node.joining import JoinServer, Standing
 from node.machine import Machine
 from node.membership import known_nodes
 from node.observer import Observer
@@ -35,6 +36,7 @@ from node.storage.database import Database
 from node.storage.tables import TABLE_LOG_ENTRY
 from node.submission import Submitted, Submitter
 from node.sync import PeerLedger, SyncServer
+from node.sync_slots import Slots
 from node.telemetry import Metrics
 from node.validator import Validator
 from tests.sim.disk import SimDisk, SimStore
@@ -171,11 +173,13 @@ class Process:
         self.mempool = parts.mempool(
             transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max
         )
-        sync = SyncServer(self)  # type: ignore[arg-type]
+        # Whoever follows here is a learner, and needs no slot.
+        joining = JoinServer(Slots(0), self.replica, self._standing, lambda _: "")
+        sync = SyncServer(self, joining)  # type: ignore[arg-type]
         sync.register(self.endpoint)  # type: ignore[arg-type]
         self.snapshots = snapshot_client(store, world.genesis, self.peer_ledgers, self.replica.machine)
         if node.is_spare and self._is_new():
-            self.observer = Observer(self.replica, self.peer_ledgers(), self.metrics, self.snapshots, votes=True)
+            self.observer = Observer(self.replica, self.peer_ledgers, self.metrics, self.snapshots, votes=True)
         else:
             self.validator = self._make_validator()
         self.submitter = parts.submitter(
@@ -189,6 +193,11 @@ class Process:
         )
 
         self.upkeep = SimUpkeep(self, sync)
+
+    def _standing(self) -> Standing:
+        if self.observer is None:
+            return Standing((), is_fed=True)
+        return Standing(self.observer.path, is_fed=self.observer.is_fed)
 
     async def _repair(self, store: SimStore) -> None:
         endpoint = Endpoint(self, self.node.world.network)

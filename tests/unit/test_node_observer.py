@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import trio
 
 from consensus.effects import HardState
 from ledger.keyspace import height_key
-from node.observer import Observer
+from node.observer import Observer, SourcePeer
 from node.replica import LedgerReplica
 from node.storage.block_store import decode_hard_state, decode_log_term, decode_log_tip
 from node.storage.tables import ONLY_KEY, TABLE_HARD_STATE, TABLE_LOG_TERM, TABLE_LOG_TIP
@@ -19,26 +19,9 @@ from node.sync import CertifiedBlock, certified_blocks
 from node.telemetry import Metrics
 from tests.testkit.ledger import Chain, make_certificate, make_genesis, node_key
 from tests.testkit.node import certified, open_replica
+from tests.testkit.sync import ScriptedSource
 from wire.certificate import encode_commit_certificate
 from wire.errors import UnavailableError
-
-
-class FakePeer:
-    """A peer with a script: each answer is a list of blocks or an exception; afterwards it is quiet for ever."""
-
-    def __init__(self, name: str, answers: list[list[CertifiedBlock] | Exception]) -> None:
-        self.name = name
-        self.answers = answers
-        self.asked: list[int] = []
-
-    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int) -> list[CertifiedBlock]:
-        self.asked.append(start)
-        if not self.answers:
-            await trio.sleep_forever()
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 @pytest.fixture
@@ -52,9 +35,9 @@ def chain() -> Chain:
 
 
 async def _follow(
-    replica: LedgerReplica, peers: list[FakePeer], until: Callable[[], bool], *, votes: bool = False
+    replica: LedgerReplica, peers: Sequence[SourcePeer], until: Callable[[], bool], *, votes: bool = False
 ) -> None:
-    observer = Observer(replica, peers, Metrics(), votes=votes)  # type: ignore[arg-type]
+    observer = Observer(replica, lambda: peers, Metrics(), votes=votes)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(observer.run)
@@ -65,7 +48,7 @@ async def _follow(
 
 async def test_observer_commits_what_is_certified(tmp_path: Path, chain: Chain) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        peer = FakePeer("honest", [certified(chain)])
+        peer = ScriptedSource("honest", [certified(chain)])
         await _follow(replica, [peer], lambda: replica.height == chain.height)
         assert replica.latest_view().tip == chain.view.tip
         assert replica.store.committed_height == chain.height
@@ -89,7 +72,7 @@ async def test_who_will_vote_has_the_term_of_what_it_follows_whenever_it_ends(
             written.append((0 if row is None else decode_hard_state(row).term, log_term))
 
         store.write = watched  # type: ignore[method-assign, assignment]
-        peer = FakePeer("honest", [certified(chain)])
+        peer = ScriptedSource("honest", [certified(chain)])
         await _follow(replica, [peer], lambda: replica.height == chain.height, votes=votes)
         assert replica.store.load().hard_state == HardState(2 if votes else 0)
     assert {log_term for _, log_term in written} == {1, 2}
@@ -98,7 +81,7 @@ async def test_who_will_vote_has_the_term_of_what_it_follows_whenever_it_ends(
 
 async def test_one_certificate_covers_the_blocks_below_it(tmp_path: Path, chain: Chain) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        peer = FakePeer("honest", [certified(chain, certify_every=100)])
+        peer = ScriptedSource("honest", [certified(chain, certify_every=100)])
         await _follow(replica, [peer], lambda: replica.height == chain.height)
         assert replica.latest_view().certificate(chain.height) is not None
         assert replica.latest_view().certificate(1) is None
@@ -164,36 +147,45 @@ async def test_lying_peer_changes_nothing_and_the_next_one_is_asked(
     tmp_path: Path, chain: Chain, lie: Callable[[Chain], list[CertifiedBlock]]
 ) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        liar = FakePeer("liar", [lie(chain)])
-        honest = FakePeer("honest", [])
-        await _follow(replica, [liar, honest], lambda: bool(honest.asked))
-        assert replica.height == 0
-        assert replica.chain.tip_height == 0
-        assert honest.asked == [1]
+        liar = ScriptedSource("liar", [lie(chain)])
+        observer = Observer(replica, lambda: [liar], Metrics())
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(observer.run)
+                while not observer.document()["dropped"]:  # noqa: ASYNC110 - what is waited for has no event
+                    await trio.sleep(0.005)
+                assert replica.height == 0
+                assert replica.chain.tip_height == 0
+                honest = ScriptedSource("honest", [certified(chain)], head=chain.height)
+                nursery.cancel_scope.cancel()
+        await _follow(replica, [honest], lambda: replica.height == chain.height)
+        assert honest.asked[0] == 1
 
 
 async def test_good_blocks_before_a_bad_one_stay(tmp_path: Path, chain: Chain) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
         good = certified(chain)
-        liar = FakePeer("liar", [[good[0], replace(good[2])]])
-        honest = FakePeer("honest", [good[1:]])
-        await _follow(replica, [liar, honest], lambda: replica.height == chain.height)
+        liar = ScriptedSource("liar", [[good[0], replace(good[2])]])
+        await _follow(replica, [liar], lambda: replica.height == 1)
+        assert replica.store.committed_height == 1
+        honest = ScriptedSource("honest", [good[1:]])
+        await _follow(replica, [honest], lambda: replica.height == chain.height)
         assert honest.asked[0] == 2
 
 
 async def test_peer_that_does_not_answer_is_left(tmp_path: Path, chain: Chain) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        away = FakePeer("away", [UnavailableError("node.net.unreachable", "away")])
-        behind = FakePeer("behind", [[]])
-        honest = FakePeer("honest", [certified(chain)])
+        away = ScriptedSource("away", [UnavailableError("node.net.unreachable", "away")])
+        behind = ScriptedSource("behind", [[]])
+        honest = ScriptedSource("honest", [certified(chain)])
         await _follow(replica, [away, behind, honest], lambda: replica.height == chain.height)
 
 
 async def test_observer_goes_on_where_it_stopped(tmp_path: Path, chain: Chain) -> None:
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        await _follow(replica, [FakePeer("p", [certified(chain)[:1]])], lambda: replica.height == 1)
+        await _follow(replica, [ScriptedSource("p", [certified(chain)[:1]])], lambda: replica.height == 1)
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        peer = FakePeer("p", [certified(chain, 2)])
+        peer = ScriptedSource("p", [certified(chain, 2)])
         await _follow(replica, [peer], lambda: replica.height == chain.height)
         assert peer.asked[0] == 2
 

@@ -39,6 +39,7 @@ from node.sync import CertifiedBlock
 from node.telemetry import Metrics
 from tests.testkit.ledger import Chain, node_key
 from tests.testkit.node import certified, open_replica, open_store
+from tests.testkit.sync import SourceBase
 from wire.codec import decode_untrusted, encode
 from wire.errors import UnavailableError
 from wire.hashing import Digest, sha256
@@ -96,11 +97,11 @@ def files(tmp_path: Path, made: Path) -> SnapshotFiles:
     return files
 
 
-class FakePeer:
+class FakePeer(SourceBase):
     """A peer that serves from files through the production server; what it says can be bent."""
 
     def __init__(self, name: str, files: SnapshotFiles | None) -> None:
-        self.name = name
+        super().__init__(name)
         self.wanted: list[int] = []
         self.asked: list[Digest] = []
         self.bend_offer: Callable[[bytes | None], bytes | None] = lambda raw: raw
@@ -130,7 +131,7 @@ class FakePeer:
         assert bent is None or len(bent) <= bytes_max
         return bent
 
-    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int) -> list[CertifiedBlock]:
+    async def blocks(self, start: int, *, bytes_max: int, wait_ms: int, end: int | None = None) -> list[CertifiedBlock]:
         assert self.chain is not None
         if start < self.blocks_kept_from:
             raise UnavailableError("ledger.history.pruned", "forgotten")
@@ -257,7 +258,7 @@ async def test_an_observer_begins_from_a_snapshot_and_goes_on(
         later.term, later.leader = chain.term, chain.leader
         later.register("bob@beta", "developer")
         executed = await replica.execute_untrusted(later.blocks[-1].raw, block_hash=None, now_ms=None)
-        replica.commit_to_store([executed], later.certificate(later.blocks[-1]))
+        replica.commit_to_store([([executed], later.certificate(later.blocks[-1]))])
         replica.committed([executed])
         assert replica.store.entry(chain.height + 1).data == later.blocks[-1].raw
     with open_replica(tmp_path / "data", chain.genesis) as replica:
@@ -562,7 +563,7 @@ async def test_a_follower_slower_than_pruning_converges(tmp_path: Path, chain: C
         peer.chain, peer.blocks_kept_from = longer, chain.height
     with open_replica(tmp_path / "data", chain.genesis) as replica:
         client = client_of(replica.store.store, chain, *peers)
-        observer = Observer(replica, peers, Metrics(), client, votes=True)  # type: ignore[arg-type]
+        observer = Observer(replica, lambda: peers, Metrics(), client, votes=True)
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(observer.run)
@@ -581,7 +582,8 @@ async def test_as_long_as_one_peer_keeps_the_history_no_snapshot_is_taken(
     pruned.chain = full.chain = chain
     pruned.blocks_kept_from = chain.height
     with open_replica(tmp_path / "data", chain.genesis) as replica:
-        observer = Observer(replica, [pruned, full], Metrics(), client_of(replica.store.store, chain, pruned, full))  # type: ignore[list-item]
+        client = client_of(replica.store.store, chain, pruned, full)
+        observer = Observer(replica, lambda: [pruned, full], Metrics(), client)
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(observer.run)
