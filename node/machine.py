@@ -10,6 +10,7 @@ import ctypes
 import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
@@ -81,6 +82,8 @@ class Machine:
     """Returns between half of so many seconds and all of them."""
     writes_inline: bool = False
     """Whether a short write may be done on the event loop, as long as the disk is quick (`node.pace`)."""
+    seconds: Callable[[], float] = perf_counter
+    """Returns seconds on a clock for short times, by which writes are found quick or slow."""
     uptime_ms: Callable[[], int] = uptime_ms
     """Returns milliseconds on a clock that nobody sets and that counts the time while this process, or the machine, is stopped."""
 

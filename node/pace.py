@@ -11,7 +11,7 @@ that worse.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from time import perf_counter
@@ -32,23 +32,25 @@ INLINE_BYTES_MAX: Final = 16 * 1024
 class WritePace:
     """Watches one node's synced writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[], float] = perf_counter) -> None:
+        """Judge nothing yet; `seconds` is a clock for short times."""
+        self._seconds = seconds
         self._slow_until = 0.0
         self._last: deque[float] = deque([0.0] * WRITES_JUDGED, maxlen=WRITES_JUDGED)
 
     @property
     def is_quick(self) -> bool:
         """Whether the disk was not found slow lately."""
-        return perf_counter() >= self._slow_until
+        return self._seconds() >= self._slow_until
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Take note of how long the block takes, also when it raises."""
-        begin = perf_counter()
+        begin = self._seconds()
         try:
             yield
         finally:
-            end = perf_counter()
+            end = self._seconds()
             self._last.append(end - begin)
             if end - begin > STALLED_WRITE_S or median(self._last) > SLOW_WRITE_S:
                 self._slow_until = end + SLOW_PERIOD_S

@@ -251,7 +251,7 @@ class Validator:
         self._rounds_sent: dict[KeyId, _Round] = {}
         self._is_awaited_elsewhere = False
         self._awaited_height = 0
-        self._pace = WritePace()
+        self._pace = WritePace(replica.machine.seconds)
         self._may_run_now = False
         self._is_running_now = False
         self._failure: BaseException | None = None

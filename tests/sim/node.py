@@ -69,6 +69,7 @@ class SimBlockStore(BlockStore):
     ) -> None:
         super().write(persists, commits)
         node = self.process.node
+        node.note_write()
         for persist in persists:
             node.world.oracle.note_persisted(node, persist)
         for executed, certificate in commits:
@@ -387,7 +388,16 @@ class SimNode:
                 **plan.node,
             },
         )
-        self.machine = Machine(self.sleep, self.in_thread, self._jittered)
+        self.machine = Machine(
+            self.sleep,
+            self.in_thread,
+            self._jittered,
+            writes_inline=bool(plan.inline) and plan.inline[index],
+            seconds=lambda: trio.current_time() + self._inline_s,
+        )
+        self._inline_s = 0.0
+        """How long the writes on the event loop would have taken; no time passes in them."""
+        self._is_in_thread = False
         self.process: Process | None = None
         """The process that runs; None while there is none, and while one is being put together."""
         self._opening: Process | None = None
@@ -434,11 +444,21 @@ class SimNode:
         low, high = self.world.plan.rates.disk_ms
         await trio.sleep((self.random.uniform(low, high) + self.slow_disk_ms) / 1000)
         await self._while_paused()
-        result = function(*arguments)
+        self._is_in_thread = True
+        try:
+            result = function(*arguments)
+        finally:
+            self._is_in_thread = False
         # Done, and not yet told to the event loop.
         await trio.sleep(self.random.uniform(0, 1) / 1000)
         await self._while_paused()
         return result
+
+    def note_write(self) -> None:
+        """Take note of a write: one on the event loop takes the disk as long as one in a thread."""
+        if not self._is_in_thread:
+            low, high = self.world.plan.rates.disk_ms
+            self._inline_s += (self.random.uniform(low, high) + self.slow_disk_ms) / 1000
 
     def pause(self) -> None:
         """Let nothing happen on this machine."""

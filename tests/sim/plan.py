@@ -158,6 +158,8 @@ class Plan:
     histories: tuple[str, ...] = ()
     """For each machine its setting `history`; all are whole when there is none."""
     scrub_rows_per_s: int = 0
+    inline: tuple[bool, ...] = ()
+    """For each machine whether it does short writes on the event loop; none does when there is none."""
 
     @property
     def machines(self) -> int:
@@ -181,6 +183,9 @@ class Plan:
         ]
         if self.histories:
             lines.append(f"  histories: {', '.join(self.histories)}")
+        if any(self.inline):
+            who = ", ".join(f"v{index + 1}" for index, is_inline in enumerate(self.inline) if is_inline)
+            lines.append(f"  writes on the event loop: {who}")
         if self.changes:
             changes = ", ".join(f"{change.aim} at {change.at_s:.1f} s" for change in self.changes)
             lines.append(f"  members, with {self.spares} more machines: {changes}")
@@ -233,7 +238,14 @@ def draw_plan(seed: int) -> Plan:
             heartbeat_ticks=(1, 3),
         ),
     )
-    return _with_stores(Random(f"stores {seed}"), _with_members(Random(f"members {seed}"), plan))
+    plan = _with_stores(Random(f"stores {seed}"), _with_members(Random(f"members {seed}"), plan))
+    return _with_inline_writes(Random(f"inline {seed}"), plan)
+
+
+def _with_inline_writes(rng: Random, plan: Plan) -> Plan:
+    """Return the plan with some machines, or all, that do short writes on the event loop as real ones do while their disks are quick."""
+    likely = rng.choice((0.0, 0.5, 1.0, 1.0))
+    return replace(plan, inline=tuple(rng.random() < likely for _ in range(plan.machines)))
 
 
 def _with_stores(rng: Random, plan: Plan) -> Plan:
@@ -344,10 +356,11 @@ def narrow(plan: Plan, narrowing: Narrowing) -> Plan:
         node={} if "node" in without else plan.node,
         changes=() if "members" in without else plan.changes,
         histories=() if "pruning" in without else plan.histories,
+        inline=() if "inline" in without else plan.inline,
     )
 
 
-NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node", "members", "pruning")
+NARROWINGS = (*(f.name for f in fields(Rates)), "skew", "drift", "core", "node", "members", "pruning", "inline")
 """What `narrow` can leave out."""
 
 

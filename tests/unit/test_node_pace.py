@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import node.pace
 from node.pace import SLOW_PERIOD_S, SLOW_WRITE_S, STALLED_WRITE_S, WRITES_JUDGED, WritePace
 
 
@@ -16,10 +15,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(node.pace, "perf_counter", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def write(pace: WritePace, clock: Clock, seconds: float) -> None:
@@ -28,7 +25,7 @@ def write(pace: WritePace, clock: Clock, seconds: float) -> None:
 
 
 def test_quick_writes_stay_and_a_single_slow_one_changes_nothing(clock: Clock) -> None:
-    pace = WritePace()
+    pace = WritePace(clock)
     for _ in range(20):
         for _ in range(WRITES_JUDGED - WRITES_JUDGED // 2):
             write(pace, clock, SLOW_WRITE_S / 2)
@@ -38,7 +35,7 @@ def test_quick_writes_stay_and_a_single_slow_one_changes_nothing(clock: Clock) -
 
 
 def test_most_writes_slow_send_the_next_ones_away_until_they_are_quick_for_a_while(clock: Clock) -> None:
-    pace = WritePace()
+    pace = WritePace(clock)
     for number in range(WRITES_JUDGED):
         assert pace.is_quick is (number <= WRITES_JUDGED // 2)
         write(pace, clock, 2 * SLOW_WRITE_S)
@@ -51,7 +48,7 @@ def test_most_writes_slow_send_the_next_ones_away_until_they_are_quick_for_a_whi
 
 
 def test_a_write_that_stalls_is_enough(clock: Clock) -> None:
-    pace = WritePace()
+    pace = WritePace(clock)
     write(pace, clock, 2 * STALLED_WRITE_S)
     assert not pace.is_quick
     clock.now += SLOW_PERIOD_S
@@ -65,7 +62,7 @@ def fail(pace: WritePace, clock: Clock) -> None:
 
 
 def test_a_slow_write_that_fails_counts(clock: Clock) -> None:
-    pace = WritePace()
+    pace = WritePace(clock)
     with pytest.raises(OSError, match="disk"):
         fail(pace, clock)
     assert not pace.is_quick
