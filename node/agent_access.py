@@ -60,7 +60,10 @@ class NodeLedger:
             UnavailableError: Not within `timeout_s` seconds (`node.submit.timeout`).
         """
         with trio.move_on_after(timeout_s):
-            return CommittedAt(await self._node.replica.wait_transaction(tx_id), tx_id)
+            await self._node.replica.wait_transaction(tx_id)
+            location = self._node.replica.latest_view().location(tx_id)
+            assert location is not None, "a committed transaction has its place"
+            return CommittedAt(location.height, tx_id)
         raise UnavailableError(
             "node.submit.timeout", "the record is not on this replica yet", expected=f"within {timeout_s:g} s"
         )

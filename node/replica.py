@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -42,15 +41,6 @@ WAITERS_MAX: Final = 50_000
 _log = structlog.get_logger("node.replica")
 
 
-@dataclass(slots=True)
-class _Awaited:
-    """A transaction that callers wait for."""
-
-    committed: trio.Event
-    callers: int = 0
-    height: int | None = None
-
-
 class LedgerReplica:
     """One node's copy of the ledger, on top of `store`."""
 
@@ -65,8 +55,7 @@ class LedgerReplica:
         self._verified: OrderedDict[Digest, None] = OrderedDict()
         self._verifying = trio.CapacityLimiter(1)
         self._advanced = trio.Event()
-        self._waiting: dict[Digest, _Awaited] = {}
-        self._write_announced: Callable[[], None] | None = None
+        self._waiting: dict[Digest, tuple[trio.Event, int]] = {}
         self.transactions_committed = 0
 
     @property
@@ -77,13 +66,11 @@ class LedgerReplica:
     @contextmanager
     def view(self) -> Iterator[StateView]:
         """Give the committed ledger at one height; it stays as it is while later blocks are committed."""
-        self.write_announced()
         with self.store.snapshot() as snapshot:
             yield StateView(snapshot)
 
     def latest_view(self) -> StateView:
         """Return the committed ledger without a snapshot: for reads that end before the event loop runs anything else."""
-        self.write_announced()
         return self._view
 
     def replica_age_ms(self) -> int:
@@ -96,62 +83,28 @@ class LedgerReplica:
             await self._advanced.wait()
         return self.height
 
-    async def wait_transaction(self, tx_id: Digest) -> int:
-        """Return the height of the transaction's block when it is committed; the caller sets the deadline.
+    async def wait_transaction(self, tx_id: Digest) -> None:
+        """Return when the transaction is committed; the caller sets the deadline.
 
         Raises:
             UnavailableError: Too many callers wait already (`node.submit.too_many_waiting`).
         """
-        location = self._view.location(tx_id)
-        if location is not None:
-            return location.height
-        awaited = self._waiting.get(tx_id)
-        if awaited is None:
+        if self.is_committed(tx_id):
+            return
+        event, count = self._waiting.get(tx_id, (None, 0))
+        if event is None:
             if len(self._waiting) >= WAITERS_MAX:
                 raise UnavailableError("node.submit.too_many_waiting", "too many callers wait for transactions")
-            awaited = self._waiting[tx_id] = _Awaited(trio.Event())
-        awaited.callers += 1
+            event = trio.Event()
+        self._waiting[tx_id] = (event, count + 1)
         try:
-            await awaited.committed.wait()
+            await event.wait()
         finally:
-            awaited.callers -= 1
-            if awaited.callers == 0 and self._waiting.get(tx_id) is awaited:
-                del self._waiting[tx_id]
-        assert awaited.height is not None, "whoever wakes the callers says at which height"
-        return awaited.height
-
-    def _wake(self, tx_id: Digest, height: int) -> bool:
-        """Wake whoever waits for the transaction; return whether anybody does."""
-        awaited = self._waiting.pop(tx_id, None)
-        if awaited is None:
-            return False
-        awaited.height = height
-        awaited.committed.set()
-        return True
-
-    def announce(self, blocks: Sequence[Executed], write: Callable[[], None]) -> bool:
-        """Wake whoever waits for these blocks, which a quorum holds durably, before they are committed here; return whether anybody does.
-
-        Args:
-            blocks: What comes next above the committed height.
-            write: Commits them; called before anybody looks at this replica, unless `committed` came first. It must not raise.
-        """
-        woken = [self._wake(tx_id, executed.height) for executed in blocks for tx_id in executed.tx_ids]
-        if not any(woken):
-            return False
-        self._write_announced = write
-        return True
-
-    @property
-    def is_write_announced(self) -> bool:
-        """Whether callers were told of blocks that are not committed here yet."""
-        return self._write_announced is not None
-
-    def write_announced(self) -> None:
-        """Commit what callers were told of already: whoever was told so must find it."""
-        if (write := self._write_announced) is not None:
-            self._write_announced = None
-            write()
+            if (entry := self._waiting.get(tx_id)) is not None and entry[0] is event:
+                if entry[1] == 1:
+                    del self._waiting[tx_id]
+                else:
+                    self._waiting[tx_id] = (event, entry[1] - 1)
 
     def is_committed(self, tx_id: Digest) -> bool:
         """Return whether the transaction stands in a committed block."""
@@ -255,9 +208,8 @@ class LedgerReplica:
         assert view.height > self.height, "a replica never goes back"
         self.chain = Chain(self.store, view.height, view.tip.block_hash, view.header.time_ms)
         self._view = view
-        for tx_id in list(self._waiting):
-            if (location := view.location(tx_id)) is not None:
-                self._wake(tx_id, location.height)
+        for tx_id in [tx_id for tx_id in self._waiting if self.is_committed(tx_id)]:
+            self._waiting.pop(tx_id)[0].set()
         advanced, self._advanced = self._advanced, trio.Event()
         advanced.set()
 
@@ -281,7 +233,6 @@ class LedgerReplica:
         """Make durable blocks the committed tip and wake whoever waited for them."""
         if not blocks:
             return
-        self._write_announced = None
         self.chain.release_through(blocks[-1].block.header.height)
         self._view = StateView(self.store)
         for executed in blocks:
@@ -290,7 +241,8 @@ class LedgerReplica:
                 # Nobody executes it again; kept, these would be most of what a node remembers.
                 self._verified.pop(transaction.leaf_hash, None)
             for tx_id in executed.tx_ids:
-                self._wake(tx_id, executed.height)
+                if (entry := self._waiting.pop(tx_id, None)) is not None:
+                    entry[0].set()
         advanced, self._advanced = self._advanced, trio.Event()
         advanced.set()
 

@@ -333,18 +333,18 @@ class Submitter:
         for index, transaction in pending:
             left_s = max(0.0, min(PLACE_AGAIN_S, deadline - trio.current_time()))
             with self._until_leader_changes(left_s) as waiting:
-                height = await self._replica.wait_transaction(transaction.tx_id)
-                results[index] = Submitted(transaction.tx_id, "committed", height=height)
+                await self._replica.wait_transaction(transaction.tx_id)
             if not waiting.cancelled_caught:
-                continue
-            if trio.current_time() < deadline:
+                results[index] = self._find_committed(transaction.tx_id)
+            elif trio.current_time() < deadline:
                 return True
-            error = UnavailableError(
-                "node.submit.timeout",
-                "the transaction was not committed in time; it may still be",
-                hint="submit it again, or ask with `patchwarden tx wait`",
-            )
-            results[index] = _unknown(transaction.tx_id, error)
+            else:
+                error = UnavailableError(
+                    "node.submit.timeout",
+                    "the transaction was not committed in time; it may still be",
+                    hint="submit it again, or ask with `patchwarden tx wait`",
+                )
+                results[index] = _unknown(transaction.tx_id, error)
         return False
 
     def _find_committed(self, tx_id: Digest) -> Submitted | None:

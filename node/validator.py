@@ -89,9 +89,6 @@ EAGER_TRANSACTIONS_MIN: Final = 64
 """With a block under way, the next is built when this many transactions wait, or when the one under way is committed.
 An idle chain builds at once: latency for one, batches for many."""
 
-ANSWER_TURNS: Final = 3
-"""Turns of the event loop that callers who were told of a commit have to send their answers, before the node writes the commit itself."""
-
 EXPIRE_BLOCKS: Final = 64
 """How often, in blocks, transactions that have expired are looked for: the search reads the whole mempool."""
 
@@ -482,7 +479,7 @@ class Validator:
         self._is_running_now = True
         try:
             self._take_events()
-            while not self._answer_first() and self._do_batch_now():
+            while self._do_batch_now():
                 self._take_events()
         except BaseException as error:  # noqa: BLE001 - whose message it was is not to blame: the step task raises it
             self._failure, self._may_run_now = error, False
@@ -688,10 +685,6 @@ class Validator:
         while True:
             await self._work_ready.wait()
             self._work_ready = trio.Event()
-            if self._replica.is_write_announced:
-                for _ in range(ANSWER_TURNS):
-                    await trio.lowlevel.checkpoint()
-                self._replica.write_announced()
             self._is_working = True
             while self._work:
                 await self._do_batch()
@@ -744,35 +737,6 @@ class Validator:
             self._write(batch)
         self._report(persists, batch)
         return True
-
-    def _answer_first(self) -> bool:
-        """Wake whoever waits for what was committed, if its write is all that is left to do; return whether the write waits for them.
-
-        A quorum holds the blocks durably; this node's own write only notes that they are committed, and a node that falls before it finds
-        that out again. So nobody needs to wait for it: it is done a moment later, and before anybody looks for what it holds.
-        """
-        if len(self._work) != 1 or len(self._mempool) > 0:
-            return False
-        if self._replica.is_write_announced:
-            return True
-        (work,) = self._work
-        if not isinstance(work, _CommitWork) or not work.entries:
-            return False
-        last, chain = work.entries[-1], self._replica.chain
-        if chain.find_hash(last.height) != last.block_hash:
-            return False  # `_check_committed` will say what that means.
-        if not self._may_write_now(sum(len(entry.data) for entry in work.entries)):
-            return False  # Who looks for it meanwhile could not have it written on the spot.
-        blocks = tuple(chain.executed_between(self._replica.height, last.height))
-        return self._replica.announce(blocks, self._write_announced)
-
-    def _write_announced(self) -> None:
-        assert not self._is_working, "the work task writes what was announced before it takes up anything else"
-        try:
-            self._do_batch_now()
-        except BaseException as error:  # noqa: BLE001 - who looked is not to blame: the step task raises it
-            self._failure, self._may_run_now = error, False
-            self._events_ready.set()
 
     def _gather(self, persists: Sequence[_Prepared], commits: Sequence[_CommitWork]) -> _Batch:
         """Return what is to be written."""
