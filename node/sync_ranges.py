@@ -126,7 +126,8 @@ class RangePlan:
         if start <= head:
             end = min(start + RANGE_BLOCKS, limit, head + 1) - 1
             return Job(start, end) if end >= start else None
-        if may_wait and head_max < start < limit and self.tail_source is None:
+        # Not while anything below is on the way: that may have to be asked of this source as well.
+        if may_wait and head_max < start < limit and not self._flights:
             return Job(start, None)
         return None
 
