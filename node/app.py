@@ -463,6 +463,7 @@ class Node:
             "following": None if self.observer is None else self.observer.following,
             **self.relaying.document(),
             "storage": self.upkeep.document(),
+            "certificates": self.upkeep.expiry.document(),
             "checkpoint_height": None if self.checkpoints.highest is None else self.checkpoints.highest.height,
             "split_views": len(self.checkpoints.splits),
             "gateway_restarts": 0 if self.gateway is None else self.gateway.restarts,

@@ -28,6 +28,7 @@ from ledger.transaction import Transaction
 from node.local.protocol import encode_blob
 from wire.certificate import CommitCertificate
 from wire.codec import Value
+from wire.hashing import sha256
 
 Document = dict[str, Any]
 
@@ -131,11 +132,12 @@ def key_document(key: KeyRecord) -> Document:
     }
 
 
-def organisation_document(organisation: Organisation) -> Document:
-    """Return a member organisation."""
+def organisation_document(organisation: Organisation, status: str) -> Document:
+    """Return an organisation; `status` is what `StateView.organisation_status` says."""
     return {
         "name": organisation.name,
         "display_name": organisation.display_name,
+        "status": status,
         "admitted_height": organisation.admitted_height,
         "administrators": list(organisation.administrators),
         "ca_certificates": [encode_blob(certificate) for certificate in organisation.ca_certificates],
@@ -223,8 +225,8 @@ def policy_document(policy: PolicySet) -> Document:
     }
 
 
-def proposal_document(proposal: ProposalRecord) -> Document:
-    """Return a proposal of governance with its votes."""
+def proposal_document(proposal: ProposalRecord, status: str) -> Document:
+    """Return a proposal of governance with its votes; `status` is what `ledger.governance_story.proposal_status` says."""
     return {
         "proposal_id": proposal.proposal_id.hex(),
         "proposer": proposal.proposer,
@@ -233,7 +235,7 @@ def proposal_document(proposal: ProposalRecord) -> Document:
         "description": proposal.description,
         "created_height": proposal.created_height,
         "expires_height": proposal.expires_height,
-        "status": proposal.status,
+        "status": status,
         "votes": [
             {"organisation": organisation, "identity": identity, "approve": approve, "height": height}
             for organisation, identity, approve, height in proposal.votes
@@ -254,12 +256,12 @@ def validator_document(validator: Validator) -> Document:
 
 
 def record_document(record: Record) -> Document:
-    """Return a record of the state by its fields' names; long byte strings by their length."""
+    """Return a record of the state by its fields' names; long byte strings by their length and SHA-256."""
     return {each.name: _value(getattr(record, each.name)) for each in fields(cast(Any, record))}
 
 
 def show_values(values: tuple[Value, ...]) -> list[Any]:
-    """Return values for JSON: bytes as hexadecimal digits, long ones by their length."""
+    """Return values for JSON: bytes as hexadecimal digits, long ones by their length and SHA-256."""
     return [_value(each) for each in values]
 
 
@@ -268,6 +270,8 @@ def _value(value: Value) -> Any:
         case tuple():
             return [_value(item) for item in value]
         case bytes():
-            return value.hex() if len(value) <= VALUE_BYTES_SHOWN_MAX else {"bytes": len(value)}
+            if len(value) <= VALUE_BYTES_SHOWN_MAX:
+                return value.hex()
+            return {"bytes": len(value), "sha256": sha256(value).hex()}
         case _:
             return value

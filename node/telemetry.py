@@ -138,6 +138,9 @@ class Metrics:
         self.certificate_days_left = gauge(
             "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"
         )
+        self.certificates_expiring = gauge(
+            "certificates_expiring", "Certificates on the ledger that expire within 90 days or have expired", ("kind",)
+        )
         self._height = gauge("height", "Height of the last committed block")
         self._term = gauge("term", "Consensus term")
         self._is_leader = gauge("is_leader", "1 while this node leads")

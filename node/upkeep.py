@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from consensus.progress import ProgressState
-from node.expiry import watch_expiry
+from ledger.state import StateView
+from node.expiry import Certificate, ExpiryWatch, find_certificates
 from node.history import HistoryKeeper
 from node.room import lead_only_with_room
 from node.scrub import Scrubber
@@ -54,6 +55,13 @@ class Upkeep:
             machine=node.replica.machine,
         )
 
+        self.expiry = ExpiryWatch(
+            find=partial(node.replica.machine.in_thread, self._certificates),
+            now_ms=node.replica.now_ms,
+            metrics=node.metrics,
+            sleep=node.replica.machine.sleep,
+        )
+
     async def run(self) -> None:
         """Look after the store until cancelled.
 
@@ -64,15 +72,7 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.scrubber.run)
             nursery.start_soon(self.history.run)
-            nursery.start_soon(
-                partial(
-                    watch_expiry,
-                    view=self._node.replica.latest_view,
-                    now_ms=self._node.replica.now_ms,
-                    metrics=self._node.metrics,
-                    sleep=self._node.replica.machine.sleep,
-                )
-            )
+            nursery.start_soon(self.expiry.run)
             if (validator := self._node.validator) is not None:
                 nursery.start_soon(
                     partial(
@@ -111,6 +111,10 @@ class Upkeep:
         metrics.scrub_damaged.set(status.damaged)
         metrics.scrub_repaired.set(status.repaired)
         metrics.scrub_waiting.set(status.waiting)
+
+    def _certificates(self) -> tuple[Certificate, ...]:
+        with self._node.replica.store.snapshot() as snapshot:
+            return tuple(find_certificates(StateView(snapshot)))
 
     def _want_snapshot(self, height: int) -> None:
         self.history.want(height)

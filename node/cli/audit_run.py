@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ledger.audit import AuditLevel, Auditor, AuditSummary, Verifier
 from ledger.audit_state import Finding
@@ -21,6 +21,7 @@ from node.cli.receipt import read_genesis
 from wire.errors import CorruptionError, PatchwardenError, RejectedError
 
 if TYPE_CHECKING:
+    from ledger.state import StateView
     from node.cli.chain import ChainSource
     from node.cli.output import Output, Progress
     from node.storage.leveldb import Store
@@ -31,6 +32,18 @@ NOTES_MAX: Final = 20
 """Findings told while the replay goes on; the result has them all."""
 
 
+class Watcher(Protocol):
+    """Sees a chain go by while it is replayed at level ``full``."""
+
+    def took(self, block: ReadBlock) -> None:
+        """Take note of one more block, which is replayed next."""
+        ...
+
+    def done(self, view: StateView) -> None:
+        """Take note of the state after all of them."""
+        ...
+
+
 def run_replay(  # noqa: PLR0917 - what is replayed, and how
     source: ChainSource,
     genesis: Path | None,
@@ -39,6 +52,7 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
     output: Output,
     resume: Path | None = None,
     *,
+    watcher: Watcher | None = None,
     auditor_class: type[Auditor] = Auditor,
 ) -> dict[str, Any]:
     """Return what replaying a chain came to, as a document.
@@ -50,6 +64,7 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
         verifier: Who checks the transactions' signatures.
         output: For progress and notes.
         resume: Where to keep how far the replay is, and to go on from.
+        watcher: Who wants to see every block that is replayed, and the state at the end; not with `resume`.
         auditor_class: For tests that end a replay in its middle.
 
     Raises:
@@ -71,7 +86,11 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
             begin -= point.seconds
         progress = stack.enter_context(output.progress("blocks replayed", source.height))
         blocks = _blocks(source, file, point)
+        if watcher is not None:
+            blocks = _watched(blocks, watcher)
         stopped = _feed(auditor, blocks, _Keeper(file, tables, point, begin), output, progress)
+        if watcher is not None:
+            watcher.done(auditor.view)
         if source.store is not None and level == AuditLevel.FULL:
             _check_home(auditor, source.store, source.height, tables)
     if genesis is not None:
@@ -80,6 +99,12 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
         auditor.note(_finding(auditor.height + 1, stopped))
     summary = auditor.finish()
     return _document(source, founding, level, summary, time.monotonic() - begin, is_trusted=genesis is not None)
+
+
+def _watched(blocks: Iterator[ReadBlock], watcher: Watcher) -> Iterator[ReadBlock]:
+    for block in blocks:
+        watcher.took(block)
+        yield block
 
 
 class _Keeper:

@@ -93,7 +93,7 @@ def open_chain(session: Session, archive: Path | None) -> Iterator[ChainSource]:
     if archive is not None:
         with open_archive(archive) as source:
             yield source
-    elif session.rpc is not None or _is_running(session):
+    elif session.rpc is not None or is_running(session):
         yield from_node(session.client(), session.rpc or str(session.node_home()))
     else:
         from node.cli.store import open_stopped
@@ -138,7 +138,8 @@ def _certified(blocks: Iterator[ReadBlock]) -> Iterator[ReadBlock]:
             waiting.clear()
 
 
-def _is_running(session: Session) -> bool:
+def is_running(session: Session) -> bool:
+    """Return whether the node of the session's home runs: then it is asked, and its store is not opened."""
     from node.config import Home
 
     return Home(session.node_home()).socket.exists()

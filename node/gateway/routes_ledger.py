@@ -163,15 +163,40 @@ async def policy(core: Core, version: HeightQuery = None, consistency: Consisten
     return JSONResponse(await core.call("policy.get", version=version, consistency=consistency))
 
 
+@router.get("/v1/governance", response_model=schemas.GovernanceStatus, responses=errors())
+async def governance(core: Core) -> JSONResponse:
+    """Who has a vote, who can cast it, how many decide, and what is open."""
+    return JSONResponse(await core.call("governance.status"))
+
+
+@router.get("/v1/governance/history", response_model=list[schemas.ProposalStory], responses=errors(400))
+async def governance_history(
+    core: Core,
+    from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None,
+    after: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """Proposals with who voted what, the oldest first; a page begins behind the proposal `after` that was created at height `from`."""
+    return JSONResponse(await core.call("governance.history", {"from": from_, "after": after, "limit": limit}))
+
+
+@router.get("/v1/governance/certificates", response_model=list[schemas.LedgerCertificate], responses=errors(400))
+async def governance_certificates(
+    core: Core, within_days: Annotated[int | None, Query(ge=0, le=100_000)] = None
+) -> JSONResponse:
+    """Certificates of organisations and of keys that count, the first to end first."""
+    return JSONResponse(await core.call("governance.certificates", within_days=within_days))
+
+
 @router.get("/v1/governance/proposals", response_model=list[schemas.Proposal], responses=errors(400))
 async def proposals(core: Core, limit: Limit = None) -> JSONResponse:
     """Proposals of governance, the newest first."""
     return JSONResponse(await core.call("governance.list", limit=limit))
 
 
-@router.get("/v1/governance/proposals/{proposal_id}", response_model=schemas.Proposal, responses=errors(400, 404))
+@router.get("/v1/governance/proposals/{proposal_id}", response_model=schemas.ProposalStory, responses=errors(400, 404))
 async def proposal(core: Core, proposal_id: HexPath) -> JSONResponse:
-    """One proposal with its votes."""
+    """One proposal with who voted what."""
     return JSONResponse(await core.call("governance.get", proposal_id=proposal_id))
 
 

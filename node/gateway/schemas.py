@@ -177,6 +177,15 @@ class Sync(Answer):
     dropped: list[DroppedPeer]
 
 
+class CertificateSummary(Answer):
+    """Certificates on the ledger by this node's last look at them."""
+
+    expiring: int
+    """How many end within 90 days, or have ended."""
+    days_left: int | None
+    """Until the first ends; null without any."""
+
+
 class Status(Answer):
     """What this node is and where it stands."""
 
@@ -205,6 +214,7 @@ class Status(Answer):
     sync: Sync | None
     """How this node follows; null on one that takes part in consensus."""
     storage: Storage
+    certificates: CertificateSummary
     checkpoint_height: Height | None
     """The highest certified header that this node has seen anywhere."""
     split_views: int
@@ -359,10 +369,11 @@ class IdentityAsOf(Identity):
 
 
 class Organisation(Answer):
-    """A member of the network."""
+    """An organisation of the network, removed ones included."""
 
     name: str
     display_name: str
+    status: Literal["active", "suspended", "removed"]
     admitted_height: Height
     administrators: list[str]
     ca_certificates: list[Base64]
@@ -497,9 +508,111 @@ class Proposal(Answer):
     description: str
     created_height: Height
     expires_height: Height
-    status: str
+    status: Literal["open", "executed", "rejected", "withdrawn", "expired"]
     votes: list[Vote]
     closed_height: Height | None
+
+
+class ProposalStep(Answer):
+    """One transaction about a proposal."""
+
+    what: Literal["proposed", "for", "against", "withdrawn"]
+    tx_id: Hex32
+    height: Height
+    index: int
+    time_ms: int
+    identity: str
+    organisation: str
+    key_id: Hex32
+    in_force: bool
+    """For a vote: whether the organisation cast no later one."""
+    key_counted: bool
+    """Whether the key counts at that height as the ledger knows it now."""
+
+
+class Tally(Answer):
+    """The votes on an open proposal as they count now."""
+
+    for_: Annotated[int, Field(alias="for")]
+    against: int
+    needed: int
+    votes: int
+
+
+class Ended(Answer):
+    """How a proposal stopped being open."""
+
+    height: Height
+    time_ms: int | None
+    tx_id: Hex32 | None
+    """The deciding vote or the withdrawal; null when it expired."""
+
+
+class ProposalStory(Proposal):
+    """A proposal, its transactions in order, and what became of it."""
+
+    steps: list[ProposalStep]
+    tally: Tally | None
+    ended: Ended | None
+    complete: bool
+    """False where this node keeps no history of its beginning."""
+
+
+class Member(Answer):
+    """An organisation as governance sees it."""
+
+    name: str
+    display_name: str
+    status: Literal["active", "suspended", "removed"]
+    reason: str
+    changed_height: Height
+    has_vote: bool
+    administrators: list[str]
+    acting_administrator: str | None
+    """One who has a key that counts in the next block."""
+    ca_certificates: int
+
+
+class NetworkLimits(Answer):
+    """What the network allows at most."""
+
+    transaction_bytes_max: int
+    block_bytes_max: int
+    block_transactions_max: int
+
+
+class GovernanceStatus(Answer):
+    """Who decides, and whether they can."""
+
+    height: Height
+    threshold: Literal["majority", "two-thirds", "unanimous"]
+    votes: int
+    votes_needed: int
+    able_to_vote: int
+    """Organisations with a vote and an administrator who can cast it."""
+    spare: int
+    """How many of these could be missing; never negative."""
+    changed_height: Height
+    organisations: list[Member]
+    limits: NetworkLimits
+    policy_version: int
+    validators: int
+    change_of_validators_under_way: bool
+    open_proposals: list[Hex32]
+    certificates: CertificateSummary
+
+
+class LedgerCertificate(Answer):
+    """A certificate on the ledger that matters still."""
+
+    kind: Literal["authority", "identity"]
+    organisation: str
+    identity: str | None
+    key_id: Hex32 | None
+    subject: str
+    sha256: Hex32
+    not_after_ms: int
+    days_left: int
 
 
 class Genesis(Answer):

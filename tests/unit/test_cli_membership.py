@@ -166,13 +166,17 @@ def proposal(*action: object) -> dict[str, Any]:
         "status": "open",
         "votes": [],
         "closed_height": None,
+        "steps": [],
+        "tally": {"for": 0, "against": 0, "needed": 2, "votes": 3},
+        "ended": None,
+        "complete": True,
     }
 
 
 def test_proposals_about_validators_are_readable(fake: FakeNode) -> None:
     fake.answers["governance.get"] = proposal("add-learner", "v4", "beta", KEY.spki.hex(), ADDRESS)
     lines = [line.split() for line in run("governance", "show", "ab" * 32).out.splitlines()]
-    for line in (["change:", "add-learner"], ["node:", "v4"], ["organisation:", "beta"], ["key:", KEY.did]):
+    for line in (["change:", "add-learner"], ["node:", "v4"], ["organisation:", "beta"], ["node", "key:", KEY.did]):
         assert line in lines
     assert ["address:", ADDRESS] in lines
     fake.answers["governance.get"] = proposal("replace-validator", "v2", "v4")
@@ -181,8 +185,8 @@ def test_proposals_about_validators_are_readable(fake: FakeNode) -> None:
     assert ["by", "learner:", "v4"] in lines
 
 
-@pytest.mark.parametrize("action", [("set-threshold", "majority"), ("promote-learner", "v4", "of another version")])
-def test_other_actions_are_shown_whole(fake: FakeNode, action: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("action", [("make-coffee", "strong"), ("promote-learner", "v4", "of another version")])
+def test_unknown_actions_are_shown_whole(fake: FakeNode, action: tuple[str, ...]) -> None:
     fake.answers["governance.get"] = proposal(*action)
     shown = run("governance", "show", "ab" * 32).out
     for value in action:
@@ -191,7 +195,7 @@ def test_other_actions_are_shown_whole(fake: FakeNode, action: tuple[str, ...]) 
 
 def test_what_is_no_key_is_shown_as_it_is(fake: FakeNode) -> None:
     fake.answers["governance.get"] = proposal("add-learner", "v4", "beta", "zz", ADDRESS)
-    assert ["key:", "zz"] in [line.split() for line in run("governance", "show", "ab" * 32).out.splitlines()]
+    assert ["node", "key:", "zz"] in [line.split() for line in run("governance", "show", "ab" * 32).out.splitlines()]
 
 
 def test_list_names_whom_a_change_is_about(fake: FakeNode) -> None:
@@ -208,7 +212,7 @@ def test_list_names_whom_a_change_is_about(fake: FakeNode) -> None:
         "promote-learner v4 ",
         "remove-validator v2 ",
         "replace-validator v2 by v4 ",
-        "set-threshold  ",
+        "set-threshold majority ",
     ):
         assert text in out
     assert KEY.spki.hex() not in out

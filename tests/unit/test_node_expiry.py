@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from ledger import actions, bodies
 from ledger.state import StateView
-from node.expiry import CHECK_S, NEVER_DAYS, WARN_DAYS, check_expiry, watch_expiry
+from node.expiry import CHECK_S, NEVER_DAYS, WARN_DAYS, Certificate, ExpiryWatch, check_expiry, find_certificates
 from node.telemetry import Metrics
 from tests.testkit.certificates import NOT_AFTER, make_chain
 from tests.testkit.ledger import Chain, key_of, make_genesis
@@ -59,7 +59,7 @@ def test_trap_26_nodes_warn_long_before(days: int, warned: bool) -> None:
     # Protected by the comparison with `WARN_DAYS` in `check_expiry`.
     chain, _ = with_certificate()
     with capture_logs() as logs:
-        assert check_expiry(chain.view, END_MS - days * DAY_MS) == days
+        assert check_expiry(tuple(find_certificates(chain.view)), END_MS - days * DAY_MS) == days
     assert [log["event"] for log in logs] == (
         []
         if not warned
@@ -71,8 +71,35 @@ def test_trap_26_nodes_warn_long_before(days: int, warned: bool) -> None:
 
 def test_without_certificates_there_is_nothing_to_say() -> None:
     with capture_logs() as logs:
-        assert check_expiry(Chain(make_genesis()).view, END_MS * 2) == NEVER_DAYS
+        assert check_expiry(tuple(find_certificates(Chain(make_genesis()).view)), END_MS * 2) == NEVER_DAYS
     assert logs == []
+
+
+def test_the_chain_of_a_key_in_use_is_told_and_that_of_a_retired_one_is_not() -> None:
+    chain, body = with_certificate()
+    chain.submit(body, by="ada@acme")
+    authority, identity = find_certificates(chain.view)
+    assert (authority.kind, authority.organisation, authority.identity, authority.key_id) == (
+        "authority", "acme", None, None,
+    )  # fmt: skip
+    key_id = key_of("x@acme").public_key.key_id
+    assert (identity.kind, identity.identity, identity.key_id) == ("identity", "x@acme", key_id)
+    assert identity.not_after_ms == authority.not_after_ms == END_MS
+    assert identity.document(END_MS - DAY_MS)["days_left"] == 1
+    with capture_logs() as logs:
+        assert check_expiry([identity], END_MS + 1) == NEVER_DAYS
+    assert [(log["count"], log["identities"]) for log in logs] == [(1, ["x@acme (-1 days)"])]
+    rotated = bodies.IdentityRotateKey("x@acme", key_id, key_of("next").public_key.spki)
+    chain.submit(rotated, by="ada@acme")
+    assert [each.kind for each in find_certificates(chain.view)] == ["authority"]
+
+
+def test_the_chain_of_a_revoked_identity_is_not_told() -> None:
+    chain, body = with_certificate()
+    chain.submit(body, by="ada@acme")
+    chain.submit(bodies.IdentityRevoke("x@acme", None, chain.height + 1, "left"), by="ada@acme")
+    # Its key counts in the block of the revocation; nobody who is revoked needs another certificate.
+    assert [each.kind for each in find_certificates(chain.view)] == ["authority"]
 
 
 def test_a_certificate_that_cannot_be_read_any_more_ends_nothing() -> None:
@@ -82,24 +109,45 @@ def test_a_certificate_that_cannot_be_read_any_more_ends_nothing() -> None:
             assert organisation is not None
             return [replace(organisation, ca_certificates=(b"not a certificate",))]
 
+        def keys(self) -> list[object]:
+            key = Chain(make_genesis()).view.key(key_of("ada@acme").public_key.key_id)
+            assert key is not None
+            return [replace(key, certificate_chain=(b"not one either",))]
+
+        def identity(self, identity_id: str) -> object:
+            return Chain(make_genesis()).view.identity(identity_id)
+
+        height = 0
+
     view: StateView = Unread()  # type: ignore[assignment]
     with capture_logs() as logs:
-        assert check_expiry(view, 0) == NEVER_DAYS
+        assert check_expiry(tuple(find_certificates(view)), 0) == NEVER_DAYS
     assert [(log["event"], log["code"]) for log in logs] == [
-        ("a certificate of an organisation cannot be read", "wire.x509.malformed")
-    ]
+        ("a certificate on the ledger cannot be read", "wire.x509.malformed")
+    ] * 2
 
 
 async def test_it_is_looked_at_every_day(autojump_clock: MockClock) -> None:
-    chain, _ = with_certificate()
+    chain, body = with_certificate()
+    chain.submit(body, by="ada@acme")
     metrics = Metrics()
     begun = trio.current_time()
 
     def now_ms() -> int:
         return END_MS - 100 * DAY_MS + int((trio.current_time() - begun) * 1000)
 
+    async def find() -> tuple[Certificate, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(find_certificates(chain.view))
+
+    watch = ExpiryWatch(find=find, now_ms=now_ms, metrics=metrics, sleep=trio.sleep)
+    assert watch.document() == {"expiring": 0, "days_left": None}
     with trio.move_on_after(12 * CHECK_S + 1):
         with capture_logs() as logs:
-            await watch_expiry(view=lambda: chain.view, now_ms=now_ms, metrics=metrics, sleep=trio.sleep)
-    assert [log["days_left"] for log in logs] == [89, 88]
+            await watch.run()
+    assert [log["days_left"] for log in logs if "days_left" in log] == [89, 88]
+    assert [log["identities"] for log in logs if "count" in log] == [["x@acme (89 days)"], ["x@acme (88 days)"]]
     assert "patchwarden_certificate_days_left 88.0" in metrics.text()
+    assert 'patchwarden_certificates_expiring{kind="authority"} 1.0' in metrics.text()
+    assert 'patchwarden_certificates_expiring{kind="identity"} 1.0' in metrics.text()
+    assert watch.document() == {"expiring": 2, "days_left": 87}
