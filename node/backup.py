@@ -257,7 +257,6 @@ class BackupServices:
         """Return a view of the rows whose tip has a certificate of its own."""
         with trio.move_on_after(CERTIFIED_TIMEOUT_S):
             while True:
-                self._node.replica.write_announced()
                 reader = self._node.replica.store.snapshot()
                 if is_certified(reader):
                     return reader
