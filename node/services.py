@@ -14,6 +14,7 @@ import trio
 
 from ledger import keyspace
 from ledger.block import Block
+from ledger.records import PatchRecord
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
@@ -53,11 +54,20 @@ SUBMIT_TIMEOUT_MS: Final = 10_000
 """How long a submission waits unless it says otherwise."""
 
 
+def _stored(patch: PatchRecord) -> Document:
+    return {
+        "patch_id": patch.patch_id.hex(),
+        "file_digest": patch.file_digest.hex(),
+        "file_bytes": patch.file_bytes,
+    }
+
+
 class Services:
     """The methods of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._fetching = trio.Lock()
 
     def methods(self) -> dict[str, Callable[[Params], Any]]:
         """Return every method by its name on the socket."""
@@ -78,6 +88,9 @@ class Services:
             "patches.get": self.patches_get,
             "patches.attestations": self.patches_attestations,
             "patches.put": self.patches_put,
+            "patches.expect": self.patches_expect,
+            "patches.take": self.patches_take,
+            "patches.locate": self.patches_locate,
             "patches.file": self.patches_file,
             "deployments.list": self.deployments_list,
             "targets.get": self.targets_get,
@@ -325,6 +338,59 @@ class Services:
             raise RejectedError(
                 "node.patch.wrong_id", "the file is another patch", expected=wanted, actual=patch_id.hex()
             )
+        patch = self._published(patch_id)
+        await trio.to_thread.run_sync(self._node.patch_store.put, data, Digest(patch.file_digest))
+        return _stored(patch)
+
+    async def patches_expect(self, params: Params) -> Document:
+        """Return what the file of a published patch has to be, before anybody sends it."""
+        patch = self._published(as_hex_digest(params, "patch_id"))
+        is_here = self._node.patch_store.has(Digest(patch.file_digest))
+        if not is_here:
+            self._node.patch_store.check_room(patch.file_bytes)
+        return {**_stored(patch), "file_here": is_here}
+
+    async def patches_take(self, params: Params) -> Document:
+        """Keep the file of a published patch that the gateway has received."""
+        patch = self._published(as_hex_digest(params, "patch_id"))
+        upload = as_name(params, "upload")
+        await trio.to_thread.run_sync(self._node.patch_store.take, upload, Digest(patch.file_digest))
+        return _stored(patch)
+
+    async def patches_locate(self, params: Params) -> Document:
+        """Return what a published patch file is, once it is here; a peer is asked for it, one file at a time."""
+        patch = self._find_patch(params)
+        digest = Digest(patch.file_digest)
+        if not self._node.patch_store.has(digest):
+            async with self._fetching:
+                await self._fetch(digest)
+        return _stored(patch)
+
+    async def patches_file(self, params: Params) -> Document:
+        """Return a published patch file, from here or from a peer."""
+        patch = self._find_patch(params)
+        data = await self._fetch(Digest(patch.file_digest))
+        return {"patch_id": patch.patch_id.hex(), "file": encode_blob(data)}
+
+    async def _fetch(self, digest: Digest) -> bytes:
+        data = await self._node.fetch_patch(digest)
+        if data is None:
+            raise UnavailableError(
+                "node.patch.file_unavailable",
+                "no reachable node keeps this patch file",
+                hint="store it with `patch publish`",
+            )
+        return data
+
+    def _find_patch(self, params: Params) -> PatchRecord:
+        patch_id = as_hex_digest(params, "patch_id")
+        with self._node.replica.view() as view:
+            patch = view.patch(patch_id)
+            if patch is None:
+                raise _not_found("patch", patch_id.hex(), view.height)
+            return patch
+
+    def _published(self, patch_id: bytes) -> PatchRecord:
         with self._node.replica.view() as view:
             patch = view.patch(patch_id)
             if patch is None:
@@ -334,24 +400,7 @@ class Services:
                     actual=patch_id.hex(),
                     hint="publish it first: `patchwarden patch publish`",
                 )
-        await trio.to_thread.run_sync(self._node.patch_store.put, data, Digest(patch.file_digest))
-        return {"patch_id": patch_id.hex(), "file_digest": patch.file_digest.hex(), "file_bytes": len(data)}
-
-    async def patches_file(self, params: Params) -> Document:
-        """Return a published patch file, from here or from a peer."""
-        patch_id = as_hex_digest(params, "patch_id")
-        with self._node.replica.view() as view:
-            patch = view.patch(patch_id)
-            if patch is None:
-                raise _not_found("patch", patch_id.hex(), view.height)
-        data = await self._node.fetch_patch(Digest(patch.file_digest))
-        if data is None:
-            raise UnavailableError(
-                "node.patch.file_unavailable",
-                "no reachable node keeps this patch file",
-                hint="store it with `patch publish`",
-            )
-        return {"patch_id": patch_id.hex(), "file": encode_blob(data)}
+            return patch
 
     async def deployments_list(self, params: Params) -> list[Document]:
         """Return deployment records, the newest first, filtered by host and patch."""

@@ -72,7 +72,9 @@ def server_config(app: FastAPI, limits: GatewayLimits) -> uvicorn.Config:
 async def _serve(home: Home, listener: socket.socket) -> None:
     limits = DEFAULT_LIMITS
     core = AsyncLocalClient(home.socket)
-    server = uvicorn.Server(server_config(build_app(core, token_path=home.token, limits=limits), limits))
+    app = build_app(core, token_path=home.token, patches_path=home.patches, limits=limits)
+    app.state.patch_files.remove_leftovers()
+    server = uvicorn.Server(server_config(app, limits))
     watching = asyncio.create_task(_stop_with_core(server))
     try:
         await server.serve(sockets=[listener])

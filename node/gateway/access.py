@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from node.gateway.patch_files import PatchFiles
 from node.local.client import AsyncLocalClient
 from wire.errors import RejectedError
 
@@ -47,6 +48,12 @@ async def get_core(request: Request) -> AsyncLocalClient:
     return core
 
 
+async def get_patch_files(request: Request) -> PatchFiles:
+    """Return the way to the node's patch files."""
+    files: PatchFiles = request.app.state.patch_files
+    return files
+
+
 _BEARER = HTTPBearer(auto_error=False, description="The content of rpc.token in the node's home.")
 
 
@@ -59,4 +66,5 @@ async def require_token(
 
 
 Core = Annotated[AsyncLocalClient, Depends(get_core)]
+Files = Annotated[PatchFiles, Depends(get_patch_files)]
 Json = Any

@@ -14,6 +14,7 @@ from node.gateway import routes_agent, routes_ledger, routes_node, routes_proofs
 from node.gateway.access import Access
 from node.gateway.limits import DEFAULT_LIMITS, GatewayLimits
 from node.gateway.middleware import LimitMiddleware
+from node.gateway.patch_files import PatchFiles
 from node.gateway.problems import on_http_exception, on_invalid_request, on_patchwarden_error
 from node.local.client import AsyncLocalClient
 from wire.errors import PatchwardenError
@@ -21,12 +22,15 @@ from wire.errors import PatchwardenError
 API_VERSION = "1"
 
 
-def build_app(core: AsyncLocalClient, *, token_path: Path, limits: GatewayLimits = DEFAULT_LIMITS) -> FastAPI:
+def build_app(
+    core: AsyncLocalClient, *, token_path: Path, patches_path: Path, limits: GatewayLimits = DEFAULT_LIMITS
+) -> FastAPI:
     """Return the application that answers from `core`.
 
     Args:
         core: The connection to the node's core.
         token_path: The file with the bearer token for local operations.
+        patches_path: The directory in which the core keeps patch files.
         limits: What one gateway takes upon itself.
     """
     app = FastAPI(
@@ -40,6 +44,7 @@ def build_app(core: AsyncLocalClient, *, token_path: Path, limits: GatewayLimits
     )
     app.state.core = core
     app.state.access = Access(token_path)
+    app.state.patch_files = PatchFiles(patches_path, uploads_max=limits.uploads_max)
     app.add_exception_handler(PatchwardenError, on_patchwarden_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)

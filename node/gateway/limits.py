@@ -15,9 +15,11 @@ class GatewayLimits:
     body_bytes_max: int = 16 * 1024 * 1024
     """One request's body: a full batch of transactions in base64 inside JSON."""
     patch_body_bytes_max: int = PATCH_FILE_BYTES_MAX
-    """The body of a patch file's PUT, which is the file itself."""
-    bodies_bytes_max: int = 2 * PATCH_FILE_BYTES_MAX
-    """The bodies of all requests that are being answered together; the request that goes beyond it gets 503 with Retry-After."""
+    """The body of a patch file's PUT, which is the file itself. It goes to the disk piece by piece and is held nowhere."""
+    uploads_max: int = 8
+    """Patch files that may be arriving at once and are not here yet; the next one gets 503 with Retry-After."""
+    bodies_bytes_max: int = 128 * 1024 * 1024
+    """The bodies of all requests that are being answered together, patch files excepted; what goes beyond gets 503 with Retry-After."""
     requests_in_flight_max: int = 256
     """Requests that are being answered; the next one gets 503 with Retry-After."""
     streams_max: int = 64

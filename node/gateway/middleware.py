@@ -60,11 +60,9 @@ class LimitMiddleware:
             self._streams -= is_stream
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, timeout_s: float | None) -> None:
-        body_max = (
-            self._limits.patch_body_bytes_max
-            if scope["method"] == "PUT" and scope["path"].startswith("/v1/patches/")
-            else self._limits.body_bytes_max
-        )
+        # A patch file is not held: its route takes it piece by piece, and only when the ledger names it.
+        is_file = scope["method"] == "PUT" and scope["path"].startswith("/v1/patches/")
+        body_max = self._limits.patch_body_bytes_max if is_file else self._limits.body_bytes_max
         too_large = f"the body is longer than {body_max} bytes"
         started = False
         received = held = 0
@@ -75,8 +73,10 @@ class LimitMiddleware:
                 message = await receive()
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
-                received, held = received + size, held + size
-                self._bodies_bytes += size
+                received += size
+                if not is_file:
+                    held += size
+                    self._bodies_bytes += size
                 if self._bodies_bytes > self._limits.bodies_bytes_max:
                     raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway reads too many bodies already")
                 if received > body_max:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from node.gateway import schemas
-from node.gateway.access import Core, Json
+from node.gateway.access import Core, Files, Json
 from node.gateway.errors_doc import errors
 from node.gateway.events import with_keep_alive
 from node.local.client import AsyncLocalClient
@@ -134,10 +133,10 @@ async def attestations(core: Core, patch_id: HexPath) -> JSONResponse:
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     },
 )
-async def patch_file(core: Core, patch_id: HexPath) -> Response:
+async def patch_file(core: Core, files: Files, patch_id: HexPath) -> Response:
     """The patch file, from this node or a peer."""
-    answer = await core.call("patches.file", patch_id=patch_id)
-    return Response(base64.b64decode(answer["file"]), media_type="application/octet-stream")
+    pieces, length = await files.send(core, patch_id)
+    return StreamingResponse(pieces, media_type="application/octet-stream", headers={"Content-Length": str(length)})
 
 
 @router.get("/v1/deployments", response_model=list[schemas.Deployment], responses=errors(400))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from node.gateway import schemas
-from node.gateway.access import Core
+from node.gateway.access import Core, Files
 from node.gateway.errors_doc import errors
 from node.gateway.limits import RETRY_AFTER_S
 from node.gateway.problems import problem, status_of
@@ -62,8 +63,13 @@ def _is_crowded_out(result: dict[str, Any]) -> bool:
     },
 )
 async def put_patch(
-    core: Core, request: Request, patch_id: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+    core: Core, files: Files, request: Request, patch_id: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 ) -> JSONResponse:
-    """Keep the file of a published patch; its digest must be the published one."""
-    data = await request.body()
-    return JSONResponse(await core.call("patches.put", patch_id=patch_id, file=base64.b64encode(data).decode("ascii")))
+    """Keep the file of a published patch; its digest must be the published one, and nothing of any other file is read."""
+    length = request.headers.get("content-length")
+    try:
+        return JSONResponse(
+            await files.receive(core, patch_id, request.stream(), None if length is None else int(length))
+        )
+    except ClientDisconnect as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the client left before the end of the file") from error

@@ -120,7 +120,7 @@ def test_tampered_body_and_diff(siege: Siege) -> None:
         siege.decline(flip(data, place), "ERROR_INVALID_SIGNATURE", "provenance.signature.body")
     patch_id = split_patch_file_untrusted(data).patch_id
     tampered = siege.client.put(f"{siege.rpc}/v1/patches/{patch_id}", content=flip(data, data.index(b"Found by")))
-    assert (tampered.status_code, tampered.json()["code"]) == (422, "node.patch.wrong_id")
+    assert (tampered.status_code, tampered.json()["code"]) == (422, "node.patch.wrong_digest")
     shortened = patches.with_lines(data, patches.trailer_lines(data)[:-1])
     other_file = siege.client.put(f"{siege.rpc}/v1/patches/{patch_id}", content=shortened)
     assert (other_file.status_code, other_file.json()["code"]) == (422, "node.patch.wrong_digest")

@@ -33,7 +33,7 @@ def problem(status: int, **members: Any) -> Callable[[httpx.Request], httpx.Resp
 
 
 def test_every_method_asks_a_path_of_the_gateway(tmp_path: Path) -> None:
-    app = build_app(AsyncLocalClient(tmp_path / "core.sock"), token_path=tmp_path / "rpc.token")
+    app = build_app(AsyncLocalClient(tmp_path / "core.sock"), token_path=tmp_path / "rpc.token", patches_path=tmp_path)
     offered = {(verb.upper(), path) for path, operations in app.openapi()["paths"].items() for verb in operations}
     for method, route in ROUTES.items():
         path = route.path.replace("{from}", "{height}").replace("{id}", "{name}")

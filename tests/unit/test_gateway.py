@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,10 @@ from node.gateway.access import Access
 from node.gateway.app import build_app
 from node.gateway.events import with_keep_alive
 from node.gateway.limits import GatewayLimits
+from node.gateway.patch_files import PatchFiles
+from node.patch_store import PatchStore, upload_name
 from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
+from wire.hashing import sha256
 
 TOKEN = "f00d" * 16
 DIGEST = "ab" * 32
@@ -56,7 +59,7 @@ class FakeCore:
 @lru_cache
 def _app(limits: GatewayLimits) -> FastAPI:
     """Return an application for the module's lifetime: making its models takes longer than a test; core and access are set for each."""
-    return build_app(FakeCore(), token_path=Path("unused"), limits=limits)  # type: ignore[arg-type]
+    return build_app(FakeCore(), token_path=Path("unused"), patches_path=Path("unused"), limits=limits)  # type: ignore[arg-type]
 
 
 Scenario = Callable[[httpx.AsyncClient, FakeCore], Awaitable[None]]
@@ -339,17 +342,149 @@ def test_agent_operations_pass_with_the_token(run: Callable[..., None]) -> None:
     run(scenario)
 
 
-def test_patch_file_goes_both_ways_as_bytes(run: Callable[..., None]) -> None:
-    data = bytes(range(256))
-    encoded = base64.b64encode(data).decode()
+PUBLISHED = bytes(range(256)) * 4000
+FILE_DIGEST = sha256(PUBLISHED).hex()
+EXPECTED = {"patch_id": DIGEST, "file_digest": FILE_DIGEST, "file_bytes": len(PUBLISHED), "file_here": False}
 
-    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
-        core.answers["patches.file"] = {"patch_id": DIGEST, "file": encoded}
-        assert (await client.get(f"/v1/patches/{DIGEST}/file")).content == data
-        await client.put(f"/v1/patches/{DIGEST}", content=data)
-        assert core.calls[-1] == ("patches.put", {"patch_id": DIGEST, "file": encoded})
 
-    run(scenario)
+class KeepingCore(FakeCore):
+    """A core that keeps uploads as the real one does."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.store = PatchStore(directory, random_suffix=lambda: "x")
+        self.answers["patches.expect"] = EXPECTED
+        self.answers["patches.locate"] = EXPECTED
+
+    async def call(self, method: str, more: Mapping[str, Any] | None = None, **params: Any) -> Any:
+        answer = await super().call(method, more, **params)
+        if method == "patches.take":
+            self.store.take(params["upload"], sha256(PUBLISHED))
+            return {name: EXPECTED[name] for name in ("patch_id", "file_digest", "file_bytes")}
+        return answer
+
+
+@pytest.fixture
+def exchange(tmp_path: Path) -> Callable[..., None]:
+    """Return a runner of scenarios with a core that keeps files, and the directory that it keeps them in."""
+
+    def run(scenario: Callable[[httpx.AsyncClient, KeepingCore, Path], Awaitable[None]], **limits: Any) -> None:
+        async def main() -> None:
+            directory = tmp_path / "patches"
+            core, settings = KeepingCore(directory), GatewayLimits(**limits)
+            app = _app(settings)
+            app.state.core = core
+            app.state.patch_files = PatchFiles(directory, uploads_max=settings.uploads_max)
+            transport = httpx.ASGITransport(app=app)
+            async with asyncio.timeout(20):
+                async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+                    await scenario(client, core, directory)
+
+        asyncio.run(main())
+
+    return run
+
+
+class Pieces:
+    """A body that counts what was taken from it."""
+
+    def __init__(self, data: bytes, piece_bytes: int = 10_000) -> None:
+        self._data, self._piece_bytes, self.taken = data, piece_bytes, 0
+        self.gate: asyncio.Event | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.taken < len(self._data):
+            piece = self._data[self.taken : self.taken + self._piece_bytes]
+            self.taken += len(piece)
+            yield piece
+            if self.gate is not None:
+                await self.gate.wait()
+
+
+def _put(client: httpx.AsyncClient, content: bytes | Pieces, **headers: str) -> Awaitable[httpx.Response]:
+    return client.put(f"/v1/patches/{DIGEST}", content=content, headers=headers)
+
+
+def test_patch_file_goes_both_ways_as_bytes(exchange: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: KeepingCore, directory: Path) -> None:
+        stored = await _put(client, Pieces(PUBLISHED))
+        assert stored.json() == {"patch_id": DIGEST, "file_digest": FILE_DIGEST, "file_bytes": len(PUBLISHED)}
+        assert os.listdir(directory) == [FILE_DIGEST]
+        assert [method for method, _ in core.calls] == ["patches.expect", "patches.take"]
+        fetched = await client.get(f"/v1/patches/{DIGEST}/file")
+        assert fetched.content == PUBLISHED
+        assert fetched.headers["content-length"] == str(len(PUBLISHED))
+
+    exchange(scenario)
+
+
+def test_nothing_of_an_unpublished_file_is_read(exchange: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: KeepingCore, directory: Path) -> None:
+        core.answers["patches.expect"] = RejectedError("node.patch.not_published", "the ledger does not name it")
+        body = Pieces(PUBLISHED)
+        _is_problem(await _put(client, body), 422, "node.patch.not_published")
+        assert body.taken == 0
+        assert os.listdir(directory) == []
+
+    exchange(scenario)
+
+
+def test_another_file_than_the_published_leaves_nothing_behind(exchange: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: KeepingCore, directory: Path) -> None:
+        longer = Pieces(PUBLISHED + b"x" * 200_000)
+        for body in (Pieces(b"x" + PUBLISHED[1:]), Pieces(PUBLISHED[:-1]), longer):
+            _is_problem(await _put(client, body), 422, "node.patch.wrong_digest")
+        assert longer.taken <= len(PUBLISHED) + 10_000, "the body is not read beyond the published length"
+        said = Pieces(PUBLISHED)
+        _is_problem(await _put(client, said, **{"content-length": "7"}), 422, "node.patch.wrong_digest")
+        assert said.taken == 0
+        # The same when the file is here: then nothing is written at all.
+        core.answers["patches.expect"] = {**EXPECTED, "file_here": True}
+        _is_problem(await _put(client, b"x" + PUBLISHED[1:]), 422, "node.patch.wrong_digest")
+        assert (await _put(client, PUBLISHED)).status_code == 200
+        assert {method for method, _ in core.calls} == {"patches.expect"}
+        assert os.listdir(directory) == []
+
+    exchange(scenario)
+
+
+def test_files_that_arrive_together_are_few_and_held_nowhere(exchange: Callable[..., None]) -> None:
+    """Guarded by `GatewayLimits.uploads_max`; the bytes count nowhere else, since no process holds them."""
+
+    async def scenario(client: httpx.AsyncClient, core: KeepingCore, directory: Path) -> None:
+        gate = asyncio.Event()
+        bodies = [Pieces(PUBLISHED), Pieces(PUBLISHED)]
+        for body in bodies:
+            body.gate = gate
+        arriving = [asyncio.create_task(_put(client, body)) for body in bodies]
+        while not all(body.taken for body in bodies):  # noqa: ASYNC110 - lets both tasks run until they are inside
+            await asyncio.sleep(0)
+        late = Pieces(PUBLISHED)
+        _is_problem(await _put(client, late), 503, "node.http.overloaded")
+        assert late.taken == 0
+        gate.set()
+        assert [(await task).status_code for task in arriving] == [200, 200]
+        assert os.listdir(directory) == [FILE_DIGEST]
+
+    assert len(PUBLISHED) > 1000
+    exchange(scenario, uploads_max=2, bodies_bytes_max=1000)
+
+
+def test_a_file_that_stops_arriving_is_given_up(exchange: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: KeepingCore, directory: Path) -> None:
+        body = Pieces(PUBLISHED)
+        body.gate = asyncio.Event()
+        _is_problem(await _put(client, body), 503, "node.http.timeout")
+        assert os.listdir(directory) == []
+
+    exchange(scenario, body_timeout_s=0.05)
+
+
+def test_what_a_dead_gateway_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / upload_name(FILE_DIGEST, "0" * 16)).write_bytes(b"half")
+    (tmp_path / FILE_DIGEST).write_bytes(PUBLISHED)
+    PatchFiles(tmp_path, uploads_max=1).remove_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_DIGEST]
 
 
 def test_events_resume_after_the_last_one_seen(run: Callable[..., None]) -> None:

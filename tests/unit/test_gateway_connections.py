@@ -28,7 +28,7 @@ async def _serving(
     tmp_path: Path, limits: GatewayLimits = LIMITS
 ) -> AsyncIterator[Callable[[], Coroutine[Any, Any, Connection]]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    app = build_app(object(), token_path=tmp_path / "rpc.token", limits=limits)  # type: ignore[arg-type]
+    app = build_app(object(), token_path=tmp_path / "rpc.token", patches_path=tmp_path, limits=limits)  # type: ignore[arg-type]
     server = uvicorn.Server(server_config(app, limits))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     opened: list[Connection] = []

@@ -22,7 +22,7 @@ from node.params import (
     as_optional_name,
     as_optional_text,
 )
-from node.patch_store import PatchStore
+from node.patch_store import PatchStore, upload_name
 from node.supervisor import bind_http, rpc_url
 from wire.errors import RejectedError, UnavailableError
 from wire.hashing import sha256
@@ -162,8 +162,35 @@ def test_half_written_file_of_a_crash_is_removed(tmp_path: Path) -> None:
     directory = tmp_path / "patches"
     directory.mkdir()
     (directory / "abc.1.part").write_bytes(b"half")
+    (directory / upload_name("ab" * 32, "0" * 16)).write_bytes(b"half")
     PatchStore(directory, random_suffix=lambda: "x")
     assert list(directory.iterdir()) == []
+
+
+def test_an_upload_is_taken_when_it_is_the_published_file(patch_store: PatchStore, tmp_path: Path) -> None:
+    data, directory = b"published" * 1000, tmp_path / "patches"
+    digest = sha256(data)
+    name = upload_name(digest.hex(), "0" * 16)
+    for upload in (name, "../patches/" + name, digest.hex(), "x.upload"):
+        with pytest.raises(RejectedError) as caught:
+            patch_store.take(upload, digest)
+        assert caught.value.code == "node.patch.no_upload"
+    (directory / name).write_bytes(b"other")
+    with pytest.raises(RejectedError) as caught:
+        patch_store.take(name, digest)
+    assert caught.value.code == "node.patch.wrong_digest"
+    assert not patch_store.has(digest)
+    (directory / name).unlink()
+    (tmp_path / "elsewhere").write_bytes(data)
+    (directory / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RejectedError) as caught:
+        patch_store.take(name, digest)
+    assert caught.value.code == "node.patch.no_upload"
+    (directory / name).unlink()
+    (directory / name).write_bytes(data)
+    patch_store.take(name, digest)
+    assert patch_store.read(digest) == data
+    assert [path.name for path in directory.iterdir()] == [digest.hex()]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:80", "[::]:0"])

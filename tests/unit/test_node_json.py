@@ -103,7 +103,7 @@ def test_bodies_that_can_be_read_in_two_ways_never_reach_the_core(tmp_path: Path
             raise AssertionError("the core was asked")
 
     async def ask() -> httpx.Response:
-        app = build_app(NoCore(), token_path=tmp_path / "rpc.token")  # type: ignore[arg-type]
+        app = build_app(NoCore(), token_path=tmp_path / "rpc.token", patches_path=tmp_path)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://node") as client:
             headers = {"content-type": "application/json", "authorization": "Bearer f00d"}
             return await client.post(path, content=body, headers=headers)
