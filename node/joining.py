@@ -151,7 +151,7 @@ def reachable_address(announced: str | None, asker: KeyId, remote: str) -> str |
     if ip_address(address.host).is_unspecified:
         address = replace(address, protocol=f"ip{seen.version}", host=str(seen))
     # Another machine's loopback is nobody's.
-    return str(address) if ip_address(address.host).is_loopback == seen.is_loopback else None
+    return str(address) if seen.is_loopback or not ip_address(address.host).is_loopback else None
 
 
 def owner_of_untrusted(address: str) -> KeyId:
