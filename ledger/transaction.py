@@ -25,7 +25,7 @@ from wire.codec import decode_untrusted, encode
 from wire.errors import MalformedError
 from wire.fields import INTEGER_MAX, as_bytes, as_digest, as_identifier, as_int, as_tuple
 from wire.hashing import DOMAIN_TRANSACTION, Digest, hash_domain
-from wire.keys import KeyId, PrivateKey, PublicKey, public_key_from_spki_untrusted
+from wire.keys import KeyId, PublicKey, Signer, public_key_from_spki_untrusted
 from wire.limits import SIGNATURE_BYTES_MAX, TX_BYTES_MAX
 from wire.merkle import leaf_hash
 
@@ -85,7 +85,7 @@ def build_transaction(  # noqa: PLR0917 - the order of the wire form
     chain_id: str,
     kind: str,
     body: Body,
-    key: PrivateKey,
+    key: Signer,
     nonce: bytes,
     not_after_height: int,
     client_time_ms: int,

@@ -41,6 +41,14 @@ class KeyFileError(RejectedError):
     """A key file is missing, readable by others, or not a key (``node.key.*``)."""
 
 
+class SignerError(RejectedError):
+    """The program that should sign was not found, refused, or wrote something else than the signature (``node.signer.*``)."""
+
+
+class SignerUnavailableError(UnavailableError):
+    """The program that should sign did not answer in time (``node.signer.timeout``); nothing was signed."""
+
+
 class AddressError(RejectedError):
     """A network address or PeerId is not one that we can use (``node.net.address``, ``node.net.peer_id``)."""
 

@@ -14,15 +14,16 @@ from typing import Final
 from node.clock import random_bytes
 from node.errors import KeyFileError
 from wire.errors import RejectedError
-from wire.keys import PrivateKey, private_key_from_pem_untrusted
+from wire.keys import PrivateKey
 from wire.limits import PEM_BYTES_MAX
+from wire.openssh import private_key_from_file_untrusted
 
 SECRET_MODE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
-    """Return the private key in the PKCS#8 PEM file `path`, which only its owner may read.
+    """Return the private key in the file `path` (PKCS#8 PEM or OpenSSH), which only its owner may read.
 
     Raises:
         KeyFileError: ``node.key.missing``, ``node.key.unreadable``, ``node.key.mode``, ``node.key.too_large``.
@@ -30,7 +31,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     """
     pem = read_secret(path, PEM_BYTES_MAX)
     try:
-        return private_key_from_pem_untrusted(pem, passphrase)
+        return private_key_from_file_untrusted(pem, passphrase)
     except RejectedError as error:
         raise type(error)(error.code, f"{path}: {error.message}", hint=error.hint) from error
 

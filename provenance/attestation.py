@@ -34,7 +34,7 @@ from wire import canonical_json
 from wire.canonical_json import JsonValue
 from wire.envelope import Envelope, sign_envelope
 from wire.errors import RejectedError
-from wire.keys import PrivateKey
+from wire.keys import Signer
 
 __all__ = [
     "TEST_RESULTS",
@@ -52,7 +52,7 @@ TEST_RESULTS: Final = ("PASSED", "WARNED", "FAILED")
 
 
 def build_attestation(  # noqa: PLR0917 - the order in which one says it: what, in which capacity, how, by whom
-    patch: VerifiedPatch, role: str, verdict: Verdict | str, key: PrivateKey, identity: str, comment: str, time: str
+    patch: VerifiedPatch, role: str, verdict: Verdict | str, key: Signer, identity: str, comment: str, time: str
 ) -> Envelope:
     """Return a signed review of `patch`.
 
@@ -80,7 +80,7 @@ def build_attestation(  # noqa: PLR0917 - the order in which one says it: what, 
 def build_test_result(
     patch: VerifiedPatch,
     result: str,
-    key: PrivateKey,
+    key: Signer,
     identity: str,
     time: str,
     *,
@@ -128,7 +128,7 @@ def build_predicate_attestation(  # noqa: PLR0917 - as `build_attestation`
     predicate_type: str,
     predicate: bytes,
     role: str,
-    key: PrivateKey,
+    key: Signer,
     identity: str,
     comment: str,
     time: str,
@@ -167,7 +167,7 @@ def build_predicate_attestation(  # noqa: PLR0917 - as `build_attestation`
     return _sign(claim, members, key)
 
 
-def build_seal(patch: VerifiedPatch, key: PrivateKey, identity: str, time: str) -> Envelope:
+def build_seal(patch: VerifiedPatch, key: Signer, identity: str, time: str) -> Envelope:
     """Return a signed release seal over every attestation that `patch` carries now.
 
     Raises:
@@ -201,7 +201,7 @@ def _claim(  # noqa: PLR0917 - as `build_attestation`
     predicate_type: str,
     role: str,
     verdict: Verdict | None,
-    key: PrivateKey,
+    key: Signer,
     identity: str,
     comment: str,
     time: str,
@@ -210,7 +210,7 @@ def _claim(  # noqa: PLR0917 - as `build_attestation`
     return AttestationStatement(patch.binding, predicate_type, attestor, role, verdict, comment, time)
 
 
-def _sign(statement: AttestationStatement, predicate: dict[str, JsonValue] | None, key: PrivateKey) -> Envelope:
+def _sign(statement: AttestationStatement, predicate: dict[str, JsonValue] | None, key: Signer) -> Envelope:
     """Return the signed statement; what a stranger would refuse of it is refused here."""
     payload = encode_attestation_statement(statement, predicate)
     decode_attestation_statement_untrusted(payload)

@@ -20,7 +20,7 @@ from provenance.statement import AuthorStatement, encode_author_statement
 from provenance.verify import verify_patch_untrusted
 from wire.envelope import encode_envelope, sign_envelope
 from wire.hashing import sha256
-from wire.keys import PrivateKey
+from wire.keys import Signer
 
 __all__ = [
     "BODY_END",
@@ -53,7 +53,7 @@ def build_body(metadata: PatchMetadata, diff: bytes) -> bytes:
     return render_preamble(metadata) + diff + BODY_END
 
 
-def build_patch_file(metadata: PatchMetadata, diff: bytes, key: PrivateKey) -> bytes:
+def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes:
     """Return a signed patch file without attestations.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Final
 from wire import canonical_json
 from wire.errors import InvalidSignatureError, MalformedError
 from wire.hashing import Digest, sha256
-from wire.keys import PrivateKey, PublicKey
+from wire.keys import PublicKey, Signer
 from wire.limits import ENVELOPE_SIGNATURES_MAX, SIGNATURE_BYTES_MAX, TRAILER_LINE_BYTES_MAX
 
 PAYLOAD_TYPE_INTOTO: Final = "application/vnd.in-toto+json"
@@ -64,7 +64,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_envelope(payload: bytes, key: PrivateKey, payload_type: str = PAYLOAD_TYPE_INTOTO) -> Envelope:
+def sign_envelope(payload: bytes, key: Signer, payload_type: str = PAYLOAD_TYPE_INTOTO) -> Envelope:
     """Return an envelope of `payload` with the one signature of `key`.
 
     Raises:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha512
-from typing import Final, NewType, assert_never
+from typing import Final, NewType, Protocol, assert_never
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -125,6 +125,17 @@ class PublicKey:
                 return True
             case _ as never:
                 assert_never(never)
+
+
+class Signer(Protocol):
+    """Who can sign with a key: a `PrivateKey`, or something that asks a token or another program to."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what `sign` returns."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of `message` under `public_key`; raises when there is none."""
 
 
 class PrivateKey:
@@ -311,6 +322,15 @@ def private_key_from_pem_untrusted(pem: bytes, passphrase: bytes | None) -> Priv
                 "wire.key.passphrase", "the passphrase is wrong or the encrypted key is damaged"
             ) from None
         raise MalformedError("wire.key.pem", "the private key is damaged") from None
+    return private_key_from_library(key)
+
+
+def private_key_from_library(key: object) -> PrivateKey:
+    """Return a private key that the library has read from some container.
+
+    Raises:
+        MalformedError: ``wire.key.algorithm`` when it is neither an Ed25519 nor a P-256 key.
+    """
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return PrivateKey(key.private_bytes_raw())
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):

@@ -18,7 +18,7 @@ from node.cli.output import Output
 
 if TYPE_CHECKING:
     from node.cli.client import NodeClient
-    from wire.keys import PrivateKey
+    from wire.keys import Signer
 
 HELP_WIDTH: Final = 100
 TIMEOUT_S: Final = 15.0
@@ -41,6 +41,10 @@ class Session:
     """Base URL of a node's HTTP interface, or None for the Unix socket in the home."""
     key_path: Path | None = None
     """The signing key's file."""
+    signer: str | None = None
+    """Command line of a program that signs; `key_path` is then the public key's file, or a did:key."""
+    signer_timeout_s: float | None = None
+    """How long that program may take for one signature; None for its default."""
     passphrase_fd: int | None = None
     passphrase_file: Path | None = None
     transaction_out: Path | None = None
@@ -72,19 +76,33 @@ class Session:
         """Whether the command line names a node; commands that can work offline ask nobody otherwise."""
         return self.rpc is not None or self.home is not None
 
-    def key(self) -> PrivateKey:
-        """Return the signing key, after asking for its passphrase where it has one.
+    def key(self) -> Signer:
+        """Return the signing key, after asking for its passphrase where it has one, or the program that signs with it.
 
         Raises:
             KeyFileError: ``node.key.*``.
-            RejectedError: ``wire.key.*``.
-            click.UsageError: No key was named.
+            RejectedError: ``wire.key.*``, ``cli.key.*``; ``node.signer.*`` for `--signer`.
+            click.UsageError: No key was named, or options exclude each other.
         """
         if self.key_path is None:
             raise click.UsageError("this needs a signing key: --key FILE")
+        if self.signer is not None:
+            return self._external_signer(str(self.key_path), self.signer)
+        if self.signer_timeout_s is not None:
+            raise click.UsageError("--signer-timeout needs a --signer")
         from node.cli.passphrase import load_private_key
 
         return load_private_key(self.key_path, self.passphrase_fd, self.passphrase_file)
+
+    def _external_signer(self, key: str, command: str) -> Signer:
+        from node.cli.public_keys import read_public_key_only
+        from node.signer import SIGNER_SECONDS, CommandSigner, signer_command
+
+        if self.passphrase_fd is not None or self.passphrase_file is not None:
+            raise click.UsageError("--signer and a passphrase exclude each other: the program asks for its own")
+        return CommandSigner(
+            signer_command(command), read_public_key_only(key), self.signer_timeout_s or SIGNER_SECONDS
+        )
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -104,7 +122,7 @@ class Command(click.Command):
         examples: Command lines, shown in the help; at least one.
         home: Whether it works on a node's home directory: adds `--home`.
         node: Whether it talks to a node: adds `--home` and `--rpc`.
-        signs: Whether it signs with a person's key: adds `--key` and the ways to give its passphrase.
+        signs: Whether it signs with a person's key: adds `--key`, `--signer` and the ways to give a passphrase.
         submits: Whether it submits transactions: adds `--timeout` and `--write-transaction`.
     """
 
@@ -212,7 +230,19 @@ def _signing_options(*, required: bool) -> list[click.Parameter]:
             type=click.Path(path_type=Path, dir_okay=False),
             required=required,
             metavar="FILE",
-            help="Private key to sign with (PKCS#8 PEM).",
+            help="Private key to sign with (PKCS#8 PEM or OpenSSH); with --signer its public key (file or did:key).",
+        ),
+        click.Option(
+            ["--signer", "session_signer"],
+            metavar="COMMAND",
+            envvar="PATCHWARDEN_SIGNER",
+            help="Have this program sign: message on its standard input, signature on its standard output; no shell.",
+        ),
+        click.Option(
+            ["--signer-timeout", "session_signer_timeout_s"],
+            type=click.FloatRange(min=0.1, max=600),
+            metavar="SECONDS",
+            help="How long it may take for one signature. Default: 60.",
         ),
         *passphrase_options(),
     ]

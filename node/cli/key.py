@@ -23,7 +23,8 @@ key = group(
     {
         "generate": Place("node.cli.key:generate", "Make a new key."),
         "show": Place("node.cli.key:show", "Show a key's id, DID and public part."),
-        "import": Place("node.cli.key:import_key", "Take over a key from another PKCS#8 file."),
+        "import": Place("node.cli.key:import_key", "Take over a key from another PKCS#8 or OpenSSH file."),
+        "export": Place("node.cli.key:export", "Write a key in OpenSSH's notation, or its public part."),
     },
 )
 
@@ -87,7 +88,10 @@ def show(session: Session, key: str) -> None:
     "import",
     cls=Command,
     params=passphrase_options(),
-    examples=("openssl genpkey -algorithm ed25519 | patchwarden key import - --out alice.key",),
+    examples=(
+        "openssl genpkey -algorithm ed25519 | patchwarden key import - --out alice.key",
+        "patchwarden key import ~/.ssh/id_ed25519 --out alice.key",
+    ),
 )
 @click.argument("source", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False), metavar="SOURCE")
 @_OUT
@@ -102,15 +106,67 @@ def show(session: Session, key: str) -> None:
 def import_key(
     session: Session, source: Path, out: Path, no_passphrase: bool, source_passphrase_file: Path | None
 ) -> None:
-    """Take over the Ed25519 or P-256 key in SOURCE (PKCS#8 PEM, - for standard input)."""
+    """Take over the Ed25519 or P-256 key in SOURCE (PKCS#8 PEM or an unencrypted OpenSSH file, - for standard input)."""
     from node.cli.files import read_file
     from node.cli.passphrase import given_passphrase
-    from wire.keys import private_key_from_pem_untrusted
     from wire.limits import PEM_BYTES_MAX
+    from wire.openssh import private_key_from_file_untrusted
 
     opened = given_passphrase(None, source_passphrase_file)
-    private = private_key_from_pem_untrusted(read_file(source, PEM_BYTES_MAX), opened)
+    private = private_key_from_file_untrusted(read_file(source, PEM_BYTES_MAX), opened)
     _save(session, out, private, _new_passphrase(session, no_passphrase))
+
+
+@click.command(
+    "export",
+    cls=Command,
+    params=passphrase_options(),
+    examples=(
+        "patchwarden key export alice.key.pub --format openssh-public --comment alice@acme --out alice-ssh.pub",
+        "patchwarden key export alice.key --format openssh --no-passphrase --out id_alice",
+    ),
+)
+@click.argument("key", metavar="KEY")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["pem-public", "openssh-public", "openssh"]),
+    required=True,
+    help="The public key as PEM or as OpenSSH's line, or the private key in OpenSSH's file.",
+)
+@click.option("--comment", default="", metavar="TEXT", help="For people, at the end of OpenSSH's line.")
+@click.option(
+    "--no-passphrase", is_flag=True, help="Yes, write the private key as it is: OpenSSH's form is not encrypted."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False), required=True, metavar="FILE",
+    help="Where it goes; - for standard output, for public keys only.",
+)  # fmt: skip
+@click.pass_obj
+def export(  # noqa: PLR0917 - one parameter for each option
+    session: Session, key: str, form: str, comment: str, no_passphrase: bool, out: Path
+) -> None:
+    """Write KEY, or its public part, for other tools. The PKCS#8 file itself is what `openssl` reads."""
+    from node.cli.files import write_file
+    from node.cli.public_keys import read_public_key
+    from wire.openssh import openssh_line, openssh_private_text
+
+    if form == "openssh":
+        from node.cli.passphrase import load_private_key
+        from node.keystore import write_secret
+
+        if not no_passphrase or str(out) == "-":
+            raise click.UsageError("OpenSSH's file is not encrypted: say --no-passphrase, and name a file")
+        private = load_private_key(Path(key), session.passphrase_fd, session.passphrase_file)
+        public = private.public_key
+        write_secret(out, openssh_private_text(private))
+    else:
+        public = read_public_key(key, session.passphrase_fd, session.passphrase_file)
+        write_file(out, public.pem if form == "pem-public" else openssh_line(public, comment), replace=False)
+    if str(out) == "-":
+        return  # The key itself is the answer.
+    document = {"file": str(out), "format": form, "key_id": public.key_id_hex, "did": public.did}
+    session.output.emit(document, fields((("written to", out), ("format", form), ("key id", public.key_id_hex))))
 
 
 def public_key_document(public: PublicKey) -> dict[str, Any]:

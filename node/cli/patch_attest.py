@@ -15,7 +15,7 @@ from node.cli.params import FILE, IDENTITY
 if TYPE_CHECKING:
     from provenance.verify import VerifiedPatch
     from wire.envelope import Envelope
-    from wire.keys import PrivateKey
+    from wire.keys import Signer
 
 PREDICATE_BYTES_MAX: Final = 512 * 1024
 """A predicate file; it must fit one trailer line in base64."""
@@ -150,7 +150,7 @@ def seal(session: Session, file: Path, identity: str | None) -> None:
 
 def _envelope(  # noqa: PLR0917 - what an attestation is made of
     patch: VerifiedPatch,
-    key: PrivateKey,
+    key: Signer,
     who: str,
     role: str,
     verdict: str | None,
@@ -198,7 +198,7 @@ def _verdict(envelope: Envelope) -> str | None:
     return None
 
 
-def _record(session: Session, key: PrivateKey, patch_id: str, line: bytes) -> dict[str, Any] | None:
+def _record(session: Session, key: Signer, patch_id: str, line: bytes) -> dict[str, Any] | None:
     """Bring the attestation to the ledger, signed by the attestor."""
     from ledger.bodies import PatchAttest
     from node.cli.files import write_file

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from provenance.diff_model import Diff
     from provenance.imports import ForeignMetadata
     from provenance.metadata import CreatorIdentity, Reason
-    from wire.keys import PrivateKey
+    from wire.keys import Signer
 
 CATEGORIES: Final = ("bug-fix", "security-update", "feature")
 GIT_SECONDS_MAX: Final = 5
@@ -155,7 +155,7 @@ def create(session: Session, /, out: Path, **given: Any) -> None:
     )
 
 
-def _build(session: Session, key: PrivateKey, given: dict[str, Any], build: Any) -> bytes:
+def _build(session: Session, key: Signer, given: dict[str, Any], build: Any) -> bytes:
     from node.cli.environment import read_environment
     from node.cli.files import read_file
     from node.cli.patch_files import now
@@ -259,7 +259,7 @@ def _undo(diff: Diff, after: Any) -> Any:
         return None
 
 
-def _creator(key: PrivateKey, author: str | None, certificate: Path | None, base: Path) -> CreatorIdentity:
+def _creator(key: Signer, author: str | None, certificate: Path | None, base: Path) -> CreatorIdentity:
     from provenance.metadata import CreatorIdentity, normalise_text
 
     match = _AUTHOR.fullmatch(author or _git_author(base))

@@ -15,7 +15,7 @@ from wire.errors import RejectedError
 
 if TYPE_CHECKING:
     from provenance.verify import VerifiedPatch
-    from wire.keys import PrivateKey
+    from wire.keys import Signer
 
 RECORDED: Final = "recorded"
 KNOWN: Final = "known"
@@ -154,7 +154,7 @@ def list_patches(session: Session, limit: int) -> None:
     session.output.emit(found, table(rows, ("patch", "height", "state", "author", "for", "against", "components")))
 
 
-def _publish(session: Session, key: PrivateKey, patch: VerifiedPatch) -> dict[str, Any] | None:
+def _publish(session: Session, key: Signer, patch: VerifiedPatch) -> dict[str, Any] | None:
     from ledger.bodies import PatchPublish
     from node.cli.submit import sign, submit, write_transaction
     from wire.hashing import sha256
@@ -181,9 +181,7 @@ def _publish(session: Session, key: PrivateKey, patch: VerifiedPatch) -> dict[st
     return committed.document()
 
 
-def _attest_all(
-    session: Session, key: PrivateKey, patch: VerifiedPatch, record: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _attest_all(session: Session, key: Signer, patch: VerifiedPatch, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Bring the file's attestations to the ledger, in the file's order; one that is refused does not stop the others."""
     from ledger.bodies import PatchAttest
     from node.cli.submit import sign, submit

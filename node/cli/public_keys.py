@@ -1,4 +1,4 @@
-"""Public keys as people give them on a command line: a did:key, a PEM file, a certificate, or the private key itself."""
+"""Public keys as people give them on a command line: a did:key, a PEM file, an OpenSSH line, a certificate, or the private key itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from node.cli.errors import CommandError
 from node.cli.files import read_file
 from wire.keys import PublicKey, public_key_from_did_untrusted, public_key_from_spki_untrusted
 from wire.limits import X509_CERTIFICATE_BYTES_MAX, X509_CHAIN_LENGTH_MAX
+from wire.openssh import OPENSSH_TYPES, public_key_from_openssh_untrusted
 from wire.x509 import certificate_chain_untrusted
 
 PEM_FILE_BYTES_MAX: Final = 2 * X509_CHAIN_LENGTH_MAX * X509_CERTIFICATE_BYTES_MAX
@@ -27,24 +28,56 @@ def read_public_key(text: str, passphrase_fd: int | None = None, passphrase_file
         CommandError: ``cli.key.unknown_form``, ``cli.file.*``.
         RejectedError: ``wire.key.*``, ``wire.x509.*``, ``node.key.*``.
     """
+    path, data = Path(text), b""
+    if not text.startswith("did:"):
+        data = read_file(path, PEM_FILE_BYTES_MAX)
+        if _holds_private_key(path, data):
+            from node.cli.passphrase import load_private_key
+
+            return load_private_key(path, passphrase_fd, passphrase_file).public_key
+    return _public_key(text, path, data)
+
+
+def read_public_key_only(text: str) -> PublicKey:
+    """Return the public key that `text` names, as `read_public_key`, but never open a private key for it.
+
+    Raises:
+        CommandError: ``cli.key.private``, ``cli.key.unknown_form``, ``cli.file.*``.
+        RejectedError: ``wire.key.*``, ``wire.x509.*``.
+    """
+    path, data = Path(text), b""
+    if not text.startswith("did:"):
+        data = read_file(path, PEM_FILE_BYTES_MAX)
+        if _holds_private_key(path, data):
+            raise CommandError(
+                "cli.key.private",
+                f"{path} holds a private key, and another program was named to sign",
+                hint="give the public key: FILE.pub, a certificate or a did:key",
+            )
+    return _public_key(text, path, data)
+
+
+def _public_key(text: str, path: Path, data: bytes) -> PublicKey:
     if text.startswith("did:"):
         return public_key_from_did_untrusted(text)
-    path = Path(text)
-    blocks = read_pem(path)
+    if data.split(b" ", 1)[0] in OPENSSH_TYPES.values():
+        return public_key_from_openssh_untrusted(data)
+    blocks = _pem_blocks(path, data)
     kinds = [kind for kind, _ in blocks]
     if b"PUBLIC KEY" in kinds:
         return public_key_from_spki_untrusted(blocks[kinds.index(b"PUBLIC KEY")][1])
     if b"CERTIFICATE" in kinds:
         return certificate_chain_untrusted([der for kind, der in blocks if kind == b"CERTIFICATE"]).public_key
-    if any(kind.endswith(b"PRIVATE KEY") for kind in kinds):
-        from node.cli.passphrase import load_private_key
-
-        return load_private_key(path, passphrase_fd, passphrase_file).public_key
     raise CommandError(
         "cli.key.unknown_form",
         f"{path} holds no key",
-        expected="a PEM file with a public key, certificate or private key, or a did:key",
+        expected="a file with a public key (PEM or OpenSSH), a certificate or a private key, or a did:key",
     )
+
+
+def _holds_private_key(path: Path, data: bytes) -> bool:
+    kinds = [kind for kind, _ in _pem_blocks(path, data)]
+    return bool(kinds) and not {b"PUBLIC KEY", b"CERTIFICATE"} & set(kinds) and kinds[0].endswith(b"PRIVATE KEY")
 
 
 def read_certificates(path: Path) -> tuple[bytes, ...]:
@@ -65,7 +98,10 @@ def read_pem(path: Path) -> list[tuple[bytes, bytes]]:
     Raises:
         CommandError: ``cli.key.pem``, ``cli.file.*``.
     """
-    data = read_file(path, PEM_FILE_BYTES_MAX)
+    return _pem_blocks(path, read_file(path, PEM_FILE_BYTES_MAX))
+
+
+def _pem_blocks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
     blocks = []
     for match in _BLOCK.finditer(data):
         try:

@@ -18,7 +18,7 @@ from wire.errors import UnavailableError
 if TYPE_CHECKING:
     from ledger.bodies import Body
     from node.cli.command import Session
-    from wire.keys import PrivateKey
+    from wire.keys import Signer
 
 NOT_AFTER_HEIGHTS: Final = 1_000
 """A transaction that a node lost is certainly dead this many blocks later; on a quiet chain that is hours."""
@@ -42,7 +42,7 @@ class Committed:
         return {"tx_id": self.tx_id, "kind": self.kind, "height": self.height}
 
 
-def sign(client: NodeClient, body: Body, key: PrivateKey) -> Transaction:
+def sign(client: NodeClient, body: Body, key: Signer) -> Transaction:
     """Return the transaction that says `body`, signed for the chain that the node follows."""
     status = client.call("status")
     return build_transaction(

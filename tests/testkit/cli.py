@@ -35,7 +35,8 @@ class Answer:
 def run(*arguments: object, stdin: bytes | str | None = None, env: dict[str, str | None] | None = None) -> Answer:
     """Run `patchwarden` with these arguments."""
     # Author and node must come from the command line: a developer's environment must not change a test.
-    environment = {"PATCHWARDEN_RPC": None, "PATCHWARDEN_OUTPUT": None, "PATCHWARDEN_AUTHOR": None, **(env or {})}
+    names = ("PATCHWARDEN_RPC", "PATCHWARDEN_OUTPUT", "PATCHWARDEN_AUTHOR", "PATCHWARDEN_SIGNER")
+    environment = {**dict.fromkeys(names), **(env or {})}
     result = CliRunner().invoke(
         cli, [str(each) for each in arguments], input=stdin, env=environment, prog_name="patchwarden"
     )
