@@ -48,6 +48,7 @@ class GovernanceServices:
     async def governance_status(self, params: Params) -> Document:
         """Return who has a vote, who can cast it, how many decide, and what is open."""
         del params
+        await self._node.upkeep.expiry.look()
         with self._node.replica.view() as view:
             return {**governance_document(view), "certificates": self._node.upkeep.expiry.document()}
 

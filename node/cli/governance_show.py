@@ -177,7 +177,7 @@ def _pages(client: NodeClient) -> Iterator[dict[str, Any]]:
 def history_lines(document: dict[str, Any]) -> Iterator[str]:
     """Yield a history for people."""
     for each in document["proposals"]:
-        yield f"{action_summary(each['action'])}: {each['status']}"
+        yield f"proposal {short(each['proposal_id'], 16)}: {action_summary(each['action'])}, {each['status']}"
         yield from (f"  {line}" for line in _step_lines(each))
         yield ""
     count = len(document["proposals"])
@@ -271,7 +271,7 @@ def certificates_text(summary: dict[str, Any]) -> str:
     if summary["days_left"] is None:
         return "none"
     if summary["expiring"]:
-        return f"{summary['expiring']} EXPIRE SOON, the first in {summary['days_left']} days: see `governance certificates`"
+        return f"{summary['expiring']} END SOON or have ended, the first in {summary['days_left']} days: see `governance certificates`"
     return f"the first ends in {summary['days_left']} days"
 
 

@@ -370,6 +370,7 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                 ("address", document.get("multiaddr")),
                 ("version", document["version"]),
                 ("process", document.get("pid")),
+                ("certificates", _certificates_line(document.get("certificates"))),
                 (
                     "SPLIT VIEW",
                     "the validators have certified two histories: see checkpoints/ in the home"
@@ -379,6 +380,15 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
             )
         )
     )
+
+
+def _certificates_line(summary: dict[str, Any] | None) -> str | None:
+    """Return what a person must know about certificates on the ledger: nothing while none ends soon."""
+    if not summary or not summary["expiring"]:
+        return None
+    from node.cli.governance_show import certificates_text
+
+    return certificates_text(summary)
 
 
 def read_run_file(home: Path) -> dict[str, Any] | None:

@@ -1,12 +1,15 @@
-"""Replicas on real LevelDB directories, fed from the in-memory chains of `tests.testkit.ledger`."""
+"""Replicas on real LevelDB directories, homes of stopped nodes and archives, fed from the in-memory chains of `tests.testkit.ledger`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ledger.archive import ArchiveEncoder
 from ledger.genesis import Genesis, genesis_block
+from node.config import Home
+from node.keystore import save_key
 from node.replica import LedgerReplica
 from node.storage.block_store import BlockStore
 from node.storage.leveldb import Store
@@ -46,3 +49,30 @@ def certified(chain: Chain, start: int = 1, *, certify_every: int = 1) -> list[C
         )
         for index, block in enumerate(blocks)
     ]
+
+
+def raw_blocks(chain: Chain) -> list[tuple[bytes, bytes | None]]:
+    """Return each block of the chain after genesis with its certificate, encoded."""
+    return [(block.raw, chain.view.certificate(block.header.height)) for block in chain.blocks[1:]]
+
+
+def write_archive(path: Path, chain: Chain, blocks: Sequence[tuple[bytes, bytes | None]] | None = None) -> Path:
+    """Write an archive of the chain, or of other blocks under its founding document."""
+    encoder = ArchiveEncoder()
+    chosen = raw_blocks(chain) if blocks is None else blocks
+    data = [encoder.begin(chain.genesis.document), *(encoder.block(*block) for block in chosen), encoder.end()]
+    path.write_bytes(b"".join(data))
+    return path
+
+
+def stopped_home(path: Path, chain: Chain) -> Home:
+    """Make the home of validator 1 that was stopped with the whole chain committed."""
+    home = Home(path)
+    home.path.mkdir()
+    home.genesis.write_bytes(chain.genesis.document)
+    save_key(home.node_key, node_key(1))
+    again = Chain(genesis=chain.genesis)
+    with open_replica(home.data, chain.genesis) as replica:
+        for block in chain.blocks[1:]:
+            replica.store.commit([again.apply(block)], chain.certificate(block))
+    return home

@@ -24,7 +24,7 @@ from node.keystore import save_key
 from tests.testkit import damage
 from tests.testkit.cli import run
 from tests.testkit.ledger import Chain, make_certificate, make_election, make_genesis, node_key
-from tests.testkit.node import open_replica
+from tests.testkit.node import open_replica, write_archive
 from wire.certificate import encode_commit_certificate, proposal_message
 from wire.codec import decode_untrusted, encode
 from wire.hashing import Digest
@@ -216,13 +216,6 @@ def sound_block_of_another_chain() -> Block:
     for index in range(AT):
         other.register(f"p{index}@acme", "developer")
     return other.blocks[AT]
-
-
-def write_archive(path: Path, chain: Chain, blocks: Blocks) -> Path:
-    encoder = ArchiveEncoder()
-    data = [encoder.begin(chain.genesis.document), *(encoder.block(*block) for block in blocks), encoder.end()]
-    path.write_bytes(b"".join(data))
-    return path
 
 
 def audit(archive: Path, genesis: Path, level: AuditLevel) -> list[tuple[int, str, int | None]]:

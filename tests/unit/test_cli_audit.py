@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from ledger import bodies
-from ledger.archive import ArchiveEncoder
 from ledger.checkpoint import build_checkpoint
-from ledger.keyspace import Table, height_key
 from ledger.proofs import build_receipt
 from ledger.transaction import decode_transaction_untrusted, signature_job
 from node.cli.audit_trace import summary_of
@@ -22,6 +20,7 @@ from node.cli.verify_pool import INLINE_MAX, VerifyPool
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis
+from tests.testkit.node import raw_blocks, write_archive
 from wire.errors import UnavailableError
 
 REPORT = bodies.HostReport("inventory", "app", b"{}")
@@ -35,22 +34,6 @@ def chain() -> Chain:
     chain.publish(data)
     chain.attest(data, "bob@beta")
     return chain
-
-
-def raw_blocks(chain: Chain) -> list[tuple[bytes, bytes | None]]:
-    blocks = []
-    for height in range(1, chain.height + 1):
-        block = chain.view.block(height)
-        assert block is not None
-        blocks.append((block.raw, chain.store.get(Table.CERTIFICATE, height_key(height))))
-    return blocks
-
-
-def write_archive(path: Path, chain: Chain, blocks: list[tuple[bytes, bytes | None]]) -> Path:
-    encoder = ArchiveEncoder()
-    data = [encoder.begin(chain.genesis.document), *(encoder.block(*block) for block in blocks), encoder.end()]
-    path.write_bytes(b"".join(data))
-    return path
 
 
 @pytest.fixture

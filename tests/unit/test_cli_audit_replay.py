@@ -29,13 +29,12 @@ from node.cli.chain import from_node, open_archive
 from node.cli.errors import CommandError
 from node.cli.output import Output
 from node.config import Home
-from node.keystore import save_key
 from node.local.protocol import encode_blob
 from node.storage.leveldb import Store
 from tests.testkit import damage
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis, node_key
-from tests.testkit.node import open_replica
+from tests.testkit.node import raw_blocks, stopped_home, write_archive
 from wire.errors import UnavailableError
 
 Blocks = list[tuple[bytes, bytes | None]]
@@ -48,17 +47,6 @@ def chain() -> Chain:
     for index in range(11):
         chain.submit(bodies.HostReport("drift", f"t{index}", b""), "web1@acme")
     return chain
-
-
-def raw_blocks(chain: Chain) -> Blocks:
-    return [(block.raw, chain.view.certificate(block.header.height)) for block in chain.blocks[1:]]
-
-
-def write_archive(path: Path, chain: Chain, blocks: Blocks) -> Path:
-    encoder = ArchiveEncoder()
-    data = [encoder.begin(chain.genesis.document), *(encoder.block(*block) for block in blocks), encoder.end()]
-    path.write_bytes(b"".join(data))
-    return path
 
 
 @pytest.fixture
@@ -151,15 +139,7 @@ def test_first_divergence_is_told_with_both_values(tmp_path: Path, chain: Chain,
 @pytest.fixture
 def home(tmp_path: Path, chain: Chain) -> Home:
     """The home of a node that was stopped, with the whole chain committed."""
-    home = Home(tmp_path / "v1")
-    home.path.mkdir()
-    home.genesis.write_bytes(chain.genesis.document)
-    save_key(home.node_key, node_key(1))
-    again = Chain(genesis=chain.genesis)
-    with open_replica(home.data, chain.genesis) as replica:
-        for block in chain.blocks[1:]:
-            replica.store.commit([again.apply(block)], chain.certificate(block))
-    return home
+    return stopped_home(tmp_path / "v1", chain)
 
 
 @pytest.mark.parametrize("level", ["headers", "signatures", "full"])
