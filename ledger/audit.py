@@ -31,7 +31,7 @@ from typing import Final, Protocol, Self, TypeAlias
 
 from ledger.audit_membership import ConfigurationFollower
 from ledger.audit_signatures import Judgement, SignatureRecorder, SignedBlock
-from ledger.audit_state import FINDINGS_MAX, AuditState, Finding, Sort
+from ledger.audit_state import FINDINGS_MAX, AuditState, Finding, RecoveryMark, Sort, mark_of
 from ledger.block import Block, Header, decode_block_untrusted
 from ledger.certificate import check_certificate_subject
 from ledger.configuration import Configuration
@@ -39,6 +39,7 @@ from ledger.errors import BlockRefusedError
 from ledger.execution import Execution
 from ledger.genesis import Genesis, genesis_block
 from ledger.keyspace import MemoryStore, Reader, Table, WriteSet
+from ledger.recovery_block import find_recovery
 from ledger.state import StateView, Tip
 from ledger.transaction import (
     SignatureJob,
@@ -98,6 +99,8 @@ class AuditSummary:
     """What does not hold, by height, the first divergence first; empty for a valid chain."""
     omitted: int = 0
     """Further findings, beyond the `FINDINGS_MAX` of each sort that are kept."""
+    recoveries: tuple[RecoveryMark, ...] = ()
+    """Where the organisations went on without a majority of the validators."""
 
 
 class AuditStore(Reader, Protocol):
@@ -170,6 +173,7 @@ class Auditor:
         self._findings: dict[Sort, list[Finding]] = {sort: [] for sort in Sort}
         self._omitted = 0
         self._fresh: list[Finding] = []
+        self._recoveries: list[RecoveryMark] = []
         self._recorder = SignatureRecorder()
         self._pending: deque[_Pending] = deque()
 
@@ -219,6 +223,8 @@ class Auditor:
             wait = self._verifier([*validator_jobs, *jobs])
             self._pending.append(_Pending(self._height, signed, judgement, len(validator_jobs), indexes, wait))
         self._last_header = block.header
+        if (recovery := find_recovery(block)) is not None:
+            self._recoveries.append(mark_of(recovery))
         while len(self._pending) > self._pending_blocks_max:
             self._collect()
         return self._take_fresh()
@@ -251,6 +257,7 @@ class Auditor:
             actions=self._follower.actions,
             findings=tuple(tuple(self._findings[sort]) for sort in Sort),
             omitted=self._omitted,
+            recoveries=tuple(self._recoveries),
         )
 
     @classmethod
@@ -285,6 +292,7 @@ class Auditor:
         auditor._follower = ConfigurationFollower(state.configuration, state.actions)
         auditor._findings = {sort: list(found) for sort, found in zip(Sort, state.findings, strict=True)}
         auditor._omitted = state.omitted
+        auditor._recoveries = list(state.recoveries)
         return auditor
 
     def finish(self) -> AuditSummary:
@@ -310,6 +318,7 @@ class Auditor:
             self._derived.header.state_root,
             self.findings,
             self._omitted,
+            tuple(self._recoveries),
         )
 
     def _check_contents(self, block: Block) -> tuple[list[SignatureJob], list[int]]:

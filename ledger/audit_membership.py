@@ -14,6 +14,7 @@ from ledger.block import Block
 from ledger.bodies import ProposalCreate, ProposalVote, ValidatorSettle
 from ledger.configuration import Configuration
 from ledger.membership import change_configuration, settle_configuration
+from ledger.recovery_block import find_recovery
 from ledger.transaction import Transaction, decode_transaction_untrusted
 from ledger.validator_actions import VALIDATOR_ACTIONS, ValidatorAction
 from wire.errors import RejectedError
@@ -42,6 +43,12 @@ class ConfigurationFollower:
 
     def follow(self, block: Block) -> Configuration:
         """Return the configuration after the block: the one that its header names, if the block can lead there; else the one before."""
+        recovery = find_recovery(block)
+        if recovery is not None:
+            # Whether it holds is asked beside who signed; only its word can lead on from here.
+            if recovery.statement.configuration.hash == block.header.validators_hash:
+                self.configuration = recovery.statement.configuration
+            return self.configuration
         candidates = {self.configuration.hash: self.configuration}
         for raw in block.transactions:
             if any(kind in raw[:_HEAD_BYTES] for kind in _KINDS):

@@ -1,7 +1,7 @@
 """What a replay knows between two blocks, and its one encoding: a replay that was interrupted goes on from it as if it never had been.
 
     (1, height, transactions, certified height, claimed tip or nil, derived tip, last header, latched codes,
-     configuration, ((proposal id, action), …), ((finding, …), …), findings left out)
+     configuration, ((proposal id, action), …), ((finding, …), …), findings left out, (recovery, …))
 
 A tip is that of META (docs/spec/ledger.md 3), a finding its six fields; findings stand by sort. The tables that stand beside it are kept by
 whoever keeps this.
@@ -19,11 +19,13 @@ from ledger.actions import action_from_value_untrusted
 from ledger.block import Header, decode_header_untrusted
 from ledger.configuration import Configuration, decode_configuration_untrusted
 from ledger.errors import AuditStateError, LedgerCorruptionError
+from ledger.limits import REASON_BYTES_MAX
+from ledger.recovery import Recovery
 from ledger.state import Tip
 from ledger.validator_actions import VALIDATOR_ACTIONS, ValidatorAction
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import RejectedError
-from wire.fields import as_bytes, as_digest, as_int, as_optional, as_tuple
+from wire.fields import as_bytes, as_digest, as_int, as_optional, as_text, as_tuple
 from wire.limits import MEBIBYTE
 
 FINDINGS_MAX: Final = 2_000
@@ -31,8 +33,9 @@ FINDINGS_MAX: Final = 2_000
 STATE_BYTES_MAX: Final = 64 * MEBIBYTE
 """An encoded state: two thousand findings of each sort, and every proposal about validators."""
 
-STATE_VERSION: Final = 1
-_STATE_FIELDS: Final = 12
+STATE_VERSION: Final = 2
+_STATE_FIELDS: Final = 13
+_MARK_FIELDS: Final = 8
 _FINDING_FIELDS: Final = 6
 
 
@@ -74,6 +77,57 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveryMark:
+    """That the organisations went on without a majority of the validators: no finding, and nothing to overlook."""
+
+    height: int
+    """Height of the recovery block."""
+    term: int
+    """Its term."""
+    kept_height: int
+    """The last certified height that was kept; what was certified above it by the validators before is given up."""
+    log_height: int
+    """Height of the last block in the survivor's log; those above the kept one were dropped."""
+    voters: tuple[str, ...]
+    """Names of the validators since."""
+    lost: tuple[str, ...]
+    """Names of the validators that are so no more."""
+    signers: tuple[str, ...]
+    """Identities of the administrators who signed, one for each organisation."""
+    reason: str
+    """Why, for people."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the fields in their order."""
+        return (
+            self.height,
+            self.term,
+            self.kept_height,
+            self.log_height,
+            self.voters,
+            self.lost,
+            self.signers,
+            self.reason,
+        )
+
+
+def mark_of(recovery: Recovery) -> RecoveryMark:
+    """Return what is told of a recovery."""
+    statement, before = recovery.statement, recovery.configuration
+    members = [each for each in before.nodes if each.key_id in before.members]
+    return RecoveryMark(
+        height=statement.height,
+        term=statement.term,
+        kept_height=statement.header.height,
+        log_height=statement.log_height,
+        voters=tuple(sorted(each.name for each in statement.voters)),
+        lost=tuple(sorted(each.name for each in members if statement.voters.find(each.key_id) is None)),
+        signers=tuple(each.identity_id for each in recovery.approvals),
+        reason=statement.reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AuditState:
     """A replay between two blocks, with every signature answered for; its tables aside."""
 
@@ -99,6 +153,8 @@ class AuditState:
     """What was found, for each `Sort`."""
     omitted: int
     """Findings beyond `FINDINGS_MAX`."""
+    recoveries: tuple[RecoveryMark, ...] = ()
+    """Recoveries so far."""
 
     def encode(self) -> bytes:
         """Return the one encoding."""
@@ -116,6 +172,7 @@ class AuditState:
                 tuple((bytes(proposal_id), action.to_value()) for proposal_id, action in self.actions),
                 tuple(tuple(each.to_value() for each in sort) for sort in self.findings),
                 self.omitted,
+                tuple(each.to_value() for each in self.recoveries),
             )
         )
 
@@ -145,11 +202,26 @@ def decode_audit_state_untrusted(data: bytes) -> AuditState:
                 for sort in as_tuple(values[10], "findings", length=len(Sort))
             ),
             omitted=as_int(values[11], "findings left out"),
+            recoveries=tuple(_mark(each) for each in as_tuple(values[12], "recoveries")),
         )
     except (RejectedError, LedgerCorruptionError) as error:
         raise AuditStateError("ledger.audit.state", f"the state of a replay cannot be read: {error.message}") from error
     except UnicodeDecodeError as error:
         raise AuditStateError("ledger.audit.state", "the state of a replay names a code that is none") from error
+
+
+def _mark(value: object) -> RecoveryMark:
+    height, term, kept, log_height, voters, lost, signers, reason = as_tuple(value, "recovery", length=_MARK_FIELDS)
+    return RecoveryMark(
+        as_int(height, "height"),
+        as_int(term, "term"),
+        as_int(kept, "kept height"),
+        as_int(log_height, "log height"),
+        tuple(str(each) for each in as_tuple(voters, "voters")),
+        tuple(str(each) for each in as_tuple(lost, "lost")),
+        tuple(str(each) for each in as_tuple(signers, "signers")),
+        as_text(reason, "reason", REASON_BYTES_MAX),
+    )
 
 
 def _action(value: object) -> tuple[bytes, ValidatorAction]:

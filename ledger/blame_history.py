@@ -21,6 +21,8 @@ from ledger.configuration import Configuration, ValidatorSet
 from ledger.configuration_history import ConfigurationChange, ConfigurationProof, verify_configuration_proof
 from ledger.errors import ProofRefusedError
 from ledger.genesis import Genesis, genesis_block
+from ledger.recovery import Recovery
+from ledger.recovery_block import find_recovery
 from ledger.state import Tip
 from ledger.succession import header_refusals
 from ledger.transaction import decode_transaction_untrusted
@@ -79,7 +81,7 @@ class Origin:
 
     key: PublicKey
     """The key."""
-    changes: tuple[ConfigurationChange, ...]
+    changes: tuple[ConfigurationChange | Recovery, ...]
     """The changes of the validators that lead to it from the founding ones."""
 
 
@@ -104,6 +106,8 @@ class FollowedHistory:
         self.invalid: list[BlockContext] = []
         """Blocks that cannot follow the one before, in a way that can be shown."""
         self.problems: list[Problem] = []
+        self.recoveries: list[Recovery] = []
+        """By which the organisations went on without a majority of the validators, in the kept part."""
         self.named: list[tuple[int, Digest]] = []
         """The blocks that prove the changes which both began and ended in the kept part: (height, hash)."""
         self.certified_height = 0
@@ -115,7 +119,7 @@ class FollowedHistory:
         self.tip_hash: Digest = self.tip.hash()
         self._hashes: set[Digest] = set()
         self._blocks = iter(history.blocks)
-        self._changes: tuple[ConfigurationChange, ...] = ()
+        self._changes: tuple[ConfigurationChange | Recovery, ...] = ()
         self._joint_since = 0
         self._kept_since: int | None = None
         configuration = Configuration(genesis.validators)
@@ -191,6 +195,7 @@ class FollowedHistory:
         self.votes.clear()
         self.invalid.clear()
         self.problems.clear()
+        self.recoveries.clear()
         self.named.clear()
         self._hashes.clear()
         self.certified_height = 0
@@ -201,7 +206,7 @@ class FollowedHistory:
         verify_block_certificate(base.certificate, base.header, configuration)
         for count, change in enumerate(base.proof.changes, start=1):
             self._changes = base.proof.changes[:count]
-            self._know(change.configuration.incoming)
+            self._know(change.after)
         self.tip, self.tip_hash = base.header, base.header.hash()
         self._hashes.add(self.tip_hash)
         self._keep_acknowledgements(base.certificate)
@@ -212,6 +217,13 @@ class FollowedHistory:
     def _follow(self, block: Block) -> None:
         before = self._configuration
         after = self._configuration = self._follower.follow(block)
+        recovery = find_recovery(block)
+        if recovery is not None and after != before:
+            self._changes = (*self._changes, recovery)
+            self._know(recovery.after)
+            if self._kept_since is not None:
+                self.recoveries.append(recovery)
+            return
         if after.is_joint and not before.is_joint:
             self._joint_since = block.header.height
         if before.is_joint and not after.is_joint:

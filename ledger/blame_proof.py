@@ -30,7 +30,6 @@ from ledger.blame_json import from_base64, from_hex, from_number, malformed, mem
 from ledger.block import HEADER_BYTES_MAX, Header, build_raw_block, decode_header_untrusted, hash_election
 from ledger.configuration import (
     CONFIGURATION_BYTES_MAX,
-    NOBODY,
     Configuration,
     Validator,
     decode_configuration_untrusted,
@@ -38,6 +37,7 @@ from ledger.configuration import (
 from ledger.configuration_history import ConfigurationChange, ConfigurationProof, verify_configuration_proof
 from ledger.errors import BlockRefusedError, ProofRefusedError
 from ledger.genesis import Genesis
+from ledger.recovery import Recovery
 from ledger.state import Tip
 from ledger.succession import header_refusals
 from wire.certificate import acknowledgement_message, proposal_message, vote_message
@@ -238,7 +238,7 @@ class Blame:
     """What it signed: one or two, by kind."""
     context: BlockContext | None = None
     """For the two kinds about blocks that cannot follow."""
-    changes: tuple[ConfigurationChange, ...] = ()
+    changes: tuple[ConfigurationChange | Recovery, ...] = ()
     """What leads from the founding validators to a set with this one; empty for a founding validator."""
 
     def to_json(self) -> dict[str, object]:
@@ -258,7 +258,7 @@ class Blame:
 
     def _proof(self) -> ConfigurationProof:
         # What is no change has no incoming validators, and is refused as none.
-        return ConfigurationProof(self.changes, Configuration(self.changes[-1].configuration.incoming or NOBODY))
+        return ConfigurationProof(self.changes, Configuration(self.changes[-1].after))
 
     @classmethod
     def from_json_untrusted(cls, value: object) -> Blame:
@@ -278,7 +278,7 @@ class Blame:
         if not isinstance(statements, list) or not 1 <= len(statements) <= 2:
             raise malformed("statements is not a list of one or two")
         try:
-            changes: tuple[ConfigurationChange, ...] = ()
+            changes: tuple[ConfigurationChange | Recovery, ...] = ()
             if _CONFIGURATION in document:
                 raw = from_base64(document, _CONFIGURATION, BLAME_BYTES_MAX)
                 changes = ConfigurationProof.from_value_untrusted(
@@ -314,7 +314,7 @@ def verify_blame(blame: Blame, genesis: Genesis) -> Validator:
     sets = [genesis.validators]
     if blame.changes:
         verify_configuration_proof(blame._proof(), genesis.chain_id, genesis.validators)
-        sets += [each.configuration.incoming for each in blame.changes if each.configuration.incoming is not None]
+        sets += [each.after for each in blame.changes]
     for group in sets:
         validator = group.find(blame.validator)
         if validator is not None:

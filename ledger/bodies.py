@@ -40,6 +40,7 @@ from ledger.limits import (
     REPORT_BYTES_MAX,
     RESULT_BYTES_MAX,
 )
+from ledger.recovery import Recovery
 from ledger.roles import as_roles, normalise_roles
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
 from wire.codec import Value, decode_untrusted
@@ -559,7 +560,7 @@ MemberBody: TypeAlias = (
 )
 """Everything that an identity can say."""
 
-Body: TypeAlias = MemberBody | ValidatorSettle
+Body: TypeAlias = MemberBody | ValidatorSettle | Recovery
 """Everything that a transaction can say."""
 
 BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
@@ -580,6 +581,7 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     HostReport.KIND: HostReport.from_value_untrusted,
     EvidenceSubmit.KIND: EvidenceSubmit.from_value_untrusted,
     ValidatorSettle.KIND: ValidatorSettle.from_value_untrusted,
+    Recovery.KIND: Recovery.from_value_untrusted,
 }
 """Kind to the reader of its body."""
 

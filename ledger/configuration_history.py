@@ -24,6 +24,7 @@ from ledger.block import HEADER_BYTES_MAX, Header
 from ledger.certificate import verify_block_certificate
 from ledger.configuration import (
     CONFIGURATION_BYTES_MAX,
+    NOBODY,
     Configuration,
     ValidatorSet,
     decode_configuration_untrusted,
@@ -31,13 +32,15 @@ from ledger.configuration import (
 from ledger.errors import LedgerCorruptionError, ProofRefusedError
 from ledger.keyspace import CONFIGURATION_KEY, Reader, Table, WriteSet, height_key, read_height
 from ledger.limits import CONFIGURATION_CHANGES_MAX
+from ledger.recovery import RECOVERY_FIELDS, Recovery
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import RejectedError
 from wire.fields import as_bytes, as_int, as_optional, as_tuple
-from wire.limits import CERTIFICATE_BYTES_MAX
+from wire.limits import CERTIFICATE_BYTES_MAX, TX_BYTES_MAX
 
-_ROW_BYTES_MAX: Final = 2 * CONFIGURATION_BYTES_MAX + HEADER_BYTES_MAX + CERTIFICATE_BYTES_MAX + 64
+_ROW_BYTES_MAX: Final = 3 * CONFIGURATION_BYTES_MAX + TX_BYTES_MAX
+"""A row with a recovery, which fits a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,27 @@ class ConfigurationChange:
     """A header under it."""
     certificate: CommitCertificate
     """That header's commit certificate."""
+
+    @property
+    def since(self) -> int:
+        """The first height at which it is proven."""
+        return self.header.height
+
+    @property
+    def after(self) -> ValidatorSet:
+        """Who is trusted after it; nobody, where it is no change."""
+        return self.configuration.incoming or NOBODY
+
+    def verify(self) -> None:
+        """Return only when the change holds for whoever trusts the voters of `configuration`.
+
+        Raises:
+            ProofRefusedError: ``ledger.proof.*``.
+            InvalidCertificateError: ``wire.certificate.*``.
+        """
+        if self.configuration.incoming is None:
+            raise _refuse("a change is none: its configuration is not joint", None, None)
+        verify_block_certificate(self.certificate, self.header, self.configuration)
 
     def to_value(self) -> tuple[Value, ...]:
         """Return the wire form."""
@@ -67,14 +91,27 @@ class ConfigurationChange:
         )
 
 
+def change_from_value_untrusted(value: object) -> ConfigurationChange | Recovery:
+    """Return the finished change or the recovery that stands in a proof or a row; nothing is verified. Raises `MalformedError`."""
+    values = as_tuple(value, "configuration change")
+    if len(values) == RECOVERY_FIELDS:
+        return Recovery.from_value_untrusted(values)
+    return ConfigurationChange.from_value_untrusted(values)
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigurationProof:
     """Leads from the founding validators to a configuration. It proves nothing without a certified header under that configuration."""
 
-    changes: tuple[ConfigurationChange, ...]
-    """Every finished change since the founding, oldest first."""
+    changes: tuple[ConfigurationChange | Recovery, ...]
+    """Every finished change and every recovery since the founding, oldest first."""
     configuration: Configuration
     """What it leads to."""
+
+    @property
+    def recoveries(self) -> tuple[Recovery, ...]:
+        """The recoveries among the changes: whoever follows this proof believes them."""
+        return tuple(each for each in self.changes if isinstance(each, Recovery))
 
     @property
     def is_founding(self) -> bool:
@@ -91,7 +128,7 @@ class ConfigurationProof:
         changes, configuration = as_tuple(value, name, length=2)
         return cls(
             tuple(
-                ConfigurationChange.from_value_untrusted(each)
+                change_from_value_untrusted(each)
                 for each in as_tuple(changes, "changes", length_max=CONFIGURATION_CHANGES_MAX)
             ),
             decode_configuration_untrusted(as_bytes(configuration, "configuration", bytes_max=CONFIGURATION_BYTES_MAX)),
@@ -106,8 +143,8 @@ class ConfigurationRow:
     """The height of the row before, or None for the first."""
     configuration: Configuration
     """What holds from this height on."""
-    change: ConfigurationChange | None
-    """The change that this block ended, or None."""
+    change: ConfigurationChange | Recovery | None
+    """The change that this block ended, the recovery that it is, or None."""
 
     def writes(self, height: int) -> WriteSet:
         """Return the rows that make this the newest, of block `height`."""
@@ -136,7 +173,7 @@ def read_configuration_row(reader: Reader, height: int) -> ConfigurationRow:
         return ConfigurationRow(
             as_optional(before, "before", _as_height),
             decode_configuration_untrusted(as_bytes(configuration, "configuration")),
-            as_optional(change, "change", ConfigurationChange.from_value_untrusted),
+            None if change is None else change_from_value_untrusted(change),
         )
     except RejectedError as error:
         raise LedgerCorruptionError(
@@ -156,7 +193,7 @@ def build_configuration_proof(reader: Reader, height: int) -> ConfigurationProof
     """
     at = newest_configuration_height(reader)
     configuration: Configuration | None = None
-    changes: list[ConfigurationChange] = []
+    changes: list[ConfigurationChange | Recovery] = []
     while at is not None:
         row = read_configuration_row(reader, at)
         if at <= height:
@@ -185,16 +222,14 @@ def verify_configuration_proof(proof: ConfigurationProof, chain_id: str, founder
     trusted = founders
     height = 0
     for index, change in enumerate(proof.changes):
-        header, incoming = change.header, change.configuration.incoming
+        header = change.header
         if header.chain_id != chain_id:
             raise _refuse(f"change {index} is of another network", chain_id, header.chain_id)
         if header.height <= height:
             raise _refuse(f"change {index} is not later than the one before", f"above {height}", header.height)
-        if incoming is None:
-            raise _refuse(f"change {index} is none: its configuration is not joint", None, None)
         _check_follows(change.configuration, trusted, f"change {index}")
-        verify_block_certificate(change.certificate, header, change.configuration)
-        trusted, height = incoming, header.height
+        change.verify()
+        trusted, height = change.after, change.since
     _check_follows(proof.configuration, trusted, "the configuration")
     return proof.configuration
 

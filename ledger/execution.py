@@ -22,7 +22,10 @@ from ledger.executed import FIRST, ExecutedLink
 from ledger.keyspace import Reader, Table, WriteSet
 from ledger.limits import NOT_AFTER_WINDOW_MAX
 from ledger.records import REMOVED, REVOKED, SUSPENDED, Configuration, KeyRecord, Record, TransactionChain
+from ledger.recovery import Recovery
+from ledger.recovery_block import check_recovery_transaction
 from ledger.rules import Context, Effects, apply_rule, settle_validators
+from ledger.rules_validator import recover_validators
 from ledger.signers import find_signing_key
 from ledger.state import PolicyVersion, StateView, Tip
 from ledger.state_tree import update
@@ -143,7 +146,9 @@ class Execution:
             raise _refuse(
                 "wrong_chain", "the transaction is for another network", self.network.chain_id, transaction.chain_id
             )
-        if len(transaction.raw) > self.network.transaction_bytes_max:
+        body = transaction.body
+        # What many administrators sign may be longer than what a network lets one person say.
+        if len(transaction.raw) > self.network.transaction_bytes_max and not isinstance(body, Recovery):
             raise _refuse(
                 "too_large",
                 "the transaction is too long for this network",
@@ -163,7 +168,9 @@ class Execution:
             )  # fmt: skip
         if transaction.tx_id in self._duplicates or self._reader.get(Table.TX_INDEX, transaction.tx_id) is not None:
             raise _refuse("duplicate", "the transaction was executed already", actual=transaction.tx_id)
-        body = transaction.body
+        if isinstance(body, Recovery):
+            check_recovery_transaction(transaction, body, self._template, self._tip.block_hash)
+            return recover_validators(self._draft, height, body)
         if isinstance(body, ValidatorSettle):
             return self._check_settlement(transaction, body, verified=verified)
         key = self._draft.key(transaction.signer_key_id)
@@ -287,11 +294,13 @@ class Execution:
         tx_ids = tuple(each.tx_id for each in self._transactions)
         return ExecutedLink(self._template.height, before, self._tip.frontier.size, tx_ids)
 
-    def _ended_change(self) -> ConfigurationChange | None:
+    def _ended_change(self) -> ConfigurationChange | Recovery | None:
         """Return the change of the validators that this block ends. It began in an earlier block, because that one had to be certified."""
         for transaction in self._transactions:
-            if isinstance(transaction.body, ValidatorSettle):
-                body = transaction.body
+            body = transaction.body
+            if isinstance(body, Recovery):
+                return body
+            if isinstance(body, ValidatorSettle):
                 return ConfigurationChange(StateView(self._reader).configuration(), body.header, body.certificate)
         return None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from ledger.bodies import ValidatorSettle
 from ledger.certificate import verify_block_certificate
 from ledger.configuration import Configuration, RetiredValidator
-from ledger.keyspace import VALIDATORS_KEY, organisation_key, retired_key
+from ledger.keyspace import VALIDATORS_KEY, identity_key, organisation_key, retired_key
 from ledger.membership import change_configuration, retired_between, settle_configuration
 from ledger.records import ACTIVE, Record
+from ledger.recovery import Recovery
 from ledger.rules_common import Context, Effects, refuse
 from ledger.rules_organisation import find_member
 from ledger.state import StateView
@@ -72,6 +73,20 @@ def settle_validators(view: StateView, height: int, term: int, body: ValidatorSe
     verify_block_certificate(body.certificate, body.header, configuration)
     changed = settle_configuration(configuration)
     return Effects(_records(configuration, changed, height), (VALIDATORS_KEY,))
+
+
+def recover_validators(view: StateView, height: int, recovery: Recovery) -> Effects:
+    """Return the configuration that a recovery, which holds, brings: its voters, and nobody else; everybody who is not among them has left.
+
+    Raises:
+        RejectedError: ``ledger.recovery.key_retired``: a key left the network before, and never comes back.
+    """
+    for voter in recovery.after:
+        if view.retired_validator(voter.key_id) is not None:
+            raise refuse("recovery.key_retired", f"the key of {voter.name} has left this network", actual=voter.key_id)
+    records = _records(view.configuration(), recovery.statement.configuration, height)
+    signers = (identity_key(each.identity_id) for each in recovery.approvals)
+    return Effects(records, (VALIDATORS_KEY, *signers))
 
 
 def _records(before: Configuration, after: Configuration, height: int) -> dict[bytes, Record]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ledger.bodies import ValidatorSettle
 from ledger.records import KeyRecord
+from ledger.recovery import Recovery
 from ledger.state import StateView
 from ledger.transaction import Transaction
 from wire.keys import PublicKey
@@ -17,6 +18,8 @@ def find_signing_key(view: StateView, transaction: Transaction) -> KeyRecord | P
 
     A node's key counts while it has a vote: as long as the configuration says so, and no record of an identity is asked.
     """
+    if isinstance(transaction.body, Recovery):
+        return None  # Who signed stands in it, and its rule asks.
     if isinstance(transaction.body, ValidatorSettle):
         return view.configuration().members.get(transaction.signer_key_id)
     return view.key(transaction.signer_key_id)

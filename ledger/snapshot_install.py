@@ -38,6 +38,7 @@ from ledger.limits import SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNK_ROWS_MAX
 from ledger.log_rows import frontier_rows
 from ledger.record import RECORD_BYTES_MAX
 from ledger.records import TransactionChain
+from ledger.recovery import Recovery
 from ledger.snapshot import SNAPSHOT_VERSION, Row, SnapshotManifest, malformed, refuse_snapshot, verify_manifest
 from ledger.state import Tip
 from ledger.state_tree import read_root, update
@@ -232,8 +233,9 @@ class SnapshotInstaller:
         writes[Table.BLOCK, height_key(0)] = founding.raw
         before: int | None = None
         for change in manifest.configuration.changes:
-            writes.update(ConfigurationRow(before, change.configuration, change).writes(change.header.height))
-            before = change.header.height
+            configuration = change.statement.configuration if isinstance(change, Recovery) else change.configuration
+            writes.update(ConfigurationRow(before, configuration, change).writes(change.since))
+            before = change.since
         writes.update(ConfigurationRow(before, manifest.configuration.configuration, None).writes(height))
         writes.update(frontier_rows(manifest.frontier))
         writes[Table.META, TIP_KEY] = Tip(header, block_hash, manifest.frontier).encode()

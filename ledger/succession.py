@@ -14,6 +14,7 @@ from ledger.block import Block, Header, check_proposer_signature, hash_election
 from ledger.configuration import Configuration
 from ledger.errors import BlockRefusedError
 from ledger.limits import TIME_AHEAD_MS_MAX
+from ledger.recovery_block import is_recovery_block, recovery_refusals, unexpected_recovery
 from ledger.state import Tip
 from wire.certificate import ElectionCertificate, decode_election_certificate_untrusted, verify_election_quorums
 from wire.errors import RejectedError, show_value
@@ -30,6 +31,8 @@ def header_refusals(
         block: From anybody.
         now_ms: The caller's clock, or None.
     """
+    if now_ms is not None and is_recovery_block(block.header):
+        yield unexpected_recovery(block.header)
     yield from link_refusals(tip, block, now_ms=now_ms)
     yield from validator_refusals(tip, configuration, block)
 
@@ -54,6 +57,10 @@ def link_refusals(tip: Tip, block: Block, *, now_ms: int | None) -> Iterator[Blo
 def validator_refusals(tip: Tip, configuration: Configuration, block: Block) -> Iterator[BlockRefusedError]:
     """Yield every way in which the validators' signatures do not stand behind the block's proposer."""
     header = block.header
+    if is_recovery_block(header):
+        for sentence, error in recovery_refusals(tip.block_hash, configuration, block):
+            yield refuse_block("recovery", header, sentence, cause="" if error is None else error.code)
+        return
     proposer = configuration.proposers.get(header.proposer)
     if proposer is None:
         yield refuse_block("unknown_proposer", header, "was not proposed by a validator", None, header.proposer)

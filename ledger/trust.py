@@ -19,6 +19,7 @@ from ledger.configuration import Configuration
 from ledger.configuration_history import ConfigurationChange, ConfigurationProof, verify_configuration_proof
 from ledger.errors import ProofRefusedError
 from ledger.genesis import Genesis
+from ledger.recovery import Recovery
 from wire.certificate import CommitCertificate
 
 _GET_NEWER: Final = "ask for the proof under a header that is not older than the checkpoint"
@@ -112,19 +113,22 @@ def follow_configuration(trusted: TrustedHead, proof: ConfigurationProof) -> tup
     changes = proof.changes if trusted.header is None else _changes_since(trusted, proof)
     later = ConfigurationProof(changes, proof.configuration)
     configuration = verify_configuration_proof(later, trusted.chain_id, trusted.configuration.voters)
-    return configuration, changes[-1].header.height if changes else 0
+    return configuration, changes[-1].since if changes else 0
 
 
-def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[ConfigurationChange, ...]:
+def _changes_since(trusted: TrustedHead, proof: ConfigurationProof) -> tuple[ConfigurationChange | Recovery, ...]:
     """Return the changes that were finished after the trusted head."""
     if trusted.configuration.is_joint:
         # The change under way at the head: its header may be older than the head, its end is not.
         for index, change in enumerate(proof.changes):
             if change.configuration == trusted.configuration:
                 return proof.changes[index:]
-    later = tuple(change for change in proof.changes if change.header.height > trusted.height)
+    later = tuple(change for change in proof.changes if change.since > trusted.height)
     first = later[0].configuration.voters if later else proof.configuration.voters
     if first != trusted.configuration.voters:
+        for recovery in proof.recoveries:
+            if recovery.since <= trusted.height:
+                raise _abandoned(trusted, recovery)
         raise _leads_elsewhere(trusted)
     return later
 
@@ -137,6 +141,16 @@ def _check_later(header: Header, above: int) -> None:
             expected=f"above {above}",
             actual=header.height,
         )
+
+
+def _abandoned(trusted: TrustedHead, recovery: Recovery) -> ProofRefusedError:
+    signers = ", ".join(each.identity_id for each in recovery.approvals)
+    return ProofRefusedError(
+        "ledger.proof.abandoned",
+        f"the network was recovered at height {recovery.since}, which gave up what was certified from there on up to the trusted height"
+        f" {trusted.height}",
+        hint=f"ask those who signed the recovery ({signers}); who accepts it begins anew from a checkpoint of the recovered chain",
+    )
 
 
 def _leads_elsewhere(trusted: TrustedHead) -> ProofRefusedError:

@@ -30,6 +30,7 @@ DOMAIN_CHECKPOINT: Final = b"patchwarden/checkpoint/1"
 DOMAIN_SNAPSHOT: Final = b"patchwarden/snapshot/1"
 DOMAIN_PEER: Final = b"patchwarden/peer/1"
 DOMAIN_EXECUTED: Final = b"patchwarden/executed/1"
+DOMAIN_RECOVERY: Final = b"patchwarden/recovery/1"
 
 DOMAIN_BYTES_MAX: Final = 255
 """A domain's length is hashed as one byte."""
@@ -82,5 +83,6 @@ _PREFIXES: Final = {
         DOMAIN_SNAPSHOT,
         DOMAIN_PEER,
         DOMAIN_EXECUTED,
+        DOMAIN_RECOVERY,
     )
 }

@@ -101,7 +101,7 @@ def test_a_state_is_read_in_its_one_form_only(chain: Chain) -> None:
     assert isinstance(values, tuple)
     policy = SetPolicy("", ()).to_value()
     for position, wrong in (
-        (0, 2),
+        (0, 1),
         (1, -1),
         (4, b"no tip"),
         (5, None),
@@ -114,6 +114,7 @@ def test_a_state_is_read_in_its_one_form_only(chain: Chain) -> None:
         (10, (((1, 2, "", "", "", None),), (), (), (), ())),
         (10, ((), (), (), ((1, "a", "b"),), ())),
         (11, "many"),
+        (12, ((1, 2),)),
     ):
         with pytest.raises(AuditStateError) as caught:
             decode_audit_state_untrusted(encode((*values[:position], wrong, *values[position + 1 :])))

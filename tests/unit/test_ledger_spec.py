@@ -10,9 +10,11 @@ SHORT = {
     "execution.py": (r'_refuse\(\s*"(\w+)"', "ledger.tx."),
     "succession.py": (r'refuse_block\(\s*"(\w+)"', "ledger.block."),
     "transition.py": (r'refuse_block\(\s*"(\w+)"', "ledger.block."),
+    "recovery.py": (r'_refuse\(\s*"(\w+)"', "ledger.recovery."),
+    "recovery_block.py": (r'_refuse\(\s*"(\w+)"', "ledger.recovery."),
     "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
-PAGES = ("ledger.md", "proofs.md", "accountability.md")
+PAGES = ("ledger.md", "proofs.md", "accountability.md", "recovery.md")
 SNAPSHOT = re.compile(r'\brefuse_snapshot\(\s*"(\w+)"')
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')

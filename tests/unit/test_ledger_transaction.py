@@ -14,7 +14,8 @@ from ledger.errors import TransactionRefusedError
 from ledger.genesis import genesis_block
 from ledger.limits import POLICY_BYTES_MAX, ROLES_MAX
 from ledger.transaction import build_transaction, check_signatures, decode_transaction_untrusted, signature_job
-from tests.testkit.ledger import key_of, make_certificate, make_genesis, validator
+from tests.testkit.ledger import Chain, key_of, make_certificate, make_genesis, validator
+from tests.testkit.recovery import make_recovery
 from wire.codec import Value, decode_untrusted, encode
 from wire.errors import MalformedError, RejectedError
 from wire.hashing import DOMAIN_TRANSACTION, hash_domain
@@ -27,7 +28,11 @@ SPKI = key_of("somebody").public_key.spki
 KEY = key_of("signer")
 GENESIS = genesis_block(make_genesis())[0]
 
+CHAIN = Chain()
+CHAIN.commit()
+
 EVERY_BODY: tuple[Body, ...] = (
+    make_recovery(CHAIN),
     bodies.IdentityRegister("a@b", "Name", ("attestor:x", "developer"), SPKI, (b"der",)),
     bodies.IdentityUpdateRoles("a@b", ("host",)),
     bodies.IdentityRotateKey("a@b", D1, SPKI),
