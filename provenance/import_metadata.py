@@ -9,11 +9,11 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from provenance.import_model import ForeignMetadata
+from provenance.import_model import ForeignMetadata, Note
 from provenance.limits import (
     DESCRIPTION_BYTES_MAX,
     EMAIL_BYTES_MAX,
@@ -27,6 +27,10 @@ HEADER_BYTES_MAX: Final = 256 * 1024
 """Text before the diff that is looked at; a commit message is smaller by orders of magnitude."""
 ORIGIN_BYTES_MAX: Final = 512
 """The origin, cut like a reference."""
+TRAILER_BYTES_MAX: Final = 512
+"""One line such as `Signed-off-by: …`."""
+NOTE_BYTES_MAX: Final = 120
+"""How much of a line a note shows."""
 
 _CHARSETS: Final = frozenset(
     [
@@ -43,9 +47,24 @@ _ENCODED_WORD: Final = re.compile(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20}
 _BETWEEN_ENCODED_WORDS: Final = re.compile(r"(\?=)[ \t]+(?==\?)")
 _FIELD: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,60}):(?:[ \t](.*)|)")
 _BODY_FIELDS: Final = re.compile(
-    r"(?i)description|subject|author|from|origin|bug(?:-[a-z0-9]+)?|forwarded|applied-upstream|last-update|reviewed-by|acked-by"
-    r"|closes|link|fixes|signed-off-by|co-authored-by|date"
+    r"(?i)description|subject|author|from|origin|bug(?:-[a-z0-9]+)?|forwarded|applied-upstream|last-update"
+    r"|closes|link|fixes|date|cc|[a-z]+(?:-[a-z]+){0,3}-by"
 )
+_TRAILER: Final = re.compile(
+    r"(?i)author|bug(?:-[a-z0-9]+)?|origin|applied-upstream|forwarded|last-update|closes|link|fixes|date|cc|[a-z]+(?:-[a-z]+){0,3}-by"
+)
+"""Fields that stay as lines below the description, unless they are the author or the origin itself."""
+_MAIL_ROUTE: Final = re.compile(
+    r"(?i)to|received|message-id|in-reply-to|references|mime-version|content-.*|x-.*|list-.*|return-path|delivered-to|sender"
+    r"|reply-to|user-agent|dkim-.*|arc-.*|authentication-results|precedence|errors-to|received-spf"
+)
+"""Fields of a mail that say how it travelled."""
+_MAIL_START: Final = re.compile(r"From ([0-9a-f]{40,64}) [A-Z][a-z]{2} [A-Z][a-z]{2} ")
+_NUMBER: Final = re.compile(r"\b([0-9]{1,4})/([0-9]{1,4})\b")
+_DIFF_STAT: Final = re.compile(
+    r"\s*| [^|]+\|\s+(?:[0-9]+(?: [+-]*)?|Bin.*)| [0-9]+ files? changed.*| (?:create|delete) mode .*| (?:rename|copy) .*| mode change .*"
+)
+"""What git prints between `---` and the diff, which the exact diff says itself."""
 _TAG: Final = re.compile(r"\[[^\]\[]{0,80}PATCH[^\]\[]{0,80}\]\s*", re.IGNORECASE)
 _PERSON: Final = re.compile(r"\s*\"?([^<\"]*?)\"?\s*<([^<>\s]+)>")
 _CVE: Final = re.compile(r"(?i)\bCVE-[0-9]{4}-[0-9]{4,19}\b")
@@ -64,19 +83,41 @@ _UNSHOWN: Final = re.compile(
 
 
 @dataclass(slots=True)
+class _Field:
+    """One `Name: value` of a header."""
+
+    name: str
+    """As written."""
+    value: list[str]
+    """Its first line, then its continuation lines without the leading blank."""
+    line: int
+    """1-based."""
+    taken: bool = False
+    """Whether a part of the metadata holds it."""
+
+    @property
+    def text(self) -> str:
+        """The value as one line."""
+        return " ".join(line.strip() for line in self.value if line.strip())
+
+
+@dataclass(slots=True)
 class _Header:
     """A header taken apart: fields by lower-case name in order, and what is none of them."""
 
-    fields: list[tuple[str, list[str]]] = field(default_factory=list)
-    """Name and value; the value's first line, then its continuation lines without the leading blank."""
+    fields: list[_Field] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
+    commit: str = ""
+    """The name of the commit that git's mail form begins with; "" for none."""
+    notes: list[Note] = field(default_factory=list)
 
     def find(self, *names: str) -> list[str] | None:
-        """Return the lines of the first field with the first of the names that occurs."""
+        """Return the lines of the first field with the first of the names that occurs; from then on the field counts as taken."""
         for name in names:
-            for known, value in self.fields:
-                if known == name:
-                    return value
+            for each in self.fields:
+                if each.name.lower() == name:
+                    each.taken = True
+                    return each.value
         return None
 
     def text(self, *names: str) -> str:
@@ -95,17 +136,26 @@ def read_metadata(header: bytes, file_name: str = "") -> ForeignMetadata:
     """
     text = _decode_text(header[:HEADER_BYTES_MAX])
     parts = _take_apart(text.split("\n"))
+    if len(header) > HEADER_BYTES_MAX:
+        parts.notes.append(Note(text.count("\n") + 1, f"not taken over: the header beyond {HEADER_BYTES_MAX} bytes"))
+    subject = parts.find("subject")
     title, description = _title_and_description(parts)
     name, email = _author(parts)
     references = _references(f"{file_name}\n{text}", parts)
+    origin = parts.text("origin", "applied-upstream") or (parts.commit and f"commit {parts.commit}")
+    trailers = tuple(_trailers(parts))
     return ForeignMetadata(
-        title=_clean_line(title, TITLE_BYTES_MAX),
+        # "=?" in a title could be decoded by a mail reader; no title may have it.
+        title=_clean_line(title.replace("=?", "= ?"), TITLE_BYTES_MAX),
         description=_clean(description, DESCRIPTION_BYTES_MAX),
         author_name=_clean_line(name, PERSON_NAME_BYTES_MAX),
         author_email=_clean_line(email, EMAIL_BYTES_MAX),
         references=references,
-        origin=_clean_line(parts.text("origin", "applied-upstream"), ORIGIN_BYTES_MAX),
+        origin=_clean_line(origin, ORIGIN_BYTES_MAX),
         category=_guess_category(title, text, references),
+        trailers=trailers,
+        number=_number(subject),
+        notes=tuple(sorted(parts.notes, key=lambda note: note.line)),
     )
 
 
@@ -144,25 +194,28 @@ def _take_apart(lines: Sequence[str]) -> _Header:
     """Split the header in fields and body. A first block of `Name: value` lines may hold any field, the text after it only known ones."""
     parts = _Header()
     in_block = True
-    value: list[str] | None = None
-    for number, line in enumerate(lines):
+    open_field: _Field | None = None
+    for number, line in enumerate(lines, 1):
         if line == "---":
+            _skip_comment(lines, number, parts)
             break
-        if number == 0 and line.startswith("From "):
+        if number == 1 and line.startswith("From "):
+            match = _MAIL_START.match(line)
+            parts.commit = match[1] if match is not None and match[1].strip("0") else ""
             continue
         if line.startswith("#"):
-            _take_comment(line, parts)
+            _take_comment(line, number, parts)
             continue
         if _DIFF_NOISE.fullmatch(line):
             continue
-        if value is not None and line[:1] in (" ", "\t") and line.strip():
-            value.append("" if line.strip() == "." else line[1:])
+        if open_field is not None and line[:1] in (" ", "\t") and line.strip():
+            open_field.value.append("" if line.strip() == "." else line[1:])
             continue
-        value = None
+        open_field = None
         match = _FIELD.fullmatch(line)
         if match is not None and (in_block or _BODY_FIELDS.fullmatch(match[1])):
-            value = [(match[2] or "").strip()]
-            parts.fields.append((match[1].lower(), value))
+            open_field = _Field(match[1], [(match[2] or "").strip()], number)
+            parts.fields.append(open_field)
             continue
         if in_block and not line.strip():
             in_block = not parts.fields  # blank lines before the first field belong to no block
@@ -172,12 +225,47 @@ def _take_apart(lines: Sequence[str]) -> _Header:
     return parts
 
 
-def _take_comment(line: str, parts: _Header) -> None:
+def _skip_comment(lines: Sequence[str], number: int, parts: _Header) -> None:
+    """Note what stands between `---` and the diff: words to the reviewers of a mail, which no commit has either."""
+    for after, line in enumerate(lines[number:], number + 1):
+        if _DIFF_STAT.fullmatch(line) is None and _DIFF_NOISE.fullmatch(line) is None:
+            parts.notes.append(Note(after, f"not taken over, it stands below '---': {_show(line)}"))
+
+
+def _take_comment(line: str, number: int, parts: _Header) -> None:
     """Keep what dpatch's comments say."""
     if (match := _DPATCH_TEXT.match(line)) is not None:
         parts.body.append(line[match.end() :].strip())
     elif (match := _DPATCH_AUTHOR.fullmatch(line)) is not None:
-        parts.fields.append(("author", [match[1]]))
+        parts.fields.append(_Field("author", [match[1]], number))
+    elif line.strip("# "):
+        parts.notes.append(Note(number, f"not taken over, it is a comment: {_show(line)}"))
+
+
+def _trailers(parts: _Header) -> Iterator[str]:
+    """Yield the fields that stay as lines, and note those that are lost; all others are taken by now."""
+    for each in parts.fields:
+        if each.taken or not each.text:
+            continue
+        if _TRAILER.fullmatch(each.name) is not None:
+            line = _clean_line(f"{each.name}: {decode_words(each.text)}", TRAILER_BYTES_MAX)
+            yield line
+            if line.endswith("…"):
+                parts.notes.append(Note(each.line, f"cut to {TRAILER_BYTES_MAX} bytes: {_show(each.name)}"))
+        else:
+            how = "how the mail travelled" if _MAIL_ROUTE.fullmatch(each.name) else "a field without a place"
+            parts.notes.append(Note(each.line, f"not taken over, {how}: {_show(f'{each.name}: {each.text}')}"))
+
+
+def _number(subject: Sequence[str] | None) -> tuple[int, int] | None:
+    """Return the n and m of `[PATCH n/m]`."""
+    tag = _TAG.match(decode_words(" ".join(subject))) if subject else None
+    match = None if tag is None else _NUMBER.search(tag[0])
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def _show(text: str) -> str:
+    return _clean_line(text, NOTE_BYTES_MAX)
 
 
 def _title_and_description(parts: _Header) -> tuple[str, list[str]]:
@@ -209,16 +297,23 @@ def _references(text: str, parts: _Header) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for match in _CVE.finditer(text):
         found[match[0].upper()] = None
-    for name, value in parts.fields:
-        if name == "bug" or name.startswith("bug-") or name in ("closes", "link", "fixes"):
-            for match in _URL.finditer(" ".join(value)):
-                found[match[0].rstrip(".;)")] = None
-    allowed = (
-        reference
-        for reference in found
-        if len(reference.encode()) <= REFERENCE_BYTES_MAX and _UNSHOWN.search(reference) is None
-    )
-    return tuple(unicodedata.normalize("NFC", reference) for reference in list(allowed)[:REFERENCES_MAX])
+    for each in parts.fields:
+        name = each.name.lower()
+        if name != "bug" and not name.startswith("bug-") and name not in ("closes", "link", "fixes"):
+            continue
+        urls = [match[0].rstrip(".;)") for match in _URL.finditer(each.text)]
+        rest = each.text
+        for url in urls:
+            rest = rest.replace(url, "")
+            if len(url) > REFERENCE_BYTES_MAX or not url.isascii() or _UNSHOWN.search(url) is not None:
+                parts.notes.append(Note(each.line, f"not taken over, no URL that a reference can be: {_show(url)}"))
+            else:
+                found[url] = None
+        # A URL or a CVE id alone is a reference; with more words around, such as a commit and its title, the line stays besides.
+        each.taken = not _CVE.sub("", rest).strip(" ,;.()")
+    if len(found) > REFERENCES_MAX:
+        parts.notes.append(Note(1, f"not taken over: {len(found) - REFERENCES_MAX} references beyond {REFERENCES_MAX}"))
+    return tuple(list(found)[:REFERENCES_MAX])
 
 
 def _guess_category(title: str, text: str, references: Iterable[str]) -> str:

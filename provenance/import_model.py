@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from provenance.diff_model import FileState
+from provenance.limits import DESCRIPTION_BYTES_MAX
+from wire.limits import KIBIBYTE
+
+CREDITS_BYTES_MAX: Final = 8 * KIBIBYTE
+"""What other people than the signer say in the reason: author, origin, sign-offs; the description keeps the rest of its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing of a foreign patch that is not taken over as it stands there."""
+
+    line: int
+    """1-based line of the patch."""
+    text: str
+    """What becomes of it; a text that a terminal may show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,33 @@ class ForeignMetadata:
     """Where the patch comes from, as DEP-3's `Origin` says it; may be ""."""
     category: str
     """A guess: `security-update`, `feature` or `bug-fix`."""
+    trailers: tuple[str, ...] = ()
+    """Lines such as `Signed-off-by: A <a@b.c>`, `Fixes: 1234 ("title")` or DEP-3's `Forwarded: no`, in the order of the header."""
+    number: tuple[int, int] | None = None
+    """The n and m of `[PATCH n/m]`."""
+    notes: tuple[Note, ...] = ()
+    """Lines of the header that are not taken over."""
+
+    @property
+    def reason(self) -> str:
+        """The description with who wrote, passed on and reviewed the patch: what the signer's own `description` says of it."""
+        author = f"{self.author_name} <{self.author_email}>" if self.author_email else self.author_name
+        credits = [f"Author: {author}"] if author else []
+        credits += [f"Origin: {self.origin}"] if self.origin else []
+        below, size = [], 0
+        for line in (*credits, *self.trailers):
+            size += len(line.encode()) + 1
+            if size > CREDITS_BYTES_MAX:
+                break
+            below.append(line)
+        room = DESCRIPTION_BYTES_MAX - min(size, CREDITS_BYTES_MAX) - 2
+        description = self.description.encode()
+        if len(description) > room:
+            mark = "…"
+            description = (
+                description[: room - len(mark.encode())].decode("utf-8", "ignore").rstrip().encode() + mark.encode()
+            )
+        return "\n\n".join(part for part in (description.decode(), "\n".join(below)) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +134,8 @@ class ForeignPatch:
 
     metadata: ForeignMetadata
     files: tuple[ForeignFile, ...]
+    notes: tuple[Note, ...] = ()
+    """What the reader put right or left out below the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +163,8 @@ class Rebased:
     """Leading components that the names of the patch have in front of the base's paths: 0 or 1."""
     moves: tuple[Move, ...]
     """Hunks whose lines have moved, for a person to look at."""
+    notes: tuple[Note, ...] = ()
+    """What the exact diff says otherwise than the patch."""
 
 
 def _strip_return(line: bytes) -> bytes:

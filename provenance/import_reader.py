@@ -9,7 +9,7 @@ from typing import Final
 
 from provenance.diff_model import MODES
 from provenance.errors import ImportRefusedError
-from provenance.import_model import ForeignFile, ForeignHunk
+from provenance.import_model import ForeignFile, ForeignHunk, Note
 
 TRAILING_BLANKS_MAX: Final = 3
 """Blank context lines that may be missing at the very end: mail programs cut them, and every tool puts them back."""
@@ -17,6 +17,12 @@ TRAILING_BLANKS_MAX: Final = 3
 NAME_LINE_BYTES_MAX: Final = 8192
 """What stands after `--- ` or `+++ `: the longest path in octal escapes with a date, and twice that."""
 
+NOTES_MAX: Final = 200
+"""Lines about one patch that a person may still want to read."""
+_NOTE_BYTES_MAX: Final = 120
+
+_NOISE: Final = re.compile(rb"Index:? .*|=+|diff .*|-- ?|[0-9]+\.[0-9][^ ]*(?: \([^()]*\))?|\s+|git-series .*|cgit .*")
+"""What diff programs print above a section, and a mail's signature with git's version."""
 _HUNK_HEADER: Final = re.compile(rb"@@ -([0-9]{1,9})(?:,([0-9]{1,9}))? \+([0-9]{1,9})(?:,([0-9]{1,9}))? @@")
 _MAIL_START: Final = re.compile(rb"From [0-9a-f]{40,64} [A-Z][a-z]{2} [A-Z][a-z]{2} ")
 _DATE: Final = re.compile(
@@ -58,6 +64,7 @@ class Reader:
         self.lines = lines
         self.index = 0
         self.mails = 0
+        self.notes: list[Note] = []
 
     @property
     def at_end(self) -> bool:
@@ -71,10 +78,13 @@ class Reader:
 
     def skip_text(self) -> int:
         """Go to the next section or the end, and return the index; what no section is must not be another kind of diff."""
+        first = self.index
         while not self.at_end:
             line = self.line()
             if self._is_section():
                 break
+            if first and line and _NOISE.fullmatch(line) is None:
+                self._note(self.index, f"not taken over, it stands between sections or below them: {_show(line)}")
             if _MAIL_START.match(line):
                 self.mails += 1
                 if self.mails > 1:
@@ -191,8 +201,10 @@ class Reader:
             mode = int(text, 8)
         except ValueError:
             raise refusal("mode", "a mode is 100644 or 100755", self.index, actual=text) from None
-        # Old git versions recorded group-writable files; git itself has long read them as 100644.
-        mode = 0o100644 if mode == 0o100664 else mode
+        if mode == 0o100664:
+            # Old git versions recorded group-writable files; git itself has long read them so.
+            self._note(self.index, "mode 100664 is read as 100644")
+            mode = 0o100644
         if mode not in MODES:
             raise refusal("mode", "only regular files with mode 100644 or 100755 are accepted", self.index, actual=text)
         return mode
@@ -261,6 +273,7 @@ class Reader:
             if self.at_end:
                 # Mail programs cut blank lines at the end; more than a few are no accident.
                 blanks += 1
+                self._note(self.index - 1, "a blank line cut off at the end is put back")
                 if blanks > TRAILING_BLANKS_MAX:
                     raise refusal("hunk_count", "a hunk has as many lines as its header says", at)
                 line = b" \n"
@@ -289,14 +302,33 @@ class Reader:
         line = self.lines[self.index]
         if line in (b"\n", b"\r\n"):
             line = b" " + line  # a blank context line whose only space was trimmed
+            self._note(self.index, "a blank context line gets its space back")
         if line[:1] not in (b" ", b"-", b"+"):
             raise refusal("hunk_line", "a hunk line begins with a space, '-' or '+'", self.index, actual=line)
         self.index += 1
         if not self.at_end and self.lines[self.index].startswith(b"\\ "):
             self.index += 1
             return line.removesuffix(b"\n")
+        if line.endswith(b"\n"):
+            return line
         # A patch whose last newline was cut is a common accident, and the marker above would say if it were meant.
-        return line if line.endswith(b"\n") else line + b"\n"
+        self._note(self.index - 1, "the newline cut off at the end of the patch is put back")
+        return line + b"\n"
+
+    def _note(self, index: int, text: str) -> None:
+        """Keep what is not taken over as it stands; beyond `NOTES_MAX` only that there is more."""
+        if len(self.notes) < NOTES_MAX:
+            self.notes.append(Note(index + 1, text))
+        elif len(self.notes) == NOTES_MAX:
+            self.notes.append(Note(index + 1, "more such lines follow"))
+
+
+def _show(line: bytes) -> str:
+    """Return a line as a terminal may show it, cut."""
+    return line[:_NOTE_BYTES_MAX].decode("ascii", "backslashreplace").translate(_UNPRINTABLE)
+
+
+_UNPRINTABLE: Final = dict.fromkeys((*range(32), 127), "?")
 
 
 def _is_epoch(date: re.Match[bytes]) -> bool:

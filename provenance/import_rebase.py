@@ -10,7 +10,7 @@ from provenance.diff_match import find_lines
 from provenance.diff_model import MODE_REGULAR, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import ImportRefusedError
-from provenance.import_model import ForeignFile, ForeignHunk, ForeignPatch, Move, Rebased
+from provenance.import_model import ForeignFile, ForeignHunk, ForeignPatch, Move, Note, Rebased
 from wire.errors import RejectedError
 
 SEARCH_LINES_MAX: Final = 50_000_000
@@ -75,19 +75,30 @@ class _Base:
         self._now: dict[str, FileState | None] = {}
         self._renames: dict[str, str] = {}
         self._moves: list[Move] = []
+        self._notes: list[Note] = []
+        self._lines: dict[str, int] = {}
         self._search_lines = 0
 
     def apply(self, foreign: ForeignPatch) -> Rebased:
         for file in foreign.files:
             self._apply_file(file)
         touched = {path for path, state in self._pre.items() if self._now[path] != state}
+        renames = {new: old for new, old in sorted(self._renames.items()) if self._is_plain_rename(old, new)}
+        for new in self._renames.keys() - renames.keys():
+            self._note(self._lines[new], f"a rename becomes a deletion and an addition: {new!a}")
+        for path in self._lines.keys() - touched:
+            self._note(self._lines[path], f"nothing of it is left, the file ends as it was: {path!a}")
         return Rebased(
             pre={path: self._pre[path] for path in sorted(touched)},
             post={path: self._now[path] for path in sorted(touched)},
-            renames={new: old for new, old in sorted(self._renames.items()) if self._is_plain_rename(old, new)},
+            renames=renames,
             strip=self._strip,
             moves=tuple(self._moves),
+            notes=tuple(sorted(self._notes, key=lambda note: note.line)),
         )
+
+    def _note(self, line: int, text: str) -> None:
+        self._notes.append(Note(line, text))
 
     def _is_plain_rename(self, old: str, new: str) -> bool:
         """Return whether a rename is still one after all sections, in a form that every tool reads."""
@@ -108,6 +119,9 @@ class _Base:
             self._apply_rename(file, file.rename_from, file.rename_to)
             return
         path = self._find_path(file)
+        if path in self._lines:
+            self._note(file.line, f"it joins the section of line {self._lines[path]} for the same file: {path!a}")
+        self._lines.setdefault(path, file.line)
         state = self._get(path)
         is_new = file.old_name is None or (state is None and _adds_whole_file(file.hunks))
         if is_new and state is not None:
@@ -133,7 +147,10 @@ class _Base:
             raise _refusal("exists", f"a file stands where another one should go: {target!a}", file.line)
         content = self._apply_hunks(file, state.content, source)
         self._now[target] = FileState(file.new_mode or state.mode, content)
-        if not file.is_copy:
+        self._lines.setdefault(target, file.line)
+        if file.is_copy:
+            self._note(file.line, f"a copy becomes an addition: {target!a}")
+        else:
             self._now[source] = None
             self._renames[target] = source
 
@@ -158,7 +175,9 @@ class _Base:
             return self._place(file.hunks, content, path)
         # The whole section has gone through a conversion to CR LF, or it really changes a file with such lines.
         try:
-            return self._place([hunk.without_carriage_returns() for hunk in file.hunks], content, path)
+            result = self._place([hunk.without_carriage_returns() for hunk in file.hunks], content, path)
+            self._note(file.line, f"carriage returns are taken off its lines: {path!a}")
+            return result
         except ImportRefusedError as refusal:
             if refusal.code != "provenance.import.mismatch":
                 raise

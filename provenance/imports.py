@@ -17,12 +17,13 @@ module                  holds
 
 from __future__ import annotations
 
+import binascii
 import re
 from typing import Final
 
 from provenance.errors import ImportRefusedError
 from provenance.import_metadata import read_metadata
-from provenance.import_model import ForeignFile, ForeignHunk, ForeignMetadata, ForeignPatch, Move, Rebased
+from provenance.import_model import ForeignFile, ForeignHunk, ForeignMetadata, ForeignPatch, Move, Note, Rebased
 from provenance.import_reader import Reader, refusal
 from provenance.import_rebase import rebase
 from wire.limits import PATCH_FILE_BYTES_MAX
@@ -33,6 +34,7 @@ __all__ = [
     "ForeignMetadata",
     "ForeignPatch",
     "Move",
+    "Note",
     "Rebased",
     "read_foreign_patch_untrusted",
     "rebase",
@@ -42,7 +44,11 @@ FOREIGN_LINES_MAX: Final = 2_000_000
 """Lines of one foreign patch, as many as a strict diff may have."""
 FOREIGN_FILES_MAX: Final = 20_000
 """Sections of one foreign patch."""
+MAIL_HEAD_BYTES_MAX: Final = 64 * 1024
+"""A mail's header, as far as its encoding is looked for."""
 _TRANSFER_ENCODING: Final = re.compile(rb"(?im)^content-transfer-encoding:[ \t]*(quoted-printable|base64)\b")
+_MULTIPART: Final = re.compile(rb"(?im)^content-type:[ \t]*multipart/")
+_DIFF_BEGINS: Final = re.compile(rb"(?m)^(?:diff --git |--- )")
 
 
 def read_foreign_patch_untrusted(data: bytes, *, file_name: str = "") -> ForeignPatch:
@@ -63,19 +69,16 @@ def read_foreign_patch_untrusted(data: bytes, *, file_name: str = "") -> Foreign
         )
     if data.count(b"\n") > FOREIGN_LINES_MAX:
         raise ImportRefusedError("provenance.import.size", "a patch has too many lines", expected=FOREIGN_LINES_MAX)
-    lines = [line + b"\n" for line in data.split(b"\n")]
+    decoded = _decode_mail(data)
+    lines = [line + b"\n" for line in decoded.split(b"\n")]
     last = lines.pop()[:-1]
     if last:
         lines.append(last)
     reader = Reader(lines)
+    if decoded is not data:
+        reader.notes.append(Note(1, "the mail's text was encoded; lines are counted as decoded"))
     header_end = reader.skip_text()
     header = b"".join(lines[:header_end])
-    if _TRANSFER_ENCODING.search(header) is not None:
-        raise ImportRefusedError(
-            "provenance.import.encoded_mail",
-            "the mail's text is encoded, and tools disagree about patches in it",
-            hint="Decode it first, for example with git mailinfo.",
-        )
     files: list[ForeignFile] = []
     while not reader.at_end:
         files.append(reader.read_section())
@@ -88,4 +91,32 @@ def read_foreign_patch_untrusted(data: bytes, *, file_name: str = "") -> Foreign
             "no unified diff was found",
             hint="Context, ed and normal diffs are not read; print the change with diff -u or git diff.",
         )
-    return ForeignPatch(read_metadata(header, file_name), tuple(files))
+    return ForeignPatch(read_metadata(header, file_name), tuple(files), tuple(reader.notes))
+
+
+def _decode_mail(data: bytes) -> bytes:
+    """Return a mail whose text is in quoted-printable or base64 with the text as it was meant; anything else as it is.
+
+    What comes out is read like any other foreign patch: only the exact diff taken from it is signed, so no tool decodes anything later.
+    """
+    head, blank, text = data[:MAIL_HEAD_BYTES_MAX].partition(b"\n\n")
+    encoding = _TRANSFER_ENCODING.search(head)
+    if not blank or encoding is None or _DIFF_BEGINS.search(head) is not None:
+        return data
+    if _MULTIPART.search(head) is not None:
+        raise ImportRefusedError(
+            "provenance.import.encoded_mail",
+            "the mail has several encoded parts, and tools disagree about patches in them",
+            hint="Decode it first, for example with git mailinfo.",
+        )
+    text = data[len(head) + len(blank) :]
+    try:
+        if encoding[1].lower() == b"base64":
+            text = binascii.a2b_base64(text)
+        else:
+            text = binascii.a2b_qp(text)
+    except binascii.Error as error:
+        raise ImportRefusedError(
+            "provenance.import.encoded_mail", f"the mail's text is not what its header says: {error}"
+        ) from None
+    return head + blank + text

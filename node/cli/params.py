@@ -45,3 +45,4 @@ FILE_OR_DASH: Final = click.Path(path_type=Path, dir_okay=False, allow_dash=True
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 EXISTING_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, exists=True)
 PATH: Final = click.Path(path_type=Path)
+PATH_OR_DASH: Final = click.Path(path_type=Path, allow_dash=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +14,15 @@ import click
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, PATH
+from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from provenance.diff_model import Diff
     from provenance.imports import ForeignMetadata
     from provenance.metadata import CreatorIdentity, Reason
+    from provenance.verify import VerifiedPatch
     from wire.keys import Signer
 
 CATEGORIES: Final = ("bug-fix", "security-update", "feature")
@@ -48,9 +50,15 @@ _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
     "--diff",
     "diff_path",
     type=FILE_OR_DASH,
-    required=True,
     metavar="FILE",
     help="The unified diff, - for standard input.",
+)
+@click.option(
+    "--set",
+    "set_path",
+    type=EXISTING_DIRECTORY,
+    metavar="DIR",
+    help="Instead of --diff: a series that `patch import` made; each patch gets the one before it as prerequisite.",
 )
 @click.option(
     "--base",
@@ -64,7 +72,11 @@ _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
     metavar="TEXT",
     help="Why: the first line is the title, the rest the description. Default: the header in front of the diff.",
 )
-@click.option("--category", type=click.Choice(CATEGORIES), required=True, help="What kind of change it is.")
+@click.option(
+    "--category",
+    type=click.Choice(CATEGORIES),
+    help="What kind of change it is. Default with --set: what set.json says of each.",
+)
 @click.option("--reference", "references", multiple=True, metavar="CVE|URL", help="A CVE id or a URL; several times.")
 @click.option(
     "--component", metavar="NAME", help="The changed component: a package URL or a name. Default: the base's name."
@@ -106,7 +118,13 @@ _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
     help="A patch that must be applied before; several times.",
 )
 @click.option("--not-after", metavar="TIME", help="No host applies it later, such as 2027-01-31T00:00:00Z.")
-@click.option("--out", type=FILE_OR_DASH, required=True, metavar="FILE", help="Where the signed patch file goes.")
+@click.option(
+    "--out",
+    type=PATH_OR_DASH,
+    required=True,
+    metavar="FILE|DIR",
+    help="Where the signed patch file goes; with --set a new directory.",
+)
 @click.pass_obj
 def create(session: Session, /, out: Path, **given: Any) -> None:
     """Sign a diff together with its provenance.
@@ -114,16 +132,27 @@ def create(session: Session, /, out: Path, **given: Any) -> None:
     The diff must say exactly one thing: where tools would disagree about it, it is refused, and `patch import` makes it exact.
     """
     from node.cli.files import write_file
-    from provenance.patchfile import build_patch_file
-    from provenance.verify import verify_patch_untrusted
 
+    if (given["diff_path"] is None) == (given["set_path"] is None):
+        raise click.UsageError("name one of --diff and --set")
+    if given["set_path"] is not None:
+        _create_set(session, out, given)
+        return
+    if given["category"] is None:
+        raise click.UsageError("say what kind of change it is: --category")
     key = session.key()
-    data = _build(session, key, given, build_patch_file)
-    patch = verify_patch_untrusted(data)
+    data, patch = _build(session, key, given)
     write_file(out, data)
+    document = _document(out, patch)
+    if str(out) == "-":
+        return  # The file itself is the answer.
+    session.output.emit(document, _lines(document, patch))
+
+
+def _document(out: Path, patch: VerifiedPatch) -> dict[str, Any]:
     metadata = patch.metadata
     names = sorted({each.name for each in metadata.affected_components})
-    document = {
+    return {
         "patch_id": patch.patch_id,
         "file": str(out),
         "files": metadata.patch_diff.files,
@@ -135,62 +164,132 @@ def create(session: Session, /, out: Path, **given: Any) -> None:
         "build_environment": metadata.build_environment.sha256,
         "validation_tests": metadata.validation_tests.sha256,
     }
-    if str(out) == "-":
-        return  # The file itself is the answer.
-    session.output.emit(
-        document,
-        fields(
-            (
-                ("patch", patch.patch_id),
-                ("file", out),
-                ("title", metadata.reason_for_patch.title),
-                ("change", f"{document['files']} files, +{document['lines_added']} -{document['lines_removed']}"),
-                ("components", ", ".join(names)),
-                ("release counter", metadata.release_counter),
-                ("signed by", patch.author_key.key_id_hex),
-                ("built with", f"{metadata.build_environment.sha256} (build environment)"),
-                ("tested with", f"{metadata.validation_tests.sha256} ({metadata.validation_tests.count} files)"),
-            )
-        ),
+
+
+def _lines(document: dict[str, Any], patch: VerifiedPatch) -> Iterator[str]:
+    metadata = patch.metadata
+    return fields(
+        (
+            ("patch", patch.patch_id),
+            ("file", document["file"]),
+            ("title", metadata.reason_for_patch.title),
+            ("change", f"{document['files']} files, +{document['lines_added']} -{document['lines_removed']}"),
+            ("components", ", ".join(document["components"])),
+            ("release counter", metadata.release_counter),
+            ("prerequisites", ", ".join(metadata.prerequisites) or None),
+            ("signed by", patch.author_key.key_id_hex),
+            ("built with", f"{metadata.build_environment.sha256} (build environment)"),
+            ("tested with", f"{metadata.validation_tests.sha256} ({metadata.validation_tests.count} files)"),
+        )
     )
 
 
-def _build(session: Session, key: Signer, given: dict[str, Any], build: Any) -> bytes:
-    from node.cli.environment import read_environment
-    from node.cli.files import read_file
-    from node.cli.patch_files import now
+def _create_set(session: Session, out: Path, given: dict[str, Any]) -> None:
+    """Sign every patch of a set in its order; all are made before the first one is written."""
+    from node.cli.files import write_file
+    from node.cli.output import Progress
+    from node.cli.patch_set import make_directory, patch_name, read_diff, read_set
     from node.cli.source_tree import SourceTree
-    from provenance.components import describe_components
-    from provenance.metadata import DiffSummary, PatchMetadata, normalise_text
+
+    if given["reason"] is not None or given["references"] or given["supersedes"]:
+        raise click.UsageError("each patch of a set has its own reason: edit the header of its diff instead")
+    key = session.key()
+    entries = read_set(given["set_path"])
+    texts = [read_diff(given["set_path"], entry) for entry in entries]
+    diffs = [_parse(split_header(text)[1]) for text in texts]
+    base = SourceTree(given["base"])
+    steps = _series_states(base, diffs)
+    circumstances = _Circumstances.of(key, given, base)
+    made: list[tuple[bytes, VerifiedPatch]] = []
+    prerequisites, counter = given["prerequisites"], given["release_counter"]
+    with Progress("patches signed", len(entries), shown=not session.output.as_json) as progress:
+        for entry, text, diff, (pre, post) in zip(entries, texts, diffs, steps, strict=True):
+            own = {**given, "category": given["category"] or entry.category, "prerequisites": prerequisites}
+            own["components_of"] = [each for each in given["components_of"] if each[0] in diff.paths]
+            own["release_counter"] = counter
+            made.append(_sign(session, own, circumstances, text, (diff, pre, post)))
+            prerequisites, counter = (made[-1][1].patch_id,), made[-1][1].metadata.release_counter + 1
+            progress.update(len(made))
+    make_directory(out)
+    documents = []
+    lines: list[str] = []
+    for entry, (data, patch) in zip(entries, made, strict=True):
+        place = out / patch_name(entry.file)
+        write_file(place, data)
+        documents.append({**_document(place, patch), "prerequisites": list(patch.metadata.prerequisites)})
+        lines.append(f"{patch.patch_id}  {place}  {patch.metadata.reason_for_patch.title}")
+    session.output.emit({"patches": documents}, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Circumstances:
+    """What is the same for all patches of one command."""
+
+    key: Signer
+    creator: CreatorIdentity
+    build_environment: Any
+    tests: Any
+    component: str
+
+    @classmethod
+    def of(cls, key: Signer, given: dict[str, Any], base: Any) -> _Circumstances:
+        """Return them as the command line gives them."""
+        from node.cli.environment import read_environment
+        from provenance.metadata import normalise_text
+
+        return cls(
+            key=key,
+            creator=_creator(key, given["author"], given["certificate"], base.base),
+            build_environment=read_environment(given["build_env"], digest_only=given["env_digest_only"]),
+            tests=_tests(given["tests"], base.base),
+            component=normalise_text(given["component"] or base.base.resolve().name),
+        )
+
+
+def _build(session: Session, key: Signer, given: dict[str, Any]) -> tuple[bytes, VerifiedPatch]:
+    from node.cli.files import read_file
+    from node.cli.source_tree import SourceTree
     from wire.limits import PATCH_FILE_BYTES_MAX
 
     text = read_file(given["diff_path"], PATCH_FILE_BYTES_MAX)
-    header, raw_diff = split_header(text)
-    diff = _parse(raw_diff)
-    foreign = read_header(text) if header.strip() else None
+    diff = _parse(split_header(text)[1])
     base = SourceTree(given["base"])
-    pre, post = _states(base, diff)
-    names = {path: normalise_text(name) for path, name in given["components_of"]}
-    for path in names:
+    for path, _ in given["components_of"]:
         if path not in diff.paths:
             raise click.UsageError(f"--component-of names {path!r}, which the diff does not touch")
-    component = normalise_text(given["component"] or base.base.resolve().name)
-    components = describe_components(diff, pre, post, names, component)
+    pre, post = _states(base, diff)
+    return _sign(session, given, _Circumstances.of(key, given, base), text, (diff, pre, post))
+
+
+def _sign(
+    session: Session, given: dict[str, Any], circumstances: _Circumstances, text: bytes, step: tuple[Diff, Any, Any]
+) -> tuple[bytes, VerifiedPatch]:
+    """Return one signed patch file, verified as a stranger would; `step` is its diff with the states before and after."""
+    diff, pre, post = step
+    from node.cli.patch_files import now
+    from provenance.components import describe_components
+    from provenance.metadata import DiffSummary, PatchMetadata, normalise_text
+    from provenance.patchfile import build_patch_file
+    from provenance.verify import verify_patch_untrusted
+
+    foreign = read_header(text) if split_header(text)[0].strip() else None
+    names = {path: normalise_text(name) for path, name in given["components_of"]}
+    components = describe_components(diff, pre, post, names, circumstances.component)
     metadata = PatchMetadata(
         creation_timestamp=now(),
-        creator_identity=_creator(key, given["author"], given["certificate"], base.base),
+        creator_identity=circumstances.creator,
         reason_for_patch=_reason(given, foreign),
         affected_components=components,
         patch_diff=DiffSummary.of(diff),
-        build_environment=read_environment(given["build_env"], digest_only=given["env_digest_only"]),
-        validation_tests=_tests(given["tests"], base.base),
+        build_environment=circumstances.build_environment,
+        validation_tests=circumstances.tests,
         release_counter=given["release_counter"] or _next_counter(session, {each.name for each in components}),
         supersedes=tuple(sorted(set(given["supersedes"]))),
         prerequisites=tuple(sorted(set(given["prerequisites"]))),
         not_after=given["not_after"],
     )
-    data: bytes = build(metadata, diff.raw, key)
-    return data
+    data = build_patch_file(metadata, diff.raw, circumstances.key)
+    return data, verify_patch_untrusted(data)
 
 
 def split_header(text: bytes) -> tuple[bytes, bytes]:
@@ -244,6 +343,38 @@ def _states(base: Any, diff: Diff) -> tuple[Any, Any]:
             f"the diff does not fit the tree {base.base}: {error.message}",
             hint="name the tree that it was made for with --base, or use `patchwarden patch import`",
         ) from error
+
+
+def _series_states(base: Any, diffs: Sequence[Diff]) -> list[tuple[Any, Any]]:
+    """Return the states before and after each patch of a series; the base is the tree before all of them, or after all."""
+    from provenance.diff_apply import apply_diff
+    from provenance.errors import ApplyRefusedError
+
+    there = {path: base.read(path) for path in dict.fromkeys(path for diff in diffs for path in diff.paths)}
+    now, steps = dict(there), []
+    try:
+        for diff in diffs:
+            pre = {path: now[path] for path in diff.paths}
+            post = apply_diff(diff, pre)
+            steps.append((pre, post))
+            now |= post
+        return steps
+    except ApplyRefusedError as error:
+        refusal = ApplyRefusedError(
+            error.code,
+            f"patch {len(steps) + 1} of the set does not fit the tree {base.base}: {error.message}",
+            hint="name the tree that the set was made for with --base",
+            details=error.details,
+        )
+    now, steps = dict(there), []
+    for diff in reversed(diffs):
+        post = {path: now[path] for path in diff.paths}
+        before = _undo(diff, post)
+        if before is None:
+            raise refusal
+        steps.append((before, post))
+        now |= before
+    return steps[::-1]
 
 
 def _undo(diff: Diff, after: Any) -> Any:
@@ -302,7 +433,7 @@ def _reason(given: dict[str, Any], foreign: ForeignMetadata | None) -> Reason:
     if text is None:
         if foreign is None or not foreign.title:
             raise click.UsageError("say why: --reason TEXT, or put a header in front of the diff")
-        title, description = foreign.title, foreign.description
+        title, description = foreign.title, foreign.reason
         references = references or foreign.references
     else:
         title, _, description = text.strip().partition("\n")

@@ -1,18 +1,21 @@
-"""`patchwarden patch import`: a diff in somebody else's form, made exact for one tree, ready to sign."""
+"""`patchwarden patch import`: diffs in somebody else's form, made exact for one tree, ready to sign."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from node.cli.command import Command, Session
+from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import EXISTING_DIRECTORY, FILE_OR_DASH
+from node.cli.params import EXISTING_DIRECTORY, FILE_OR_DASH, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
-    from provenance.imports import ForeignMetadata
+    from provenance.import_rebase import ReadState
+    from provenance.import_series import Imported, Refused, Source
 
 
 @click.command(
@@ -21,78 +24,161 @@ if TYPE_CHECKING:
     examples=(
         "patchwarden patch import --base ../foo-1.2 debian/patches/fix-overflow.patch --out fix.diff",
         "patchwarden patch create --diff fix.diff --base ../foo-1.2 --category security-update --key alice.key --out fix.patch",
+        "patchwarden patch import --series debian/patches --base ../foo-1.2 --out exact",
+        "patchwarden patch create --set exact --base ../foo-1.2 --key alice.key --out signed",
+        "patchwarden patch import --git v1.2..fixes --out exact",
+        "patchwarden patch import --base ../foo-1.2 pull-request-17.patch --out exact",
     ),
 )
-@click.argument("file", type=FILE_OR_DASH, metavar="FILE")
-@click.option("--base", type=EXISTING_DIRECTORY, required=True, metavar="DIR", help="The unpatched tree it is for.")
+@click.argument("file", type=FILE_OR_DASH, metavar="[FILE]", required=False)
+@click.option("--series", type=PATH, metavar="DIR|FILE", help="Import a quilt series, all patches in its order.")
+@click.option("--git", "git_range", metavar="OLD..NEW", help="Import the commits of a range, oldest first.")
+@click.option(
+    "--repository",
+    type=EXISTING_DIRECTORY,
+    default=".",
+    metavar="DIR",
+    help="The git repository of --git. Default: the current directory.",
+)
+@click.option(
+    "--base",
+    type=EXISTING_DIRECTORY,
+    metavar="DIR",
+    help="The unpatched tree it is for. Default with --git: the tree of OLD.",
+)
 @click.option(
     "--strip", type=click.IntRange(0, 1), help="Leading parts of its file names to take away. Default: found out."
 )
-@click.option("--out", type=FILE_OR_DASH, required=True, metavar="FILE", help="Where the exact diff goes.")
+@click.option("--skip-refused", is_flag=True, help="Leave refused patches out of a series, and name them.")
+@click.option(
+    "--out",
+    type=PATH_OR_DASH,
+    required=True,
+    metavar="FILE|DIR",
+    help="Where the exact diff goes; a new directory for several patches.",
+)
 @click.pass_obj
-def import_patch(session: Session, file: Path, base: Path, strip: int | None, out: Path) -> None:
-    """Make the diff in FILE exact for the tree DIR.
+def import_patch(session: Session, /, file: Path | None, out: Path, **given: Any) -> None:
+    """Make somebody's diffs exact for the tree DIR.
 
-    FILE is what git format-patch, quilt, Debian (DEP-3) or `diff -u` made. Hunks may have moved; nothing is guessed: where two
-    places fit, it is refused with the line. Look at the result before you sign it.
+    FILE is what git format-patch, quilt, Debian (DEP-3) or `diff -u` made, or a mailbox or pull request's .patch with several. Hunks may
+    have moved; nothing is guessed: where two places fit, it is refused with the line. What is not taken over is said line by line.
+
+    Several patches become a set: a directory of exact diffs and set.json, for `patch create --set`. Look at the result before you sign it.
     """
-    from node.cli.files import read_file, write_file
-    from node.cli.source_tree import SourceTree
-    from provenance.diff import parse_diff_untrusted
-    from provenance.diff_make import make_diff
-    from provenance.imports import read_foreign_patch_untrusted, rebase
-    from wire.limits import PATCH_FILE_BYTES_MAX
+    from dataclasses import replace
 
-    foreign = read_foreign_patch_untrusted(read_file(file, PATCH_FILE_BYTES_MAX))
-    tree = SourceTree(base)
-    rebased = rebase(foreign, tree.read, strip=strip)
-    exact = make_diff(rebased.pre, rebased.post, rebased.renames)
-    diff = parse_diff_untrusted(exact)
-    metadata = foreign.metadata
-    write_file(out, header_of(metadata) + exact)
+    from provenance.import_series import import_series
+
+    sources, said, read = _sources(file, given)
+    if given["strip"] is not None:
+        sources = [replace(each, strip=given["strip"]) for each in sources]
+    for sentence in said:
+        session.output.note(sentence)
+    if not sources:
+        raise CommandError("cli.import.empty", "there is no patch in it")
+    results = _followed(session, import_series(sources, read), len(sources))
+    if file is not None and len(sources) == 1:
+        _emit_one(session, results[0], out)
+    else:
+        _emit_set(session, results, out, skip_refused=given["skip_refused"])
+
+
+def _sources(file: Path | None, given: dict[str, Any]) -> tuple[list[Source], list[str], ReadState]:
+    """Return the patches in their order, what of them is left out already, and the tree before the first."""
+    from node.cli.patch_import_sources import GitRange, from_file, from_series
+    from node.cli.source_tree import SourceTree
+
+    series, git_range, base = given["series"], given["git_range"], given["base"]
+    if sum(each is not None for each in (file, series, git_range)) != 1:
+        raise click.UsageError("name one of FILE, --series and --git")
+    if git_range is not None:
+        commits = GitRange(given["repository"], git_range)
+        return commits.sources(), [], commits.read if base is None else SourceTree(base).read
+    if base is None:
+        raise click.UsageError("name the unpatched tree with --base")
+    if series is not None:
+        return from_series(series), [], SourceTree(base).read
+    assert file is not None, "one of the three is there"
+    return *from_file(file), SourceTree(base).read
+
+
+def _followed(session: Session, results: Iterator[Imported | Refused], total: int) -> list[Imported | Refused]:
+    """Return all results, and show how far the work has come."""
+    from node.cli.output import Progress
+
+    done = []
+    with Progress("patches", total, shown=not session.output.as_json) as progress:
+        for each in results:
+            done.append(each)
+            progress.update(len(done))
+    return done
+
+
+def _emit_one(session: Session, result: Imported | Refused, out: Path) -> None:
+    from node.cli.files import write_file
+    from node.cli.patch_set import describe, header_of
+    from provenance.import_series import Refused
+
+    if isinstance(result, Refused):
+        raise result.error
+    write_file(out, header_of(result.foreign.metadata) + result.diff.raw)
     if str(out) == "-":
         return
-    moves = [{"path": each.path, "line": each.line, "offset": each.offset} for each in rebased.moves]
+    document = {"file": str(out), **describe(result)}
+    session.output.emit(document, [*fields(_rows(document, "exact diff", out)), *_note_lines(document)])
+
+
+def _emit_set(session: Session, results: list[Imported | Refused], out: Path, *, skip_refused: bool) -> None:
+    from node.cli.patch_set import write_set
+    from provenance.import_series import Imported, Refused
+
+    refused = [each for each in results if isinstance(each, Refused)]
+    accepted = [each for each in results if isinstance(each, Imported)]
+    lines = [f"refused  {each.name}: {each.error.message} ({each.error.code})" for each in refused]
+    if not accepted or (refused and not skip_refused):
+        for line in lines:
+            session.output.note(line)
+        raise CommandError(
+            "cli.import.refused",
+            f"{len(refused)} of {len(results)} patches cannot be taken over; nothing was written",
+            hint="leave them out with --skip-refused, or bring them in order first; the first one refused may be the reason for others",
+            details={"refused": ", ".join(f"{each.name} ({each.error.code})" for each in refused[:20])},
+        )
+    if str(out) == "-":
+        raise click.UsageError("several patches go to a directory: --out DIR")
+    entries = write_set(out, accepted)
     document = {
-        "file": str(out),
-        "files": len(diff.files),
-        "lines_added": diff.lines_added,
-        "lines_removed": diff.lines_removed,
-        "strip": rebased.strip,
-        "moved_hunks": moves,
-        "title": metadata.title,
-        "description": metadata.description,
-        "author": f"{metadata.author_name} <{metadata.author_email}>" if metadata.author_name else "",
-        "references": list(metadata.references),
-        "origin": metadata.origin,
-        "category": metadata.category,
+        "directory": str(out),
+        "patches": entries,
+        "refused": [{"source": each.name, "code": each.error.code, "message": each.error.message} for each in refused],
     }
-    moved = "; ".join(f"{each.path} line {each.line}: {each.offset:+d} lines" for each in rebased.moves)
+    for entry in entries:
+        lines += ["", *fields(_rows(entry, "exact diff", out / entry["file"])), *_note_lines(entry)]
     session.output.emit(
         document,
-        fields(
-            (
-                ("exact diff", out),
-                ("change", f"{len(diff.files)} files, +{diff.lines_added} -{diff.lines_removed}"),
-                ("moved hunks", moved or None),
-                ("title", metadata.title or None),
-                ("author", document["author"] or None),
-                ("references", ", ".join(metadata.references) or None),
-                ("category", f"{metadata.category} (a guess: say it with --category)"),
-            )
-        ),
+        [*lines, "", f"{len(accepted)} patches in {out}, {len(refused)} refused. Sign: patch create --set {out}"],
     )
 
 
-def header_of(metadata: ForeignMetadata) -> bytes:
-    """Return the text that stands in front of an exact diff, in DEP-3's form: `patch create` takes title and description from it."""
-    if not metadata.title:
-        return b""
-    lines = [f"Description: {metadata.title}"]
-    lines += [f" {line}" if line else " ." for line in metadata.description.split("\n") if metadata.description]
-    if metadata.author_name:
-        lines.append(f"Author: {metadata.author_name} <{metadata.author_email}>")
-    if metadata.origin:
-        lines.append(f"Origin: {metadata.origin}")
-    lines += [f"Bug: {reference}" for reference in metadata.references]
-    return "\n".join([*lines, "---", ""]).encode()
+def _rows(document: dict[str, Any], label: str, path: Path) -> list[tuple[str, Any]]:
+    """Return what a person reads about one imported patch."""
+    moved = "; ".join(
+        f"{each['path']} line {each['line']}: {each['offset']:+d} lines" for each in document["moved_hunks"]
+    )
+    return [
+        (label, path),
+        ("from", document["source"]),
+        ("change", f"{document['files']} files, +{document['lines_added']} -{document['lines_removed']}"),
+        ("moved hunks", moved or None),
+        ("title", document["title"] or None),
+        ("author", document["author"] or None),
+        ("origin", document["origin"] or None),
+        ("references", ", ".join(document["references"]) or None),
+        *(("kept", trailer) for trailer in document["trailers"]),
+        ("category", f"{document['category']} (a guess: say it with --category)"),
+    ]
+
+
+def _note_lines(document: dict[str, Any]) -> list[str]:
+    return [f"  line {each['line']}: {each['text']}" for each in document["notes"]]

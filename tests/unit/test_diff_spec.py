@@ -11,7 +11,7 @@ SECTIONS = {
     "diff": (("diff", "diff_reader", "diff_hunks", "diff_paths"), "## 4.", "## 5."),
     "apply": (("diff_apply",), "## 5.", "## 6."),
     "make": (("diff_make",), "## 6.", "## 7."),
-    "import": (("imports", "import_reader", "import_rebase"), "### 7.4", "## 8."),
+    "import": (("imports", "import_reader", "import_rebase", "import_series"), "### 7.5", "## 8."),
 }
 
 

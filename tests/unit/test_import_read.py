@@ -129,9 +129,12 @@ MAIL = b"From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\
         ),
         pytest.param(b"diff --git a/x b/x\nBinary files a/x and b/x differ\n", "binary", 2, id="binary files"),
         pytest.param(MAIL + PLAIN + MAIL + PLAIN, "several_patches", 12, id="two mails"),
-        pytest.param(b"Content-Transfer-Encoding: BASE64\n\n" + PLAIN, "encoded_mail", None, id="base64 mail"),
+        pytest.param(b"Content-Transfer-Encoding: BASE64\n\n" + b"A", "encoded_mail", None, id="broken base64 mail"),
         pytest.param(
-            b"content-transfer-encoding:quoted-printable\n\n" + PLAIN, "encoded_mail", None, id="quoted-printable mail"
+            b"content-transfer-encoding:quoted-printable\nContent-Type: multipart/mixed\n\n" + PLAIN,
+            "encoded_mail",
+            None,
+            id="mail of several parts",
         ),
         pytest.param(HUNK, "no_names", 1, id="hunk without names"),
         pytest.param(PLAIN.replace(b"src/a.c", b"/dev/null"), "no_names", 1, id="two times nothing"),
