@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from agent.errors import PolicyRefusedError
-from agent.facts import ComponentFacts, Facts, PatchFacts, Requester, SystemFacts
+from agent.facts import AttestorFacts, ComponentFacts, Facts, PatchFacts, Requester, StatementFacts, SystemFacts
+from agent.maintenance import moment_of_week
+from provenance.predicates import PREDICATE_VULNS, SEVERITIES
 
 ACTION_APPLY: Final = "apply_patch"
 
@@ -21,6 +23,7 @@ CedarValue: TypeAlias = "bool | int | str | list[CedarValue] | dict[str, CedarVa
 """What Cedar's JSON form of a context or an attribute holds."""
 CedarObject: TypeAlias = "dict[str, CedarValue]"
 
+_KNOWN_SEVERITIES: Final = frozenset(SEVERITIES) - {"unknown"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -64,17 +67,70 @@ def cedar_requests(facts: Facts) -> tuple[CedarRequest, ...]:
 def _context(facts: Facts) -> CedarObject:
     approvers = _distinct([each.identity for each in facts.approvals])
     organisations = _distinct([each.organisation for each in facts.approvals])
+    weekday, minute = moment_of_week(facts.now_ms)
     return {
         "now": _time(facts.now_ms),
+        "weekday": weekday,
+        "minute_of_day": minute,
         "patch": _patch(facts.patch, facts.components),
         "approvers": [_reference("Identity", each) for each in approvers],
         "approver_count": len(approvers),
         "approver_organisations": [_reference("Organisation", each) for each in organisations],
         "approver_organisation_count": len(organisations),
         "approving_roles": list(_distinct([each.role for each in facts.approvals])),
+        "approvers_in_several_roles": [_reference("Identity", each) for each in _in_several_roles(facts)],
         "rejecters": [_reference("Identity", each) for each in _distinct([one.identity for one in facts.rejections])],
+        "statements": _statements(facts),
+        "rollout": _rollout(facts),
         "requester": _requester(facts.requester),
-        "system": _system(facts.system),
+        "system": _system(facts.system, facts.now_ms),
+    }
+
+
+def _in_several_roles(facts: Facts) -> tuple[str, ...]:
+    roles: dict[str, set[str]] = {}
+    for each in facts.approvals:
+        roles.setdefault(each.identity, set()).add(each.role)
+    return tuple(sorted(identity for identity, held in roles.items() if len(held) > 1))
+
+
+def _statements(facts: Facts) -> CedarObject:
+    """Return what statements amount to: what speaks for a patch from others than the author's organisation, findings from anybody."""
+    independent = [each for each in facts.statements if each.organisation != facts.author.organisation]
+    rejected = {(each.identity, each.role) for each in facts.rejections}
+    vouching = [each for each in independent if (each.identity, each.role) not in rejected]
+    scans = [each for each in independent if each.predicate_type == PREDICATE_VULNS and each.readable]
+    unread = [each for each in facts.statements if each.predicate_type == PREDICATE_VULNS and not each.readable]
+    worst: dict[str, str] = {}
+    for each in facts.statements:
+        for finding in each.findings:
+            worst[finding.id] = max(worst.get(finding.id, finding.severity), finding.severity, key=_severity_rank)
+    found = list(worst.values())
+    return {
+        "types": list(_distinct([each.predicate_type for each in vouching])),
+        "properties": list(_distinct([name for each in vouching for name in each.properties])),
+        "scanners": [_reference("Identity", each) for each in _distinct([each.identity for each in scans])],
+        "scanner_count": len({each.identity for each in scans}),
+        "findings": list(_distinct(list(worst))),
+        "findings_critical": found.count("critical"),
+        "findings_high": found.count("high"),
+        "findings_medium": found.count("medium"),
+        "findings_unknown": len(unread) + len([each for each in found if each not in _KNOWN_SEVERITIES]),
+    }
+
+
+def _severity_rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else 0
+
+
+def _rollout(facts: Facts) -> CedarObject:
+    rollout = facts.rollout
+    since = -1 if rollout.first_success_ms < 0 else max(0, facts.now_ms - rollout.first_success_ms)
+    return {
+        "succeeded": [_reference("Host", each) for each in _distinct(list(rollout.succeeded))],
+        "succeeded_count": len(set(rollout.succeeded)),
+        "failed": [_reference("Host", each) for each in _distinct(list(rollout.failed))],
+        "since_first_success_ms": since,
     }
 
 
@@ -103,13 +159,17 @@ def _requester(requester: Requester) -> CedarObject:
     return {"name": requester.name, "roles": list(requester.roles), "channel": requester.channel}
 
 
-def _system(system: SystemFacts) -> CedarObject:
+def _system(system: SystemFacts, now_ms: int) -> CedarObject:
+    oldest = min((each.applied_ms for each in system.emergencies), default=None)
     return {
+        "organisation": _reference("Organisation", system.host_organisation),
         "tree_digest": system.tree_digest,
         "drifted": system.drifted,
         "frozen": system.frozen,
         "in_maintenance_window": system.in_maintenance_window,
         "installed": list(system.installed),
+        "emergencies_unreviewed": list(_distinct([each.patch for each in system.emergencies])),
+        "emergency_unreviewed_ms": -1 if oldest is None else max(0, now_ms - oldest),
         "replica_age_ms": system.replica_age_ms,
         "replica_age_ms_max": system.replica_age_ms_max,
         "records_waiting": system.records_waiting,
@@ -121,10 +181,13 @@ def _shared_entities(facts: Facts) -> list[CedarObject]:
     people: dict[str, tuple[str, set[str]]] = {
         facts.author.identity: (facts.author.organisation, set(facts.author.roles))
     }
-    for attestor in (*facts.approvals, *facts.rejections):
+    attestors: tuple[AttestorFacts | StatementFacts, ...] = (*facts.approvals, *facts.rejections, *facts.statements)
+    for attestor in attestors:
         _, roles = people.setdefault(attestor.identity, (attestor.organisation, set()))
         roles.add(f"attestor:{attestor.role}")
+    other_hosts = {*facts.rollout.succeeded, *facts.rollout.failed} - {system.host}
     organisations = {organisation for organisation, _ in people.values()} | {system.host_organisation}
+    organisations |= {_organisation_of(host) for host in other_hosts}
     all_roles = {role for _, roles in people.values() for role in roles}
     groups = [system.host_group] if system.host_group else []
     return [
@@ -146,6 +209,10 @@ def _shared_entities(facts: Facts) -> list[CedarObject]:
             {"organisation": _reference("Organisation", system.host_organisation)},
             [_uid("HostGroup", group) for group in groups],
         ),
+        *(
+            _entity("Host", host, {"organisation": _reference("Organisation", _organisation_of(host))}, [])
+            for host in sorted(other_hosts)
+        ),
         _entity("Target", _target_id(system), {"name": system.target}, [_uid("Host", system.host)]),
     ]
 
@@ -163,6 +230,10 @@ def _component_entity(system: SystemFacts, component: ComponentFacts) -> CedarOb
         },
         [_uid("Target", _target_id(system))],
     )
+
+
+def _organisation_of(identity: str) -> str:
+    return identity.partition("@")[2]
 
 
 def _target_id(system: SystemFacts) -> str:

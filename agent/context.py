@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.errors import MetadataRefusedError
-from agent.facts import AuthorFacts, ComponentFacts, Facts, PatchFacts, Requester, SystemFacts
+from agent.facts import (
+    AuthorFacts,
+    ComponentFacts,
+    EmergencyFacts,
+    Facts,
+    PatchFacts,
+    Requester,
+    RolloutFacts,
+    SystemFacts,
+)
 from agent.identities import Verdicts
 from agent.inventory import Inventory
 from agent.limits import COMPONENTS_DECIDED_MAX
@@ -38,6 +47,8 @@ def build_facts(
     author: AuthorFacts,
     patch: VerifiedPatch,
     verdicts: Verdicts,
+    rollout: RolloutFacts,
+    emergencies: tuple[EmergencyFacts, ...],
     sealed: bool,
     attestations_damaged: int,
     requester: Requester,
@@ -59,6 +70,8 @@ def build_facts(
         components=_component_facts(patch, config, state),
         approvals=verdicts.approvals,
         rejections=verdicts.rejections,
+        statements=verdicts.statements,
+        rollout=rollout,
         requester=requester,
         system=SystemFacts(
             host=host.identity,
@@ -70,6 +83,7 @@ def build_facts(
             frozen=config.frozen,
             in_maintenance_window=is_window_open(config.windows, now_ms),
             installed=tuple(each.patch_id for each in state.installed),
+            emergencies=emergencies,
             replica_age_ms=host.replica_age_ms,
             replica_age_ms_max=host.replica_age_ms_max,
             records_waiting=host.records_waiting,

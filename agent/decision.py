@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Final
 
 from agent.errors import PolicyRefusedError
 from agent.facts import Facts, facts_from_json_untrusted
@@ -15,7 +16,10 @@ from agent.policy import PolicyEngine, Verdict
 from wire import canonical_json
 from wire.hashing import DIGEST_BYTES
 
-DECISION_VERSION = 1
+DECISION_VERSION: Final = 2
+ENGINE: Final = f"cedarpy {version('cedarpy')}"
+"""The policy engine of this process. The lock pins it, so all nodes of one release have the same."""
+_ENGINE_BYTES_MAX: Final = 64
 
 
 class Answer(StrEnum):
@@ -45,6 +49,8 @@ class Decision:
     policy_version: int
     policy_hash: bytes
     """Hash of the policy set in force at that height, 32 bytes."""
+    engine: str = ENGINE
+    """Name and version of the policy engine that evaluated it."""
 
     @property
     def is_allowed(self) -> bool:
@@ -72,6 +78,7 @@ class Decision:
             "height": self.height,
             "policy_version": self.policy_version,
             "policy_hash": self.policy_hash.hex(),
+            "engine": self.engine,
         }
 
 
@@ -108,6 +115,9 @@ def decision_from_json_untrusted(document: object) -> Decision:
         height, policy_version = document["height"], document["policy_version"]
         if height != facts.height or type(policy_version) is not int:
             raise ValueError("height or policy_version is not one")
+        engine = document["engine"]
+        if not isinstance(engine, str) or not 1 <= len(engine) <= _ENGINE_BYTES_MAX:
+            raise ValueError("engine is not a name with a version")
         return Decision(
             verdict=Answer(document["verdict"]),
             allowed_by=_texts(document["allowed_by"]),
@@ -118,6 +128,7 @@ def decision_from_json_untrusted(document: object) -> Decision:
             height=height,
             policy_version=policy_version,
             policy_hash=policy_hash,
+            engine=engine,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PolicyRefusedError("agent.policy.decision", f"the decision does not have its form: {error}") from error

@@ -16,7 +16,7 @@ from agent.errors import PolicyRefusedError
 from agent.limits import COMPONENTS_DECIDED_MAX, FACT_ITEMS_MAX, FACT_TEXT_BYTES_MAX
 from wire.limits import JSON_INTEGER_MAX
 
-FACTS_VERSION: Final = 1
+FACTS_VERSION: Final = 2
 
 Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
 """What canonical JSON can hold."""
@@ -46,6 +46,63 @@ class AttestorFacts:
     """Attestation role without `attestor:`, such as `security-review`."""
     recorded_height: int
     """Height of the block that recorded it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFacts:
+    """One vulnerability that a scan of this patch reports."""
+
+    id: str
+    """Such as `CVE-2026-0001`."""
+    severity: str
+    """`critical`, `high`, `medium`, `low`, `none`, or `unknown` where no score can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementFacts:
+    """One attestation that counts and is more than a review: a test result, a scan, a verification, or somebody's own kind.
+
+    It stands beside `approvals` and `rejections`, which list it too where its kind says yes or no.
+    """
+
+    identity: str
+    """Identity id of the attestor."""
+    organisation: str
+    """The attestor's organisation; it may be the author's."""
+    role: str
+    """Attestation role without `attestor:`, such as `vulnerability-scan`."""
+    predicate_type: str
+    """What kind of statement it is: a URI."""
+    recorded_height: int
+    """Height of the block that recorded it."""
+    readable: bool
+    """False where this node no longer has the statement itself, only its record."""
+    findings: tuple[FindingFacts, ...]
+    """What a scan found, in order of id."""
+    properties: tuple[str, ...]
+    """What a verifier vouches for, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutFacts:
+    """What the ledger knows about this patch on all hosts."""
+
+    succeeded: tuple[str, ...]
+    """Hosts that recorded its application, the first one first."""
+    failed: tuple[str, ...]
+    """Hosts whose application was announced and recorded as failed or rolled back since; sorted."""
+    first_success_ms: int
+    """Time of the block with the first success, milliseconds since the epoch; -1 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencyFacts:
+    """A patch that was let in by an emergency approval, and that nobody has reviewed since."""
+
+    patch: str
+    """Patch id."""
+    applied_ms: int
+    """When it was applied to this target, milliseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +191,8 @@ class SystemFacts:
     """Whether now is inside a maintenance window; true without windows."""
     installed: tuple[str, ...]
     """Ids of the patches installed, in order."""
+    emergencies: tuple[EmergencyFacts, ...]
+    """Installed patches with an approval as `emergency` and none as `later-review`, the oldest first."""
     replica_age_ms: int
     """Milliseconds since the newest certified block."""
     replica_age_ms_max: int
@@ -158,6 +217,9 @@ class Facts:
     """Approvals that count, in recorded order."""
     rejections: tuple[AttestorFacts, ...]
     """Rejections that count, in recorded order."""
+    statements: tuple[StatementFacts, ...]
+    """Other attestations than reviews that count, in recorded order."""
+    rollout: RolloutFacts
     requester: Requester
     system: SystemFacts
 
@@ -185,6 +247,8 @@ def facts_from_json_untrusted(document: object) -> Facts:
         components=tuple(_component(each) for each in reader.records("components", COMPONENTS_DECIDED_MAX)),
         approvals=tuple(_attestor(each) for each in reader.records("approvals", FACT_ITEMS_MAX)),
         rejections=tuple(_attestor(each) for each in reader.records("rejections", FACT_ITEMS_MAX)),
+        statements=tuple(_statement(each) for each in reader.records("statements", FACT_ITEMS_MAX)),
+        rollout=_rollout(reader.record("rollout")),
         requester=_requester(reader.record("requester")),
         system=_system(reader.record("system")),
     )
@@ -209,6 +273,43 @@ def _attestor(reader: _Reader) -> AttestorFacts:
     )
     reader.finish()
     return attestor
+
+
+def _statement(reader: _Reader) -> StatementFacts:
+    statement = StatementFacts(
+        identity=reader.text("identity"),
+        organisation=reader.text("organisation"),
+        role=reader.text("role"),
+        predicate_type=reader.text("predicate_type"),
+        recorded_height=reader.integer("recorded_height"),
+        readable=reader.boolean("readable"),
+        findings=tuple(_finding(each) for each in reader.records("findings", FACT_ITEMS_MAX)),
+        properties=reader.texts("properties"),
+    )
+    reader.finish()
+    return statement
+
+
+def _finding(reader: _Reader) -> FindingFacts:
+    finding = FindingFacts(id=reader.text("id"), severity=reader.text("severity"))
+    reader.finish()
+    return finding
+
+
+def _rollout(reader: _Reader) -> RolloutFacts:
+    rollout = RolloutFacts(
+        succeeded=reader.texts("succeeded"),
+        failed=reader.texts("failed"),
+        first_success_ms=reader.integer("first_success_ms", minimum=-1),
+    )
+    reader.finish()
+    return rollout
+
+
+def _emergency(reader: _Reader) -> EmergencyFacts:
+    emergency = EmergencyFacts(patch=reader.text("patch"), applied_ms=reader.integer("applied_ms"))
+    reader.finish()
+    return emergency
 
 
 def _component(reader: _Reader) -> ComponentFacts:
@@ -262,6 +363,7 @@ def _system(reader: _Reader) -> SystemFacts:
         frozen=reader.boolean("frozen"),
         in_maintenance_window=reader.boolean("in_maintenance_window"),
         installed=reader.texts("installed"),
+        emergencies=tuple(_emergency(each) for each in reader.records("emergencies", FACT_ITEMS_MAX)),
         replica_age_ms=reader.integer("replica_age_ms"),
         replica_age_ms_max=reader.integer("replica_age_ms_max"),
         records_waiting=reader.integer("records_waiting"),

@@ -10,11 +10,13 @@ Source: docs/spec/agent.md 4.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import DeveloperRefusedError
-from agent.facts import AttestorFacts, AuthorFacts
+from agent.facts import AttestorFacts, AuthorFacts, StatementFacts
+from agent.statements import is_statement, read_statement
 from ledger.records import ACTIVE, SUSPENDED, AttestationRecord, IdentityRecord, KeyRecord, PatchRecord
 from ledger.roles import DEVELOPER, is_attestor
 from ledger.state import StateView
@@ -40,8 +42,10 @@ class Verdicts:
     """Approvals that count, in recorded order; the author's organisation is never among them."""
     rejections: tuple[AttestorFacts, ...]
     """Rejections that count, in recorded order."""
+    statements: tuple[StatementFacts, ...]
+    """Other attestations than reviews that count, in recorded order, whatever they say."""
     set_aside: tuple[str, ...]
-    """One sentence for each verdict that does not count, with the reason."""
+    """One sentence for each attestation that does not count, with the reason."""
 
 
 def check_author(view: StateView, key: PublicKey, creator: CreatorIdentity, record: PatchRecord | None) -> AuthorFacts:
@@ -79,21 +83,34 @@ def check_author(view: StateView, key: PublicKey, creator: CreatorIdentity, reco
     return AuthorFacts(identity.identity_id, identity.organisation, identity.roles)
 
 
-def judge_attestations(view: StateView, patch_id: bytes, author: AuthorFacts) -> Verdicts:
-    """Return what the ledger's attestations of a patch amount to at the view's height."""
+def judge_attestations(
+    view: StateView, patch_id: bytes, author: AuthorFacts, payloads: Mapping[bytes, bytes] | None = None
+) -> Verdicts:
+    """Return what the ledger's attestations of a patch amount to at the view's height.
+
+    Args:
+        view: The replica at one height.
+        patch_id: The patch, 32 bytes.
+        author: Its author.
+        payloads: Payloads of the patch file at hand, by digest; statements that it lacks are read from the ledger.
+    """
     approvals: list[AttestorFacts] = []
     rejections: list[AttestorFacts] = []
+    statements: list[StatementFacts] = []
     set_aside: list[str] = []
     for record in view.attestations(patch_id):
-        if not record.current or record.verdict not in (APPROVE, REJECT):
+        if not record.current:
             continue
         reason = _why_not_counted(view, record, author)
         if reason is not None:
             set_aside.append(f"{_verdict(record.identity_id, record.verdict, record.role)} does not count: {reason}")
             continue
-        facts = AttestorFacts(record.identity_id, record.organisation, record.role, record.recorded_height)
-        (approvals if record.verdict == APPROVE else rejections).append(facts)
-    return Verdicts(tuple(approvals), tuple(rejections), tuple(set_aside))
+        if is_statement(record):
+            statements.append(read_statement(view, record, payloads or {}))
+        if record.verdict in (APPROVE, REJECT):
+            facts = AttestorFacts(record.identity_id, record.organisation, record.role, record.recorded_height)
+            (approvals if record.verdict == APPROVE else rejections).append(facts)
+    return Verdicts(tuple(approvals), tuple(rejections), tuple(statements), tuple(set_aside))
 
 
 def describe_file_attestations(view: StateView, patch: VerifiedPatch) -> tuple[str, ...]:
@@ -183,7 +200,7 @@ def _said(attestation: Attestation) -> str:
 
 
 def _verdict(identity: str, verdict: str, role: str) -> str:
-    word = {APPROVE: "approval", REJECT: "rejection"}.get(verdict, verdict)
+    word = {APPROVE: "approval", REJECT: "rejection"}.get(verdict, "statement")
     return f"{identity}'s {word} as {role}"
 
 

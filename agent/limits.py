@@ -28,6 +28,8 @@ FACT_ITEMS_MAX: Final = 4096
 """Members of one list in the facts: paths, references, installed patches, approvals."""
 FACT_TEXT_BYTES_MAX: Final = 4 * KIBIBYTE
 """One text in the facts."""
+ROLLOUT_ENTRIES_MAX: Final = 8192
+"""Transactions of one patch that are looked at for how far it has come: some milliseconds."""
 
 # Targets
 TARGETS_MAX: Final = 64

@@ -39,13 +39,17 @@ class Window:
 
     def is_open(self, now_ms: int) -> bool:
         """Return whether `now_ms`, milliseconds since the epoch in UTC, lies inside."""
-        minutes = now_ms // _MINUTE_MS
-        day, minute = minutes // _DAY_MINUTES, minutes % _DAY_MINUTES
-        today = (day + _EPOCH_WEEKDAY) % len(_DAYS)
+        today, minute = moment_of_week(now_ms)
         if self.opens < self.closes:
             return today in self.days and self.opens <= minute < self.closes
         yesterday = (today - 1) % len(_DAYS)
         return (today in self.days and minute >= self.opens) or (yesterday in self.days and minute < self.closes)
+
+
+def moment_of_week(now_ms: int) -> tuple[int, int]:
+    """Return the day of the week, 0 (Monday) to 6, and the minute of the day, 0 to 1439, in UTC."""
+    minutes = now_ms // _MINUTE_MS
+    return (minutes // _DAY_MINUTES + _EPOCH_WEEKDAY) % len(_DAYS), minutes % _DAY_MINUTES
 
 
 def parse_window_untrusted(text: str) -> Window:

@@ -38,6 +38,8 @@ from agent.plan import Plan, make_plan
 from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.results import StepName, StepResult
+from agent.rollout import find_emergencies, find_rollout
+from agent.statements import payloads_of
 from agent.target import TargetConfig, TargetState
 from agent.validation import check_applicable, check_published
 from ledger.limits import DECISION_BYTES_MAX
@@ -173,7 +175,8 @@ class _Run:
         self._record = view.patch(patch_id)
         creator = self._described.metadata.creator_identity
         self._author = check_author(view, self._described.signed.author_key, creator, self._record)
-        self._verdicts = judge_attestations(view, patch_id, self._author)
+        payloads = payloads_of(self._described.signed.envelopes)
+        self._verdicts = judge_attestations(view, patch_id, self._author, payloads)
         approvals, rejections = self._verdicts.approvals, self._verdicts.rejections
         return (
             f"author {self._author.identity}; {len(approvals)} approvals and {len(rejections)} rejections count, "
@@ -195,6 +198,8 @@ class _Run:
             author=self._author,
             patch=patch,
             verdicts=self._verdicts,
+            rollout=find_rollout(case.view, bytes.fromhex(patch.patch_id)),
+            emergencies=find_emergencies(case.view, case.state.installed),
             sealed=is_sealed(case.view, patch, self._author),
             attestations_damaged=count_damaged(patch),
             requester=case.requester,

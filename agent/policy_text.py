@@ -22,7 +22,7 @@ from agent.cedar_request import cedar_requests
 from agent.errors import PolicyRefusedError
 from agent.facts import Facts
 from agent.limits import POLICY_BRACKETS_MAX, POLICY_CHILD_SECONDS_MAX, POLICY_CONDITIONALS_MAX
-from agent.sample_facts import SAMPLE_FACTS
+from agent.sample_facts import FULL_FACTS, SAMPLE_FACTS
 from ledger.limits import POLICIES_MAX, POLICY_BYTES_MAX, POLICY_SCHEMA_BYTES_MAX, POLICY_SET_BYTES_MAX
 from wire.errors import MalformedError
 from wire.fields import as_identifier
@@ -74,7 +74,7 @@ def default_policy_set() -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def check_policy_set(
-    schema: str, policies: Sequence[tuple[str, str]], *, samples: Sequence[Facts] = (SAMPLE_FACTS,)
+    schema: str, policies: Sequence[tuple[str, str]], *, samples: Sequence[Facts] = (SAMPLE_FACTS, FULL_FACTS)
 ) -> CheckedPolicySet:
     """Return the set as one that is safe to evaluate. Blocks for the life of a child process, about 0.1 s.
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from agent.facts import (
     AttestorFacts,
     AuthorFacts,
     ComponentFacts,
+    EmergencyFacts,
     Facts,
+    FindingFacts,
     PatchFacts,
     Requester,
+    RolloutFacts,
+    StatementFacts,
     SystemFacts,
 )
+from provenance.predicates import PREDICATE_SVR, PREDICATE_VULNS
 
 SAMPLE_FACTS: Final = Facts(
     now_ms=1_795_330_200_000,
@@ -41,6 +47,8 @@ SAMPLE_FACTS: Final = Facts(
         AttestorFacts("carol@gamma", "gamma", "qa", 1201),
     ),
     rejections=(),
+    statements=(),
+    rollout=RolloutFacts((), (), -1),
     requester=Requester("root", ("operator",), "socket"),
     system=SystemFacts(
         host="web1@acme",
@@ -52,9 +60,40 @@ SAMPLE_FACTS: Final = Facts(
         frozen=False,
         in_maintenance_window=True,
         installed=("5b" * 32,),
+        emergencies=(),
         replica_age_ms=1000,
         replica_age_ms_max=60_000,
         records_waiting=0,
     ),
 )
 """A security update with two independent approvals; the default policy set allows it."""
+
+FULL_FACTS: Final = replace(
+    SAMPLE_FACTS,
+    rejections=(AttestorFacts("erin@beta", "beta", "compliance", 1202),),
+    statements=(
+        StatementFacts(
+            identity="scan@beta",
+            organisation="beta",
+            role="vulnerability-scan",
+            predicate_type=PREDICATE_VULNS,
+            recorded_height=1203,
+            readable=True,
+            findings=(FindingFacts("CVE-2026-0002", "high"), FindingFacts("CVE-2026-0003", "unknown")),
+            properties=(),
+        ),
+        StatementFacts(
+            identity="verifier@gamma",
+            organisation="gamma",
+            role="verification",
+            predicate_type=PREDICATE_SVR,
+            recorded_height=1204,
+            readable=True,
+            findings=(),
+            properties=("SLSA_BUILD_LEVEL_3",),
+        ),
+    ),
+    rollout=RolloutFacts(("canary1@acme",), ("canary2@acme",), 1_795_320_000_000),
+    system=replace(SAMPLE_FACTS.system, emergencies=(EmergencyFacts("5b" * 32, 1_795_000_000_000),)),
+)
+"""Facts in which every list has a member, so that every part of a policy is tried out before the set is used."""

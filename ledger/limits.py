@@ -51,6 +51,8 @@ POLICY_SCHEMA_BYTES_MAX: Final = 64 * KIBIBYTE
 """The policy schema's text, in UTF-8."""
 POLICY_SET_BYTES_MAX: Final = 512 * KIBIBYTE
 """Schema and policies together: a set must fit a transaction with room to spare."""
+POLICY_CASES_BYTES_MAX: Final = 256 * KIBIBYTE
+"""The network's own cases for policy sets, as JSON in UTF-8."""
 
 ENVELOPE_BYTES_MAX: Final = ENVELOPE_LINE_BYTES_MAX
 """One author's or attestor's envelope inside a transaction: whatever a patch file may carry, the ledger can record."""

@@ -57,3 +57,9 @@ PREDICATE_TYPE_BYTES_MAX: Final = 256
 TEST_NAMES_MAX: Final = 4096
 """Test names in one list of a test result."""
 TEST_NAME_BYTES_MAX: Final = 256
+FINDINGS_MAX: Final = 2048
+"""Findings of one vulnerability scan; a longer report has no place beside a patch."""
+FINDING_ID_BYTES_MAX: Final = 128
+"""A finding's id, such as ``CVE-2026-0001``."""
+PROPERTIES_MAX: Final = 256
+"""Properties of one verification result."""

@@ -39,6 +39,7 @@ from provenance.members import (
     refuse_field,
 )
 from provenance.metadata import PatchMetadata, read_patch_ids
+from provenance.predicates import PREDICATE_VSA, read_predicate_untrusted
 from wire.canonical_json import JsonValue
 from wire.limits import TRAILER_LINES_MAX
 
@@ -46,7 +47,6 @@ PREDICATE_PATCH: Final = "https://patchwarden.dev/provenance/patch/v1"
 PREDICATE_REVIEW: Final = "https://patchwarden.dev/provenance/review/v1"
 PREDICATE_SEAL: Final = "https://patchwarden.dev/provenance/release-seal/v1"
 PREDICATE_TEST_RESULT: Final = "https://in-toto.io/attestation/test-result/v0.1"
-PREDICATE_VSA: Final = "https://slsa.dev/verification_summary/v1"
 
 SUBJECT_BODY: Final = "patch-body"
 SUBJECT_DIFF: Final = "patch-diff"
@@ -257,6 +257,7 @@ def decode_attestation_statement_untrusted(payload: bytes) -> AttestationStateme
             )
         claim = read_object(predicate[EXTENSION], f"predicate.{EXTENSION}", _EXTENSION_MEMBERS)
         verdict = _read_verdict(statement.predicate_type, predicate)
+        read_predicate_untrusted(statement.predicate_type, predicate)
     return AttestationStatement(
         binding=binding,
         predicate_type=statement.predicate_type,

@@ -162,7 +162,9 @@ async def test_decision_reads_back(tmp_path: Path) -> None:
     assert outcome.to_json()["decision"]["verdict"] == "deny"
     assert isinstance(document, dict)
     changes: list[dict[str, Any]] = [
-        {"version": 2},
+        {"version": 1},
+        {"engine": ""},
+        {"engine": 1},
         {"verdict": "maybe"},
         {"allowed_by": "x"},
         {"allowed_by": [1]},

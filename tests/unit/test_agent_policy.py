@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from agent.errors import PolicyRefusedError
 from agent.facts import AttestorFacts, ComponentFacts, Facts, facts_from_json_untrusted
 from agent.policy import RULE_DEFAULT, RULE_ERROR, PolicyEngine
 from agent.policy_text import CheckedPolicySet, check_policy_set, default_policy_set
-from agent.sample_facts import SAMPLE_FACTS
+from agent.sample_facts import FULL_FACTS, SAMPLE_FACTS
 from wire import canonical_json
 from wire.errors import RejectedError
 from wire.limits import JSON_BYTES_MAX, JSON_DEPTH_MAX
@@ -228,10 +228,11 @@ def test_first_error_is_told_and_the_others_are_counted() -> None:
     assert error.details["errors"] == 2
 
 
-def test_facts_survive_canonical_json() -> None:
-    raw = canonical_json.encode(SAMPLE_FACTS.to_json())
+@pytest.mark.parametrize("facts", [SAMPLE_FACTS, FULL_FACTS], ids=["sample", "full"])
+def test_facts_survive_canonical_json(facts: Facts) -> None:
+    raw = canonical_json.encode(facts.to_json())
     document = canonical_json.decode_untrusted(raw, bytes_max=JSON_BYTES_MAX, depth_max=JSON_DEPTH_MAX, canonical=True)
-    assert facts_from_json_untrusted(document) == SAMPLE_FACTS
+    assert facts_from_json_untrusted(document) == facts
 
 
 def documents() -> list[tuple[str, Any]]:
@@ -252,7 +253,7 @@ def documents() -> list[tuple[str, Any]]:
         ("facts", None),
         ("facts.patch", without),
         ("facts.extra", {**plain, "extra": 1}),
-        ("facts.version", changed("version", value=2)),
+        ("facts.version", changed("version", value=1)),
         ("facts.height", changed("height", value=True)),
         ("facts.height", changed("height", value=-1)),
         ("facts.now_ms", changed("now_ms", value=1 << 53)),
@@ -266,6 +267,16 @@ def documents() -> list[tuple[str, Any]]:
         ("facts.components.listed", changed("components", 0, "listed", value="yes")),
         ("facts.approvals", changed("approvals", 0, value=3)),
         ("facts.requester.x", changed("requester", "x", value=3)),
+        ("facts.rollout.first_success_ms", changed("rollout", "first_success_ms", value=-2)),
+        ("facts.statements", changed("statements", value={})),
+        (
+            "facts.statements.readable",
+            changed("statements", value=[{**asdict(FULL_FACTS.statements[0]), "readable": 1}]),
+        ),
+        (
+            "facts.system.emergencies.x",
+            changed("system", "emergencies", value=[{"patch": "", "applied_ms": 1, "x": 1}]),
+        ),
     ]
 
 
@@ -277,8 +288,9 @@ def test_facts_refuse_what_is_not_their_form(member: str, document: Any) -> None
     assert caught.value.details["member"] == member
 
 
-def test_requests_name_every_entity_they_use() -> None:
-    (request,) = cedar_requests(SAMPLE_FACTS)
+@pytest.mark.parametrize("facts", [SAMPLE_FACTS, FULL_FACTS], ids=["sample", "full"])
+def test_requests_name_every_entity_they_use(facts: Facts) -> None:
+    (request,) = cedar_requests(facts)
     known = {(each["uid"]["type"], each["uid"]["id"]) for each in request.entities}  # type: ignore[index,call-overload]
 
     def references(value: Any) -> set[tuple[str, str]]:
