@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from node.expiry import CHECK_S, NEVER_DAYS, WARN_DAYS, Certificate, ExpiryWatch
 from node.telemetry import Metrics
 from tests.testkit.certificates import NOT_AFTER, make_chain
 from tests.testkit.ledger import Chain, key_of, make_genesis
+from wire.hashing import sha256
 
 END_MS = int(NOT_AFTER.timestamp() * 1000)
 DAY_MS = 24 * 3600 * 1000
@@ -38,6 +40,37 @@ def test_trap_26_who_is_registered_acts_on_when_its_certificates_have_expired() 
     )
     assert built.refused == ()
     assert len(built.block.transactions) == 1
+
+
+def test_trap_26_with_everything_expired_somebody_is_elected_and_the_authority_is_replaced() -> None:
+    """Nothing in elections, certificates of blocks, votes or actions asks an X.509 certificate for its time."""
+    chain, body = with_certificate()
+    chain.submit(replace(body, roles=("administrator", "developer")), by="ada@acme")
+    (expired,) = chain.genesis.organisations[0].ca_certificates
+    leaf, successor = make_chain(key_of("y@acme"), not_after=NOT_AFTER + timedelta(days=3650))
+
+    def say(what: bodies.Body, by: str) -> str:
+        """Commit it in a block of after everything expired, by a leader who was elected then; return its id."""
+        transaction = chain.sign(what, by)
+        built = chain.build(transaction, time_ms=max(YEAR_2031_MS, chain.blocks[-1].header.time_ms))
+        assert built.refused == ()
+        chain.apply(built.block)
+        return transaction.tx_id.hex()
+
+    chain.elect(2)
+    for action in (actions.AddCaCertificate("acme", successor), actions.RemoveCaCertificate("acme", sha256(expired))):
+        proposal = bytes.fromhex(say(bodies.ProposalCreate(action, ""), "x@acme"))
+        for voter in ("x@acme", "ben@beta"):
+            say(bodies.ProposalVote(proposal, True), voter)
+    organisation = chain.view.organisation("acme")
+    assert organisation is not None
+    assert organisation.ca_certificates == (successor,)
+    registered = bodies.IdentityRegister(
+        "y@acme", "Y", ("developer",), key_of("y@acme").public_key.spki, (leaf, successor)
+    )
+    say(registered, "x@acme")
+    assert chain.view.header.term == chain.term
+    assert chain.view.header.time_ms >= YEAR_2031_MS
 
 
 def test_trap_26_no_record_of_a_key_or_a_validator_can_expire() -> None:
