@@ -38,6 +38,10 @@ class LedgerAccess(Protocol):
         """Return the milliseconds since the time of the replica's newest certified block."""
         ...
 
+    def split_heights(self) -> frozenset[int]:
+        """Return the heights at which this node has found two certified histories, also before its last start."""
+        ...
+
     async def submit(self, raw: bytes) -> None:
         """Return when a validator has accepted the transaction for a block, or it is on the ledger already.
 

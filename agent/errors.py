@@ -10,6 +10,7 @@ class                       result code                  codes
 ``TargetRefusedError``      ``ERROR_APPLY_FAILED``       ``agent.target.*``: what the target is, or how it is described
 ``ApplyRefusedError``       ``ERROR_APPLY_FAILED``       ``agent.apply.*``: the patch does not fit the target
 ``ApplyFailedError``        ``ERROR_APPLY_FAILED``       ``agent.apply.*``: the host could not do it (disk full, …)
+``SplitViewRefusedError``   none: the order is refused   ``agent.split_view.*``
 ``OutboxError``             ``ERROR_LEDGER_UNAVAILABLE``  ``agent.outbox.*``, ``agent.ledger.*``
 ``StateWriteError``         ``ERROR_APPLY_FAILED``       ``agent.state.write``: the agent's own files cannot be written
 ``StateCorruptError``       none: the agent stops        ``agent.state.*``
@@ -39,6 +40,10 @@ class PolicyRefusedError(RejectedError):
 
 class TargetRefusedError(RejectedError):
     """The target is not described, or is not a tree that can be switched without losing something."""
+
+
+class SplitViewRefusedError(RejectedError):
+    """What an operator says about a split view cannot be kept."""
 
 
 class ApplyRefusedError(RejectedError):

@@ -22,7 +22,14 @@ from agent.config import AgentConfig
 from agent.context import HostFacts
 from agent.delivery import Delivery
 from agent.documents import history_record, outcome_detail
-from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError, StateWriteError
+from agent.errors import (
+    ApplyFailedError,
+    MetadataRefusedError,
+    OutboxError,
+    ReplicaStaleError,
+    StateCorruptError,
+    StateWriteError,
+)
 from agent.facts import Requester
 from agent.files import TEMPORARY_SUFFIX, Files
 from agent.highwater import HighWater, read_high_water, write_high_water
@@ -32,6 +39,7 @@ from agent.pipeline import Case, Judged, encode_decision, judge
 from agent.policy_cache import PolicyCache
 from agent.registry import Target
 from agent.results import Outcome, ResultCode, StepName, StepResult, result_code
+from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
 from agent.switch import Side
 from agent.target import JOURNAL_FILE, Installed
 from ledger.block import ZERO_DIGEST
@@ -40,6 +48,7 @@ from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.hashing import Digest
 
 HIGH_WATER_FILE: Final = "highwater.json"
+SPLIT_VIEWS_FILE: Final = "split-views.json"
 
 Note = Callable[[str, Mapping[str, object]], None]
 """Told what happens in the background: an event name and its facts. The node logs it."""
@@ -115,11 +124,29 @@ class Lifecycle:
         self._policies = policies
         self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
         self._mark = read_high_water(self._mark_path)
+        self._split_views = SplitViews(files, os.path.join(config.directory, SPLIT_VIEWS_FILE))
 
     @property
     def mark(self) -> HighWater | None:
         """The highest certified block acted on, or None before the first."""
         return self._mark
+
+    def split_views(self) -> tuple[SplitViewStatus, ...]:
+        """Return every split view that this host knows of, lowest height first."""
+        return self._split_views.known(self._ledger.split_heights(), self._ledger.view())
+
+    def settle_split_view(self, height: int, reason: str, by: str) -> SplitViewStatus:
+        """Return a split view after it is settled, durably. Blocking.
+
+        Raises:
+            SplitViewRefusedError: ``agent.split_view.unknown``, ``agent.split_view.too_many``.
+            MalformedError: ``wire.field.*``.
+            OSError: It was not written.
+        """
+        said = SettledSplit(height, reason, by, self._now_ms())
+        status = self._split_views.settle(said, self._ledger.split_heights(), self._ledger.view())
+        self._note("agent.split_view.settled", {"height": height, "reason": reason, "by": by})
+        return status
 
     async def explain(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
         """Return how an application would end now; nothing is changed or recorded."""
@@ -143,6 +170,8 @@ class Lifecycle:
                 requester=requester,
                 view=self._ledger.view(),
                 mark=self._mark,
+                split_views=self._split_views,
+                split_heights=self._ledger.split_heights(),
                 host=HostFacts(
                     identity=self._config.identity_id,
                     group=self._config.host_group,
@@ -189,7 +218,7 @@ class Lifecycle:
         if intent.height is not None:
             # A caller that is cancelled now only stops listening: the application is carried to its recorded end.
             with trio.CancelScope(shield=True):
-                outcome = await self._change(slot, outcome, judged, data, intent)
+                outcome = await self._change_unless_split(slot, outcome, judged, data, intent)
         return await self._record(slot, outcome, requester, data, closes=intent.sequence)
 
     async def _give_up(self, slot: Target, outcome: Outcome) -> None:
@@ -234,6 +263,16 @@ class Lifecycle:
             problem = _refused_intent(*intent.refusal)
         assert problem is not None, "an intent that is neither delivered nor refused has a reason to wait"
         return intent, _failed(replace(outcome, intent_tx=intent.transaction.tx_id), StepName.INTENT, problem)
+
+    async def _change_unless_split(
+        self, slot: Target, outcome: Outcome, judged: Judged, data: bytes, intent: Entry
+    ) -> Outcome:
+        """Return how the application ended; a split view that was found while the intent was on its way stops it."""
+        try:
+            self._split_views.check_settled(self._ledger.split_heights(), self._ledger.view())
+        except ReplicaStaleError as error:
+            return _failed(outcome, StepName.APPLY, error)
+        return await self._change(slot, outcome, judged, data, intent)
 
     async def _change(self, slot: Target, outcome: Outcome, judged: Judged, data: bytes, intent: Entry) -> Outcome:
         """Return how the application ended, with the target changed if and only if that is SUCCESS."""

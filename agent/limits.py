@@ -63,6 +63,11 @@ RECORD_BYTES_MAX: Final = 4 * MEBIBYTE
 HISTORY_LINES_MAX: Final = 2_000
 """Endings kept in a target's local history; older ones stand on the ledger."""
 
+SPLIT_VIEWS_SETTLED_MAX: Final = 1_000
+"""Split views that the operators of one host may settle in its life."""
+SPLIT_VIEW_REASON_BYTES_MAX: Final = 500
+"""Why one was settled, one line."""
+
 # Time
 REPLICA_AGE_MS_MAX: Final = 60_000
 """Default of the oldest replica on which the agent decides."""

@@ -2,7 +2,7 @@
 
 ::
 
-    admit              size; the replica is fresh and not rolled back          ERROR_MALFORMED_PATCH, ERROR_STALE_REPLICA
+    admit              size; the replica is fresh, not rolled back, not split   ERROR_MALFORMED_PATCH, ERROR_STALE_REPLICA
     verify-signature   bytes ──────────▶ SignedPatch                           ERROR_INVALID_SIGNATURE, ERROR_MALFORMED_PATCH
     extract-metadata   SignedPatch ────▶ DescribedPatch                        ERROR_INVALID_METADATA
     verify-identities  author and attestors on the ledger at one height        ERROR_INVALID_DEVELOPER
@@ -39,6 +39,7 @@ from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.results import StepName, StepResult
 from agent.rollout import find_emergencies, find_rollout
+from agent.split_views import SplitViews
 from agent.statements import payloads_of
 from agent.target import TargetConfig, TargetState
 from agent.validation import check_applicable, check_published
@@ -70,6 +71,10 @@ class Case:
     """The replica at one height."""
     mark: HighWater | None
     """The highest block acted on so far."""
+    split_views: SplitViews
+    """What was settled on this host."""
+    split_heights: frozenset[int]
+    """Heights at which this node has found two certified histories."""
     host: HostFacts
     now_ms: int
     """The host's clock, milliseconds since the epoch, UTC."""
@@ -157,6 +162,7 @@ class _Run:
                 actual=len(case.data),
             )
         self._judged.mark = check_replica(case.view, case.mark, case.host.replica_age_ms, case.host.replica_age_ms_max)
+        case.split_views.check_settled(case.split_heights, case.view)
         return (
             f"{len(case.data)} bytes; replica at height {self._judged.mark.height}, {case.host.replica_age_ms} ms old"
         )

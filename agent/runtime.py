@@ -33,6 +33,7 @@ from agent.outbox import HostBody, Outbox
 from agent.policy_cache import PolicyCache
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
+from agent.split_views import SplitViewStatus
 from agent.target import LOCK_FILE
 from ledger.bodies import HostReport
 from ledger.transaction import Transaction, build_transaction
@@ -87,6 +88,8 @@ class AgentStatus:
     """Highest block acted on, or None before the first."""
     delivery_problem: str
     """Why records wait, or ""."""
+    split_views_open: tuple[int, ...]
+    """Heights of split views that nobody has settled here: while there is one, nothing is applied."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -103,6 +106,7 @@ class AgentStatus:
             "replica_age_ms_max": self.replica_age_ms_max,
             "high_water": self.high_water,
             "delivery_problem": self.delivery_problem,
+            "split_views_open": list(self.split_views_open),
         }
 
 
@@ -219,6 +223,27 @@ class Agent:
             raise OutboxError("agent.ledger.patch_not_found", "no peer has the file of this patch now", actual=patch_id)
         return data
 
+    # Split views
+
+    def split_views(self) -> tuple[SplitViewStatus, ...]:
+        """Return every split view that this host knows of, lowest height first; one that is not settled stops every application."""
+        return self._lifecycle.split_views()
+
+    async def settle_split_view(self, height: int, reason: str, by: str) -> SplitViewStatus:
+        """Return a split view after somebody who answers for this host has settled it; it stops nothing any more.
+
+        Args:
+            height: Where the histories differ.
+            reason: Why this host goes on with the history that it has, one line.
+            by: Who says so, a local name.
+
+        Raises:
+            SplitViewRefusedError: ``agent.split_view.unknown``, ``agent.split_view.too_many``.
+            MalformedError: ``wire.field.*``: the reason.
+            StateWriteError: ``agent.state.write``.
+        """
+        return await run_blocking(self._lifecycle.settle_split_view, height, reason, by)
+
     # Targets
 
     async def add_target(self, document: dict[str, Any]) -> TargetStatus:
@@ -313,6 +338,7 @@ class Agent:
             replica_age_ms_max=self._config.replica_age_ms_max,
             high_water=None if self._lifecycle.mark is None else self._lifecycle.mark.height,
             delivery_problem=self._delivery_problem,
+            split_views_open=tuple(each.height for each in self.split_views() if each.settled is None),
         )
 
     # Background

@@ -42,6 +42,10 @@ class NodeLedger:
         """Return the milliseconds since the time of the replica's newest certified block."""
         return self._node.replica.replica_age_ms()
 
+    def split_heights(self) -> frozenset[int]:
+        """Return the heights at which this node has found two certified histories, also before its last start."""
+        return frozenset(self._node.checkpoints.split_heights)
+
     async def submit(self, raw: bytes) -> None:
         """Return when a validator has accepted the transaction, or it is on the ledger already.
 

@@ -18,7 +18,7 @@ from node import clock
 from node.agent_access import NodeLedger
 from node.config import ConfigError
 from node.local.protocol import Json, decode_blob_untrusted
-from node.params import as_count, as_flag, as_hex_digest, as_name
+from node.params import as_count, as_flag, as_hex_digest, as_integer, as_name, as_optional_text
 from wire.errors import RejectedError
 from wire.limits import PATCH_FILE_BYTES_MAX
 
@@ -96,6 +96,8 @@ class AgentService:
             "agent.target.adopt": self.target_adopt,
             "agent.target.freeze": self.target_freeze,
             "agent.target.remove": self.target_remove,
+            "agent.split.list": self.split_list,
+            "agent.split.settle": self.split_settle,
         }
 
     async def status(self, params: Params) -> Document:
@@ -161,6 +163,17 @@ class AgentService:
         name = as_name(params, "target")
         await self._agent.remove_target(name)
         return {"target": name, "removed": True}
+
+    async def split_list(self, params: Params) -> list[Document]:
+        """Return every split view that this host knows of, and what was said about it."""
+        del params
+        return [each.to_json() for each in self._agent.split_views()]
+
+    async def split_settle(self, params: Params) -> Document:
+        """Settle one split view: this host goes on with the history that it has."""
+        height = as_integer(params, "height")
+        reason = as_optional_text(params, "reason") or ""
+        return (await self._agent.settle_split_view(height, reason, getpass.getuser())).to_json()
 
     async def _patch(self, params: Params) -> bytes:
         """Return the patch file that a request carries, or the published one that it names."""

@@ -169,6 +169,8 @@ class Node:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until a signal, `request_stop`, or the first part that fails."""
+        # Before anybody can ask the agent for anything: what was found before this start still holds.
+        await trio.to_thread.run_sync(self.checkpoints.load)
         async with trio.open_nursery() as nursery:
             self.multiaddr = await nursery.start(self.network.run)
             if self.validator is not None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -47,6 +48,7 @@ AHEAD_MAX: Final = 64
 SPLITS_MAX: Final = 64
 """Split views that are written down; one is enough to know, more show how far it went."""
 HIGHEST: Final = "highest.checkpoint"
+_NAME: Final = re.compile(r"split-view-([0-9]{1,18})-[0-9a-f]{16}\.json")
 
 _log = structlog.get_logger("node.checkpoints")
 
@@ -97,14 +99,15 @@ class CheckpointWatch:
         """Checkpoints of peers that held and were taken for comparison, since the start."""
         self.splits: list[SplitView] = []
         """What was found since the start, and before."""
+        self.split_heights: set[int] = set()
+        """The heights of all of them, and of evidence that cannot be read any more: on a host nothing is applied until each is settled."""
 
     async def run(self) -> None:
-        """Ask and compare until cancelled.
+        """Ask and compare until cancelled. `load` comes before.
 
         Raises:
             CorruptionError: The store is damaged; the node must stop.
         """
-        await self._replica.machine.in_thread(self.load)
         turn = 0
         while True:
             await self._replica.machine.sleep(self._replica.machine.jittered(CHECK_S))
@@ -126,7 +129,12 @@ class CheckpointWatch:
             except RejectedError as error:
                 _log.error("the kept checkpoint does not hold and is set aside", code=error.code, message=error.message)
                 path.replace(path.with_suffix(".damaged"))
-        for path in sorted(self._directory.glob("split-view-*.json"))[:SPLITS_MAX]:
+        for path in sorted(self._directory.glob("split-view-*.json")):
+            if (named := _NAME.fullmatch(path.name)) is not None:
+                # Also of a file that does not hold any more: damage must not set a host free.
+                self.split_heights.add(int(named[1]))
+            if len(self.splits) >= SPLITS_MAX:
+                continue
             try:
                 split = SplitView.from_json_untrusted(json.loads(path.read_bytes()))
                 verify_split_view(split, self._founding)
@@ -215,6 +223,7 @@ class CheckpointWatch:
         block_hash = checkpoint.header.hash()
         if split is None or any(known.first.header.hash() == block_hash for known in self.splits):
             return
+        self.split_heights.add(split.height)
         path = self._directory / f"split-view-{split.height}-{block_hash.hex()[:16]}.json"
         _log.error(
             "split view: the validators have certified two histories",

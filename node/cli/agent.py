@@ -26,6 +26,9 @@ agent = group(
         "apply": Place("node.cli.agent:apply", "Decide on a patch, apply it if everything holds, record how it ended."),
         "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
         "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
+        "split-view": Place(
+            "node.cli.agent:split_view", "List and settle two certified histories, which stop this host."
+        ),
     },
 )
 
@@ -39,6 +42,15 @@ target = group(
         "freeze": Place("node.cli.agent:target_freeze", "Stop all changes of a target."),
         "thaw": Place("node.cli.agent:target_thaw", "Allow changes of a frozen target again."),
         "remove": Place("node.cli.agent:target_remove", "Forget a target; its tree stays."),
+    },
+)
+
+split_view = group(
+    "List and settle what stops this host: proof that the validators have certified two histories.\n\nOne of them may have revoked a key, "
+    "or withdrawn a patch, that the other one vouches for, so nothing is applied until somebody who answers for this host settles it.",
+    {
+        "list": Place("node.cli.agent:split_view_list", "List split views; exit code 1 while one is open."),
+        "settle": Place("node.cli.agent:split_view_settle", "Go on with the history that this host has."),
     },
 )
 
@@ -196,6 +208,7 @@ def status(session: Session) -> None:
                 ("records refused", document["records_refused"]),
                 ("open applications", document["intents_open"]),
                 ("why records wait", document["delivery_problem"] or None),
+                ("open split views", _heights(document["split_views_open"])),
             )
         )
     )
@@ -216,6 +229,44 @@ def history(session: Session, name: str, limit: int) -> None:
         for each in found
     ]
     session.output.emit(found, table(rows, ("time", "result", "patch", "record", "reason")))
+
+
+@click.command("list", cls=Command, home=True, examples=("patchwarden agent split-view list",))
+@click.pass_obj
+def split_view_list(session: Session) -> None:
+    """List the split views that this host knows of. Exit code 1 while one of them is open."""
+    found = session.client().call("agent.split.list")
+    rows = [
+        (
+            each["height"],
+            " and ".join(
+                name for name, there in (("here", each["found_here"]), ("ledger", each["on_ledger"])) if there
+            ),
+            "open"
+            if each["settled"] is None
+            else f"settled {when(each['settled']['time_ms'])} by {each['settled']['by']}",
+            "" if each["settled"] is None else each["settled"]["reason"],
+        )
+        for each in found
+    ]
+    session.output.emit(found, table(rows, ("height", "evidence", "state", "reason")))
+    if any(each["settled"] is None for each in found):
+        click.get_current_context().exit(EXIT_NO)
+
+
+@click.command(
+    "settle",
+    cls=Command,
+    home=True,
+    examples=("patchwarden agent split-view settle 812 --reason 'v3 and v4 were replaced'",),
+)
+@click.argument("height", type=click.IntRange(0), metavar="HEIGHT")
+@click.option("--reason", required=True, metavar="TEXT", help="Why this host goes on with the history that it has.")
+@click.pass_obj
+def split_view_settle(session: Session, height: int, reason: str) -> None:
+    """Settle the split view at HEIGHT: this host goes on with the history that it has, and keeps who said so, when and why."""
+    document = session.client().call("agent.split.settle", height=height, reason=reason)
+    session.output.emit(document, [f"the split view at height {document['height']} is settled on this host"])
 
 
 def outcome_lines(document: dict[str, Any]) -> list[str]:
@@ -269,6 +320,10 @@ def _patch_params(patch: str) -> dict[str, str]:
     from wire.limits import PATCH_FILE_BYTES_MAX
 
     return {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}
+
+
+def _heights(heights: list[int]) -> str | None:
+    return ", ".join(map(str, heights)) or None
 
 
 def _state(document: dict[str, Any]) -> str:

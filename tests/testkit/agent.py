@@ -105,6 +105,8 @@ class FakeLedger:
         self.age_ms = 500
         self.frozen: StateView | None = None
         """What the replica shows instead of the chain's tip, or None."""
+        self.splits: frozenset[int] = frozenset()
+        """Heights at which this node has found two certified histories."""
         self.patches: dict[bytes, bytes] = {}
         self.submitted: list[bytes] = []
         self._snapshot: tuple[int, StateView] | None = None
@@ -126,6 +128,9 @@ class FakeLedger:
 
     def replica_age_ms(self) -> int:
         return self.age_ms
+
+    def split_heights(self) -> frozenset[int]:
+        return self.splits
 
     async def submit(self, raw: bytes) -> None:
         if self.is_offline:

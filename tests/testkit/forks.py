@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from ledger.archive import ArchivedBlock, ArchiveEncoder
 from ledger.blame import History, HistoryBase
 from ledger.block import Block, build_raw_block, hash_election
+from ledger.checkpoint import Checkpoint
 from ledger.configuration_history import build_configuration_proof
 from ledger.execution import block_writes
 from ledger.keyspace import MemoryStore, Table, height_key
@@ -102,6 +103,15 @@ class Branch:
         assert not built.refused, built.refused
         self.store.apply(built.executed.writes)
         return self.put(built.block, signers)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return a checkpoint of the last block."""
+        height = self.blocks[-1].header.height
+        return Checkpoint(
+            self.blocks[-1].header,
+            decode_commit_certificate_untrusted(self.certificates[height]),
+            build_configuration_proof(self.store, height),
+        )
 
     def forge(self, signers: Sequence[int], *, by: int, election: bytes | None = None, **changes: object) -> Block:
         """Add an empty block that `by` signed, with other values in its header than belong there."""

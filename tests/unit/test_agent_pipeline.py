@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 
 from agent.decision import replay_decision_untrusted
+from agent.errors import StateCorruptError
 from agent.facts import Requester
 from agent.results import Outcome, ResultCode, StepName
 from ledger import actions, bodies
+from ledger.checkpoint import SplitView
 from provenance.layout import split_patch_file_untrusted
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
-from tests.testkit.agent import NOW_MS, OPERATOR, POLICIES, TARGET, TREE, World, read_tree, write_tree
+from tests.testkit.agent import HOST, NOW_MS, OPERATOR, POLICIES, TARGET, TREE, FakeLedger, World, read_tree, write_tree
+from tests.testkit.forks import Branch
 from tests.testkit.ledger import attest_body, key_of
-from wire.errors import UnavailableError
+from wire import canonical_json
+from wire.errors import RejectedError, UnavailableError
+from wire.hashing import sha256
 
 
 @pytest.fixture
@@ -469,6 +474,88 @@ async def test_replica_with_another_history_is_refused(tmp_path: Path, world: Wo
     world.ledger.frozen = other.ledger.snapshot()
     outcome = await world.agent.explain(data, TARGET, OPERATOR)
     assert (outcome.code, outcome.reason) == (ResultCode.STALE_REPLICA, "agent.replica.forked")
+
+
+async def test_open_split_view_is_refused_until_somebody_settles_it(world: World) -> None:
+    data = world.release()
+    world.ledger.splits = frozenset({2, 3})
+    for agent in (world.agent, world.reopen()):
+        assert agent.status().split_views_open == (2, 3)
+        await refuse(world, data, ResultCode.STALE_REPLICA, "agent.replica.split_view")
+    kept = world.directory / "home" / "agent" / "split-views.json"
+    assert not kept.exists()
+    for height, reason, code in (
+        (4, "nobody knows of this one", "agent.split_view.unknown"),
+        (2, "", "wire.field.length"),
+        (2, "x" * 501, "wire.field.length"),
+        (2, "two\nlines", "wire.field.characters"),
+    ):
+        with pytest.raises(RejectedError) as caught:
+            await world.agent.settle_split_view(height, reason, "root")
+        assert caught.value.code == code
+    assert not kept.exists()
+    status = await world.agent.settle_split_view(2, "v1 was replaced", "root")
+    assert status.to_json() == {
+        "height": 2,
+        "found_here": True,
+        "on_ledger": False,
+        "settled": {"reason": "v1 was replaced", "by": "root", "time_ms": NOW_MS},
+    }
+    outcome = await refuse(world, data, ResultCode.STALE_REPLICA, "agent.replica.split_view")
+    assert "settle 3 " in outcome.hint
+    await world.agent.settle_split_view(3, "v1 was replaced", "root")
+    assert world.reopen().status().split_views_open == ()
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+
+
+async def test_split_view_on_the_ledger_stops_every_host(world: World) -> None:
+    data = world.release()
+    ours, theirs = Branch.of(world.chain), Branch.of(world.chain)
+    ours.add([1])
+    theirs.add([1], late_ms=1)
+    split = SplitView(ours.checkpoint(), theirs.checkpoint())
+    world.chain.submit(bodies.EvidenceSubmit(canonical_json.encode(split.to_json())), HOST)
+    await refuse(world, data, ResultCode.STALE_REPLICA, "agent.replica.split_view")
+    (status,) = world.agent.split_views()
+    assert (status.height, status.is_found_here, status.is_on_ledger) == (split.height, False, True)
+    await world.agent.settle_split_view(split.height, "the second one was never shown to anybody", "root")
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+
+
+async def test_split_view_found_after_the_decision_stops_the_change(world: World) -> None:
+    data = world.release()
+    before = world.digest()
+
+    class FindsOneMeanwhile(FakeLedger):
+        async def submit(self, raw: bytes) -> None:
+            self.splits = frozenset({2})
+            await super().submit(raw)
+
+    world.ledger.__class__ = FindsOneMeanwhile
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.STALE_REPLICA, "agent.replica.split_view")
+    assert world.digest() == before
+    (intent,), (told,) = world.intents(), world.outcomes()
+    assert told.intent_tx_id is not None
+    assert (told.result, told.tree_before, told.tree_after) == ("ERROR_STALE_REPLICA", intent.tree_before, before)
+    assert world.leftovers() == []
+
+
+async def test_what_was_settled_is_never_forgotten_nor_guessed(world: World) -> None:
+    world.ledger.splits = frozenset({2})
+    await world.agent.settle_split_view(2, "v1 was replaced", "root")
+    kept = world.directory / "home" / "agent" / "split-views.json"
+    whole = kept.read_bytes()
+    for damaged in (whole[:-3], whole.replace(b"replaced", b"rewarded"), b"", _state_file({"version": 2})):
+        kept.write_bytes(damaged)
+        with pytest.raises(StateCorruptError) as caught:
+            world.reopen()
+        assert caught.value.code == "agent.state.damaged"
+
+
+def _state_file(document: dict[str, object]) -> bytes:
+    body = canonical_json.encode(document)
+    return body + b"\n" + sha256(body).hex().encode() + b"\n"
 
 
 async def test_ledger_out_of_reach_applies_nothing_and_loses_nothing(world: World) -> None:

@@ -10,14 +10,13 @@ from ledger import actions, bodies
 from ledger.blame import Blame, BlameKind, find_guilty
 from ledger.blame_proof import Vote
 from ledger.block import ZERO_DIGEST
-from ledger.checkpoint import Checkpoint, SplitView
-from ledger.configuration_history import build_configuration_proof
+from ledger.checkpoint import SplitView
 from ledger.keyspace import VALIDATORS_KEY, height_key
 from ledger.limits import EVIDENCE_BYTES_MAX
 from tests.testkit.forks import Branch, id_of
 from tests.testkit.ledger import Chain, make_genesis, node_key
 from wire.canonical_json import encode
-from wire.certificate import decode_commit_certificate_untrusted, vote_message
+from wire.certificate import vote_message
 from wire.errors import MalformedError
 from wire.hashing import sha256
 
@@ -42,16 +41,6 @@ def double_vote(number: int) -> Blame:
 
 def evidence(blame: Blame | SplitView) -> bodies.EvidenceSubmit:
     return bodies.EvidenceSubmit(encode(blame.to_json()))
-
-
-def checkpoint(branch: Branch) -> Checkpoint:
-    """Return a checkpoint of the branch's last block."""
-    height = branch.blocks[-1].header.height
-    return Checkpoint(
-        branch.blocks[-1].header,
-        decode_commit_certificate_untrusted(branch.certificates[height]),
-        build_configuration_proof(branch.store, height),
-    )
 
 
 def test_anybody_registered_puts_a_proof_on_record(chain: Chain) -> None:
@@ -120,7 +109,7 @@ def test_a_split_view_is_recorded_once_for_each_height(chain: Chain) -> None:
     ours, theirs = Branch.of(chain), Branch.of(chain)
     ours.add([1, 2])
     theirs.add([2, 3], term=2, leader=3, voters=[2, 3])
-    split = SplitView(checkpoint(ours), checkpoint(theirs))
+    split = SplitView(ours.checkpoint(), theirs.checkpoint())
     body = evidence(split)
     chain.submit(body, "web1@acme")
     record = chain.view.evidence(height_key(split.height))
@@ -134,7 +123,7 @@ def test_a_split_view_that_is_none_is_refused(chain: Chain) -> None:
     ours, theirs = Branch.of(chain), Branch.of(chain)
     ours.add([1, 2])
     theirs.add([2, 3], term=2, leader=3, voters=[2, 3])
-    one, other = checkpoint(ours), checkpoint(theirs)
+    one, other = ours.checkpoint(), theirs.checkpoint()
     assert chain.refused(evidence(SplitView(one, one)), "web1@acme") == "ledger.checkpoint.no_split"
     few = replace(other, certificate=replace(other.certificate, signatures=other.certificate.signatures[:1]))
     assert chain.refused(evidence(SplitView(one, few)), "web1@acme") == "wire.certificate.too_few"

@@ -207,6 +207,20 @@ async def test_what_does_not_hold_changes_nothing(tmp_path: Path, chain: Chain, 
         assert here.watch.compared == 0
 
 
+async def test_a_split_view_stops_a_host_also_after_a_restart_and_damage(
+    tmp_path: Path, chain: Chain, rival: Chain
+) -> None:
+    with watched(tmp_path, chain, 6) as here:
+        assert here.watch.split_heights == set()
+        await here.watch.ask(Peer(rival))
+        assert here.watch.split_heights == {5}
+        assert Watched(here.replica, chain, tmp_path / "checkpoints").watch.split_heights == {5}
+        (path,) = evidence_files(tmp_path)
+        path.write_text("{")
+        again = Watched(here.replica, chain, tmp_path / "checkpoints")
+        assert (again.watch.splits, again.watch.split_heights) == ([], {5})
+
+
 async def test_a_kept_file_that_does_not_hold_is_set_aside(tmp_path: Path, chain: Chain, rival: Chain) -> None:
     with watched(tmp_path, chain, 6) as here:
         await here.watch.ask(Peer(rival))
