@@ -93,7 +93,7 @@ class Watched:
             executed = execute_block(self.replica.store, decode_block_untrusted(item.block), now_ms=None)
             assert item.certificate is not None
             self.replica.chain.push(executed)
-            self.replica.commit_to_store([executed], decode_commit_certificate_untrusted(item.certificate))
+            self.replica.commit_to_store([([executed], decode_commit_certificate_untrusted(item.certificate))])
             self.replica.committed([executed])
 
 

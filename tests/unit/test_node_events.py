@@ -51,7 +51,7 @@ async def grow(replica: LedgerReplica, chain: Chain, upto: int) -> None:
     ]
     last = blocks[-1].certificate
     assert last is not None
-    replica.commit_to_store(executed, decode_commit_certificate_untrusted(last))
+    replica.commit_to_store([(executed, decode_commit_certificate_untrusted(last))])
     replica.committed(executed)
 
 

@@ -148,7 +148,7 @@ async def test_blocks_go_when_a_snapshot_stands_for_them(tmp_path: Path, chain: 
     stored = replica.store.load()
     assert stored.commit_height == HEIGHT
     executed = await replica.execute_untrusted(chain.blocks[HEIGHT + 1].raw, block_hash=None, now_ms=None)
-    replica.commit_to_store([executed], chain.certificate(chain.blocks[HEIGHT + 1]))
+    replica.commit_to_store([([executed], chain.certificate(chain.blocks[HEIGHT + 1]))])
     replica.committed([executed])
     replica.store.store.close()
     with open_replica(tmp_path / "data", chain.genesis) as again:

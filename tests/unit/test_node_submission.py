@@ -66,7 +66,7 @@ class Cluster:
         built = self.chain.build(*self.mempool.take())
         self.chain.apply(built.block)
         executed = await self.replica.execute_untrusted(built.block.raw, block_hash=None, now_ms=None)
-        self.replica.commit_to_store([executed], self.chain.certificate(built.block))
+        self.replica.commit_to_store([([executed], self.chain.certificate(built.block))])
         self.replica.committed([executed])
         self.mempool.remove(executed.tx_ids)
 
@@ -238,7 +238,7 @@ async def test_leader_refuses_nothing_by_a_replica_that_is_behind(cluster: Clust
 
     async def catch_up() -> None:
         executed = await cluster.replica.execute_untrusted(block.raw, block_hash=None, now_ms=None)
-        cluster.replica.commit_to_store([executed], cluster.chain.certificate(block))
+        cluster.replica.commit_to_store([([executed], cluster.chain.certificate(block))])
         cluster.replica.committed([executed])
 
     cluster.before_confirmation = catch_up
