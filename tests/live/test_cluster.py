@@ -26,6 +26,7 @@ from ledger.configuration import Configuration
 from ledger.configuration_history import ConfigurationProof
 from ledger.trust import TrustedHead
 from node.local.client import LocalClient
+from tests.testkit.cli import refused, run_json
 from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
 from tests.testkit.ledger import make_certificate, node_key
 
@@ -84,8 +85,35 @@ def test_a_host_that_saw_another_history_puts_it_on_record(cluster: Cluster) -> 
         cluster.wait_for(lambda node=node: _metric(cluster, node, "checkpoints_compared") > 0, "they compare", node)  # type: ignore[misc]
         assert node.status(cluster.client)["split_views"] == 0
         assert "peer's checkpoint does not hold" not in node.log()
+    _check_stopped_by_the_split_view(cluster, host)
     host.stop()
     cluster.hosts.remove(host)
+
+
+def _check_stopped_by_the_split_view(cluster: Cluster, host: NodeProcess) -> None:
+    """Nothing is applied, also after a restart, until the host's operator settles it."""
+    tree = host.home.parent / "guarded"
+    tree.mkdir()
+    at_home = ("--home", host.home)
+    run_json("agent", "target", "add", "app", tree, "--component", "frames", *at_home)
+    patch = tree.with_name("any.patch")
+    patch.write_bytes(b"whatever: it is not read")
+    for start in (False, True):
+        if start:
+            host.stop()
+            cluster.start([host])
+        outcome = run_json("agent", "apply", patch, "--target", "app", *at_home, code=3)
+        assert (outcome["code"], outcome["reason"]) == ("ERROR_STALE_REPLICA", "agent.replica.split_view")
+        assert outcome["tree_before"] == outcome["tree_after"]
+    (found,) = run_json("agent", "split-view", "list", *at_home, code=1)
+    assert (found["height"], found["found_here"], found["on_ledger"], found["settled"]) == (2, True, True, None)
+    assert refused("agent", "split-view", "settle", 3, "--reason", "no", *at_home) == "agent.split_view.unknown"
+    settled = run_json("agent", "split-view", "settle", 2, "--reason", "v1 to v3 were replaced", *at_home)
+    assert settled["settled"]["reason"] == "v1 to v3 were replaced"
+    assert run_json("agent", "split-view", "list", *at_home) == [settled]
+    assert run_json("agent", "status", *at_home)["split_views_open"] == []
+    outcome = run_json("agent", "apply", patch, "--target", "app", *at_home, code=1)
+    assert outcome["reason"] == "provenance.file.start"
 
 
 def _metric(cluster: Cluster, node: NodeProcess, name: str) -> float:
