@@ -1,7 +1,7 @@
 """What a proposal of governance does when enough organisations have voted for it.
 
 An action's wire form is a tuple that begins with its name. The actions about organisations stand in `ledger.organisation_actions`, those
-about validators in `ledger.validator_actions`; all are re-exported here.
+about validators in `ledger.validator_actions`, those about policies in `ledger.policy_actions`; all are re-exported here.
 
 Source: docs/spec/ledger.md 6.
 """
@@ -16,10 +16,6 @@ from ledger.errors import TransactionRefusedError
 from ledger.limits import (
     BLOCK_ROOM_BYTES,
     NETWORK_LIMITS,
-    POLICIES_MAX,
-    POLICY_BYTES_MAX,
-    POLICY_SCHEMA_BYTES_MAX,
-    POLICY_SET_BYTES_MAX,
     REASON_BYTES_MAX,
 )
 from ledger.organisation_actions import (
@@ -35,6 +31,7 @@ from ledger.organisation_actions import (
     ResumeOrganisation,
     SuspendOrganisation,
 )
+from ledger.policy_actions import POLICY_ACTIONS, PolicyAction, SetPolicy, SetPolicyCases, as_policies, as_policy_schema
 from ledger.validator_actions import (
     VALIDATOR_ACTIONS,
     AddLearner,
@@ -44,7 +41,7 @@ from ledger.validator_actions import (
     ValidatorAction,
 )
 from wire.codec import Value
-from wire.fields import as_digest, as_identifier, as_int, as_text, as_tuple
+from wire.fields import as_digest, as_int, as_text, as_tuple
 from wire.limits import NAME_BYTES_MAX
 
 THRESHOLDS: Final = ("majority", "two-thirds", "unanimous")
@@ -57,6 +54,7 @@ __all__ = [
     "AddOrganisation",
     "Administrator",
     "OrganisationAction",
+    "PolicyAction",
     "PromoteLearner",
     "RemoveCaCertificate",
     "RemoveOrganisation",
@@ -67,6 +65,7 @@ __all__ = [
     "RevokeKey",
     "SetLimits",
     "SetPolicy",
+    "SetPolicyCases",
     "SetThreshold",
     "SuspendOrganisation",
     "ValidatorAction",
@@ -76,27 +75,6 @@ __all__ = [
     "as_policy_schema",
     "as_threshold",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class SetPolicy:
-    """Adopt another policy set."""
-
-    NAME: ClassVar[str] = "set-policy"
-    schema: str
-    """Cedar schema text."""
-    policies: tuple[tuple[str, str], ...]
-    """Name (identifier) and text of each policy, in order of name."""
-
-    def to_value(self) -> tuple[Value, ...]:
-        """Return the wire form."""
-        return (self.NAME, self.schema, self.policies)
-
-    @classmethod
-    def from_value_untrusted(cls, value: tuple[object, ...]) -> SetPolicy:
-        """Return the action; raises `MalformedError` or ``ledger.proposal.bad_policy_set``."""
-        _, schema, policies = as_tuple(value, "action", length=3)
-        return cls(as_policy_schema(schema, "schema"), as_policies(policies, "policies"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +186,14 @@ class WithdrawPatch:
 
 
 Action: TypeAlias = (
-    SetPolicy | SetThreshold | SetLimits | RevokeKey | WithdrawPatch | OrganisationAction | ValidatorAction
+    PolicyAction | SetThreshold | SetLimits | RevokeKey | WithdrawPatch | OrganisationAction | ValidatorAction
 )
 """Everything that a proposal can do in this version."""
 
 _READERS: Final[dict[str, Callable[[tuple[object, ...]], Action]]] = {
     action.NAME: action.from_value_untrusted
     for action in (
-        SetPolicy,
+        *POLICY_ACTIONS,
         SetThreshold,
         SetLimits,
         RevokeKey,
@@ -258,37 +236,6 @@ def as_threshold(value: object) -> str:
     return value
 
 
-def as_policy_schema(value: object, name: str) -> str:
-    """Return `value`, a policy schema's text; raises `MalformedError`."""
-    return as_text(value, name, POLICY_SCHEMA_BYTES_MAX, multiline=True)
-
-
-def as_policies(value: object, name: str) -> tuple[tuple[str, str], ...]:
-    """Return `value`, named policy texts in order of name, without repeats.
-
-    Raises:
-        MalformedError: ``wire.field.*``.
-        TransactionRefusedError: ``ledger.proposal.bad_policy_set`` (order, repeats, or too large together).
-    """
-    policies = tuple(_as_policy(item, name) for item in as_tuple(value, name, length_max=POLICIES_MAX))
-    names = [each for each, _ in policies]
-    if names != sorted(set(names)):
-        raise TransactionRefusedError(
-            "ledger.proposal.bad_policy_set",
-            f"{name} must stand in order of name, each name once",
-            actual=", ".join(names),
-        )
-    total_bytes = sum(len(text.encode()) for _, text in policies)
-    if total_bytes > POLICY_SET_BYTES_MAX:
-        raise TransactionRefusedError(
-            "ledger.proposal.bad_policy_set",
-            f"{name} are too large together",
-            expected=f"at most {POLICY_SET_BYTES_MAX} bytes",
-            actual=total_bytes,
-        )
-    return policies
-
-
 def _as_limit(value: object, name: str, least: int, most: int) -> int:
     limit = as_int(value, name)
     if not least <= limit <= most:
@@ -296,10 +243,3 @@ def _as_limit(value: object, name: str, least: int, most: int) -> int:
             "ledger.proposal.bad_limits", f"{name} is out of range", expected=f"{least} to {most}", actual=limit
         )
     return limit
-
-
-def _as_policy(value: object, name: str) -> tuple[str, str]:
-    policy_name, text = as_tuple(value, name, length=2)
-    return as_identifier(policy_name, f"{name} name"), as_text(
-        text, f"{name} text", POLICY_BYTES_MAX, 1, multiline=True
-    )

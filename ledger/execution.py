@@ -25,6 +25,7 @@ from ledger.records import REMOVED, REVOKED, SUSPENDED, Configuration, KeyRecord
 from ledger.recovery import Recovery
 from ledger.recovery_block import check_recovery_transaction
 from ledger.rules import Context, Effects, apply_rule, settle_validators
+from ledger.rules_policy import due_policy
 from ledger.rules_validator import recover_validators
 from ledger.signers import find_signing_key
 from ledger.state import PolicyVersion, StateView, Tip
@@ -124,6 +125,7 @@ class Execution:
         self._duplicates: set[bytes] = set()
         self._history: list[tuple[bytes, ...]] = []
         self.network = self._draft.network
+        self._draft.put(due_policy(self._draft, template.height))
 
     @property
     def transactions(self) -> tuple[Transaction, ...]:

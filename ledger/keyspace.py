@@ -182,6 +182,8 @@ NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
 GOVERNANCE_KEY: Final = b"g"
 POLICY_VERSION_KEY: Final = b"Y"
+POLICY_PENDING_KEY: Final = b"Z"
+POLICY_CASES_KEY: Final = b"C"
 TRANSACTION_CHAIN_KEY: Final = b"x"
 
 

@@ -53,6 +53,8 @@ POLICY_SET_BYTES_MAX: Final = 512 * KIBIBYTE
 """Schema and policies together: a set must fit a transaction with room to spare."""
 POLICY_CASES_BYTES_MAX: Final = 256 * KIBIBYTE
 """The network's own cases for policy sets, as JSON in UTF-8."""
+POLICY_ACTIVATION_AHEAD_MAX: Final = PROPOSAL_LIFETIME
+"""Heights ahead at which an adopted policy set may come into force at the latest."""
 
 ENVELOPE_BYTES_MAX: Final = ENVELOPE_LINE_BYTES_MAX
 """One author's or attestor's envelope inside a transaction: whatever a patch file may carry, the ledger can record."""

@@ -40,6 +40,8 @@ __all__ = [
     "Network",
     "Organisation",
     "PatchRecord",
+    "PolicyCases",
+    "PolicyPending",
     "PolicySet",
     "PolicyVersion",
     "ProposalRecord",
@@ -341,7 +343,29 @@ class PolicySet(Record):
     policy_hash: bytes
     """Domain-separated SHA-256 of schema and policies, 32 bytes; stands in every header."""
     adopted_height: int
-    """Height of the block that adopted it."""
+    """The first height at which it is in force: that of the block that adopted it, or the later one that was decided with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPending(Record):
+    """The policy set that was last adopted for a later height. It waits while its version is above the one in force."""
+
+    version: int
+    """Its version."""
+    policy_hash: bytes
+    """Its hash."""
+    activate_height: int
+    """The first height at which it is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCases(Record):
+    """The network's own cases: what every policy set that is proposed has to come to."""
+
+    cases: str
+    """JSON text, or empty for none. The ledger does not read it."""
+    adopted_height: int
+    """Height of the block that adopted them; 0 before any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,7 @@ from ledger.bodies import ProposalCreate, ProposalVote, ProposalWithdraw
 from ledger.keyspace import (
     GOVERNANCE_KEY,
     NETWORK_KEY,
-    POLICY_VERSION_KEY,
     identity_key,
-    policy_key,
     proposal_key,
 )
 from ledger.limits import NETWORK_LIMITS, PROPOSAL_LIFETIME
@@ -31,16 +29,14 @@ from ledger.records import (
     EXECUTED,
     OPEN,
     WITHDRAWN,
-    PolicySet,
-    PolicyVersion,
     ProposalRecord,
-    hash_policy,
 )
 from ledger.roles import ADMINISTRATOR
 from ledger.rules_common import Context, Effects, check_administrator_of, check_role, refuse
 from ledger.rules_identity import revoked_keys
 from ledger.rules_organisation import change_organisation
 from ledger.rules_patch import withdrawn
+from ledger.rules_policy import change_policy
 from ledger.rules_validator import change_validators
 from ledger.state import StateView
 
@@ -124,8 +120,8 @@ def execute_action(view: StateView, context: Context, action: Action) -> Effects
 
 def _execute(view: StateView, context: Context, action: Action) -> Effects:
     match action:
-        case actions.SetPolicy():
-            return _set_policy(view, context, action)
+        case actions.SetPolicy() | actions.SetPolicyCases():
+            return change_policy(view, context, action)
         case actions.SetThreshold():
             governance = view.governance()
             if governance.threshold == action.threshold:
@@ -150,16 +146,6 @@ def _set_limits(view: StateView, action: actions.SetLimits) -> Effects:
         raise refuse("proposal.no_change", "these limits are in force already")
     limits = {name: getattr(action, name) for name in NETWORK_LIMITS}
     return Effects({NETWORK_KEY: replace(network, **limits)})
-
-
-def _set_policy(view: StateView, context: Context, action: actions.SetPolicy) -> Effects:
-    current = view.policy_version()
-    policy_hash = hash_policy(action.schema, action.policies)
-    if policy_hash == current.policy_hash:
-        raise refuse("proposal.no_change", "this policy set is in force already", actual=policy_hash)
-    version = current.version + 1
-    policy = PolicySet(version, action.schema, action.policies, policy_hash, context.height)
-    return Effects({policy_key(version): policy, POLICY_VERSION_KEY: PolicyVersion(version, policy_hash)})
 
 
 def _revoke_key(view: StateView, context: Context, action: actions.RevokeKey) -> Effects:

@@ -30,6 +30,8 @@ from ledger.records import (
     Network,
     Organisation,
     PatchRecord,
+    PolicyCases,
+    PolicyPending,
     PolicySet,
     PolicyVersion,
     ProposalRecord,
@@ -62,6 +64,8 @@ __all__ = [
     "Network",
     "Organisation",
     "PatchRecord",
+    "PolicyCases",
+    "PolicyPending",
     "PolicySet",
     "PolicyVersion",
     "ProposalRecord",
@@ -312,6 +316,21 @@ class StateView:
     def policy_version(self) -> PolicyVersion:
         """Return which policy set is in force, without its texts."""
         return self._need(keyspace.POLICY_VERSION_KEY, PolicyVersion)
+
+    def policy_pending(self) -> PolicyPending | None:
+        """Return the set that was adopted for a later height and waits for it, or None."""
+        waiting = self._find(keyspace.POLICY_PENDING_KEY, PolicyPending)
+        return None if waiting is None or waiting.version <= self.policy_version().version else waiting
+
+    def policy_cases(self) -> PolicyCases:
+        """Return the network's own cases for policy sets; empty before any were adopted."""
+        return self._find(keyspace.POLICY_CASES_KEY, PolicyCases) or PolicyCases("", 0)
+
+    def policies(self) -> Iterator[PolicySet]:
+        """Yield every policy set that was ever adopted, in order of version: also one that waits, or never came into force."""
+        waiting = self.policy_pending()
+        newest = self.policy_version().version if waiting is None else waiting.version
+        return (self.policy(version) for version in range(newest + 1))
 
     # Patches
 

@@ -41,6 +41,8 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.IdentityRevoke("a@b", D1, 7, ""),
     bodies.IdentityRevoke("a@b", None, 0, ""),
     bodies.ProposalCreate(actions.SetPolicy("schema", (("a", "text"), ("b", "more\nlines"))), "why"),
+    bodies.ProposalCreate(actions.SetPolicy("schema", (("a", "text"),), 812), "why"),
+    bodies.ProposalCreate(actions.SetPolicyCases('[{"expect": "allow"}]\n'), "why"),
     bodies.ProposalCreate(actions.AddOrganisation("o", "O", (Administrator("a@o", "A", SPKI),), (b"der",)), ""),
     bodies.ProposalCreate(actions.AddAdministrator("o", Administrator("a@o", "A", SPKI)), ""),
     bodies.ProposalCreate(actions.AddCaCertificate("o", b"der"), ""),
