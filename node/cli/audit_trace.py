@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.genesis import Genesis
     from node.cli.client import NodeClient
 
-SUBJECTS: Final = ("patch", "host", "identity", "organisation")
+SUBJECTS: Final = ("patch", "host", "identity", "organisation", "proposal")
 PAGE: Final = 500
 """Transactions that a node tells about one thing at once."""
 EVENTS_MAX: Final = 100_000
@@ -35,6 +35,7 @@ EVENTS_MAX: Final = 100_000
     examples=(
         "patchwarden audit trace patch 3f2a… --rpc http://127.0.0.1:7080 --genesis genesis.json",
         "patchwarden audit trace host web1@acme",
+        "patchwarden audit trace proposal 9f86…",
     ),
 )
 @click.argument("subject", type=click.Choice(SUBJECTS))
@@ -44,7 +45,10 @@ EVENTS_MAX: Final = 100_000
 )
 @click.pass_obj
 def trace(session: Session, subject: str, name: str, genesis: Path | None) -> None:
-    """Tell the story of one patch, host, identity or organisation. Every line's receipt is verified; exit code 1 when one does not hold."""
+    """Tell the story of one patch, host, identity, organisation or proposal, each line with its receipt verified.
+
+    Exit code 1 when one does not hold.
+    """
     document = run_trace(session, subject, name, genesis)
     session.output.emit(document, trace_lines(document))
     if not document["valid"]:
@@ -169,8 +173,9 @@ def _event(session: Session, founding: Genesis, document: dict[str, Any], before
 def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of transaction
     """Return what a transaction says, in a few words."""
     from ledger import bodies
+    from ledger.recovery import Recovery
 
-    text = body.KIND
+    text: str = body.KIND
     match body:
         case bodies.IdentityRegister():
             text = f"{body.identity_id} registered as {', '.join(body.roles)}"
@@ -205,6 +210,9 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
             text = _evidence_summary(body)
         case bodies.ValidatorSettle():
             text = f"change of validators settled: committed at height {body.header.height}"
+        case Recovery():
+            signers = ", ".join(each.identity_id for each in body.approvals)
+            text = f"RECOVERED: the majority of the validators was declared lost by {signers}: {body.statement.reason}"
         case bodies.HostReport():
             text = f"report {body.report_kind} about {body.target}"
     return text

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ledger import bodies
-from ledger.keyspace import identity_key, organisation_key, patch_key
+from ledger.actions import SetThreshold
+from ledger.keyspace import identity_key, organisation_key, patch_key, proposal_key
 from ledger.proofs import build_receipt
 from ledger.transaction import decode_transaction_untrusted
 from node.cli import audit_trace
@@ -47,7 +48,11 @@ class ChainClient:
 
     def _history(self, subject: str, id: str, limit: int, **where: int) -> list[dict[str, Any]]:
         view = self.chain.view
-        keys = {"organisation": organisation_key, "patch": lambda name: patch_key(bytes.fromhex(name))}
+        keys = {
+            "organisation": organisation_key,
+            "patch": lambda name: patch_key(bytes.fromhex(name)),
+            "proposal": lambda name: proposal_key(bytes.fromhex(name)),
+        }
         key = keys.get(subject, identity_key)(id)
         start = (where["from"], where["from_index"])
         places = [each for each in view.history(key) if (each.height, each.index) >= start][:limit]
@@ -118,6 +123,19 @@ def test_each_subject_has_its_story_with_proven_places(chain: Chain, client: Cha
     assert lines[-2].startswith("     10.4  ")
     assert "log 13, certified by block 10" in lines[-2]
     assert lines[-1].startswith("8 records, every receipt verified")
+
+
+def test_a_proposal_has_its_story_with_every_vote() -> None:
+    chain = Chain()
+    chain.adopt(SetThreshold("two-thirds"))
+    (proposal,) = chain.view.proposals()
+    document = story(ChainClient(chain), "proposal", proposal.proposal_id.hex())
+    name = proposal.proposal_id.hex()[:12]
+    assert [(each["summary"], each["signer"], each["receipt"]) for each in document["events"]] == [
+        ("proposed set-threshold", "ada@acme", "valid"),
+        (f"voted for proposal {name}", "ada@acme", "valid"),
+        (f"voted for proposal {name}", "ben@beta", "valid"),
+    ]
 
 
 def test_long_stories_come_page_by_page(client: ChainClient, monkeypatch: pytest.MonkeyPatch) -> None:
