@@ -38,7 +38,7 @@ from wire.codec import Value, decode_untrusted, encode
 from wire.errors import MalformedError
 from wire.fields import as_bytes, as_digest, as_identity_id, as_int, as_text, as_tuple
 from wire.hashing import DOMAIN_RECOVERY, Digest, hash_domain
-from wire.keys import KeyId, PrivateKey
+from wire.keys import KeyId, Signer
 from wire.limits import CERTIFICATE_BYTES_MAX, SIGNATURE_BYTES_MAX
 
 RECOVERY_VERSION: Final = 1
@@ -325,7 +325,7 @@ def build_candidates(
     )
 
 
-def approve(recovery: Recovery, candidate: Approval, key: PrivateKey) -> Recovery:
+def approve(recovery: Recovery, candidate: Approval, key: Signer) -> Recovery:
     """Return the recovery with the candidate's signature, in the place of one of the same organisation."""
     assert key.public_key.key_id == candidate.key_id, "a candidate signs with its own key"
     signature = key.sign(recovery.statement.message())

@@ -37,6 +37,10 @@ class NotFoundError(RejectedError):
     """The thing asked for is not on this replica; the code is `node.<thing>.not_found`."""
 
 
+class RecoveryRefusedError(RejectedError):
+    """A recovery cannot be made, signed or applied here (``node.recovery.*``); nothing has changed."""
+
+
 class KeyFileError(RejectedError):
     """A key file is missing, readable by others, or not a key (``node.key.*``)."""
 

@@ -19,6 +19,7 @@ import trio
 from consensus.effects import Persist
 from ledger.block import Block, decode_block_untrusted
 from ledger.keyspace import Reader
+from ledger.recovery_block import find_recovery
 from ledger.state import StateView
 from ledger.transaction import SignatureJob, Transaction, decode_transaction_untrusted
 from ledger.transition import Executed, execute_block, signature_jobs
@@ -236,6 +237,15 @@ class LedgerReplica:
         self.chain.release_through(blocks[-1].block.header.height)
         self._view = StateView(self.store)
         for executed in blocks:
+            if (recovery := find_recovery(executed.block)) is not None:
+                _log.warning(
+                    "the network was recovered: the organisations went on without a majority of the validators",
+                    height=executed.height,
+                    kept_height=recovery.header.height,
+                    signers=[each.identity_id for each in recovery.approvals],
+                    validators=[each.name for each in recovery.after],
+                    reason=recovery.statement.reason,
+                )
             self.transactions_committed += len(executed.tx_ids)
             for transaction in executed.transactions:
                 # Nobody executes it again; kept, these would be most of what a node remembers.

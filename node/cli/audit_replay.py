@@ -11,6 +11,7 @@ from node.cli.command import Command, Session
 from node.cli.errors import EXIT_CORRUPTION, EXIT_NO
 from node.cli.output import fields
 from node.cli.params import FILE
+from node.cli.recovery_mark import mark_lines
 
 FINDINGS_SHOWN_MAX: Final = 50
 """Findings printed; the report has all of them."""
@@ -113,6 +114,7 @@ def replay_lines(document: dict[str, Any]) -> list[str]:
             )
         )
     )
+    lines += mark_lines(document["recoveries"])
     for number, each in enumerate(document["findings"][:FINDINGS_SHOWN_MAX]):
         head = "first divergence: " if number == 0 else ""
         lines.append(f"  {head}{place_of(each)}: {each['message']} [{each['what']}]")

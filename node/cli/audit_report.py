@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from node.cli.audit_replay import place_of
 from node.cli.output import printable, time_text
+from node.cli.recovery_mark import mark_lines
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --good: #1a7f37; --bad: #c62828; --quiet: #777 }
@@ -80,7 +81,7 @@ def render_html(document: dict[str, Any]) -> str:
         f'<meta name="viewport" content="width=device-width"><title>Audit of {chain}</title><style>{_STYLE}</style></head>'
         f"<body><h1>Audit of {chain}</h1>"
         f'<p class="quiet">Patchwarden, level {_text(document["level"])}: {_text(_LEVELS[document["level"]])}</p>'
-        f"{_verdict(document)}{_figures(document)}{_trust(document)}{_first(document)}{_facts(document)}{_codes(document)}{_findings(document)}"
+        f"{_verdict(document)}{_figures(document)}{_trust(document)}{_recoveries(document)}{_first(document)}{_facts(document)}{_codes(document)}{_findings(document)}"
         "</body></html>\n"
     )
 
@@ -91,6 +92,10 @@ def _verdict(document: dict[str, Any]) -> str:
     count = len(document["findings"]) + document["findings_omitted"]
     found = "1 finding" if count == 1 else f"{count:,} findings"
     return f'<p class="verdict fails"><span>✗</span>The chain does not hold: {found}.</p>'
+
+
+def _recoveries(document: dict[str, Any]) -> str:
+    return "".join(f'<div class="first"><p>{_text(line)}</p></div>' for line in mark_lines(document["recoveries"]))
 
 
 def _figures(document: dict[str, Any]) -> str:

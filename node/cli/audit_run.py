@@ -18,6 +18,7 @@ from node.cli.audit_resume import Fed, Point, ResumeFile
 from node.cli.audit_store import AuditTables
 from node.cli.chain import DamagedBlock, ReadBlock
 from node.cli.receipt import read_genesis
+from node.cli.recovery_mark import mark_document
 from wire.errors import CorruptionError, PatchwardenError, RejectedError
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ def _document(
         "transactions": summary.transactions,
         "height": summary.height,
         "certified_height": summary.certified_height,
+        "recoveries": [mark_document(each) for each in summary.recoveries],
         "block_hash": summary.tip.hash().hex(),
         "time_ms": summary.tip.time_ms,
         "state_root": summary.state_root.hex() if level == "full" else None,

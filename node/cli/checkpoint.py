@@ -159,6 +159,7 @@ def accuse(session: Session, file: Path) -> None:
 
 def checkpoint_document(found: Checkpoint) -> dict[str, Any]:
     """Return what a checkpoint says."""
+    from node.cli.recovery_mark import marks_of
     from node.documents import header_document
 
     names = {each.key_id: each.name for each in found.configuration.configuration.nodes}
@@ -167,10 +168,13 @@ def checkpoint_document(found: Checkpoint) -> dict[str, Any]:
         "signers": [names[key_id] for key_id, _ in found.certificate.signatures],
         "validators": [each.name for each in found.configuration.configuration.voters],
         "validator_changes": len(found.configuration.changes),
+        "recoveries": marks_of(found.configuration),
     }
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
+    from node.cli.recovery_mark import mark_lines
+
     return list(
         fields(
             (
@@ -183,4 +187,4 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 ("changes of validators since the founding", document["validator_changes"] or None),
             )
         )
-    )
+    ) + mark_lines(document["recoveries"])

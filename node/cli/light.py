@@ -271,6 +271,7 @@ def _other_answer(expected: str, actual: str) -> ProofRefusedError:
 
 def _client_document(client: LightClient) -> dict[str, Any]:
     from ledger.genesis import Genesis
+    from node.cli.recovery_mark import marks_of
 
     head, origin = client.head, client.origin
     document: dict[str, Any] = {
@@ -281,6 +282,7 @@ def _client_document(client: LightClient) -> dict[str, Any]:
         "validators": [each.name for each in head.configuration.voters],
         "block_hash": None,
         "age_ms": None,
+        "recoveries": marks_of(None if client.newest is None else client.newest.configuration),
     }
     if head.header is not None:
         from node.documents import header_document
@@ -290,6 +292,8 @@ def _client_document(client: LightClient) -> dict[str, Any]:
 
 
 def _client_lines(document: dict[str, Any]) -> list[str]:
+    from node.cli.recovery_mark import mark_lines
+
     start = "the founding document"
     if document["trusts"] == "checkpoint":
         start = f"a checkpoint at height {document['start_height']}"
@@ -306,7 +310,7 @@ def _client_lines(document: dict[str, Any]) -> list[str]:
                 ("validators", ", ".join(document["validators"])),
             )
         )
-    )
+    ) + mark_lines(document["recoveries"])
 
 
 def _age_ms(time_ms: int) -> int:

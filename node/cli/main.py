@@ -38,6 +38,7 @@ PLACES: Final = {
     "proof": Place("node.cli.proof:proof", "Prove what the ledger says, or does not say; verify it offline."),
     "checkpoint": Place("node.cli.checkpoint:checkpoint", "Carry a certified header by hand; verify from it."),
     "light": Place("node.cli.light:light", "Follow a chain by certified headers alone; believe no node."),
+    "recovery": Place("node.cli.recovery:recovery", "Go on when a majority of the validators is lost for good."),
     "patch": Place("node.cli.patch:patch", "Create, attest, seal, publish and verify patch files."),
     "agent": Place("node.cli.agent:agent", "Decide on, apply and list patches on a target host."),
     "policy": Place("node.cli.policy:policy", "Check, test and show policies."),

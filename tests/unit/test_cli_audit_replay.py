@@ -459,7 +459,9 @@ def test_reports_are_written_in_both_forms_at_once(archive: Path, tmp_path: Path
 def test_report_escapes_what_the_chain_says_and_loads_nothing() -> None:
     nasty = "<script>alert(1)</script>\u202e\u200b\x1b[2J"
     finding = {"height": 1, "index": 2, "what": nasty, "message": nasty, "expected": nasty, "actual": '"&'}
+    mark = {"height": 7, "kept_height": 6, "lost": [nasty], "signers": [nasty], "reason": nasty}
     document = {
+        "recoveries": [mark],
         "valid": False, "chain_id": nasty, "source": nasty, "genesis_hash": "g", "genesis_given": False, "level": "full", "blocks": 1,
         "transactions": 0, "certified_height": 0, "block_hash": "h", "time_ms": 2**62, "state_root": None, "seconds": 0.1,
         "transactions_per_second": None, "codes": {nasty: 1, "b": 2}, "findings_omitted": 5, "findings": [finding] * (ROWS_MAX + 1),
@@ -469,6 +471,7 @@ def test_report_escapes_what_the_chain_says_and_loads_nothing() -> None:
         assert text not in page
     assert "default-src &#x27;none&#x27;" in page
     assert f"{ROWS_MAX + 6:,} findings" in page
+    assert "RECOVERED at height 7" in page
     assert "6 more are not shown" in page
     assert page.count("<td>block 1, transaction 2</td>") == ROWS_MAX
     assert "1 finding." in render_html({**document, "findings": [finding], "findings_omitted": 0, "codes": {"b": 1}})
