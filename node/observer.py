@@ -54,8 +54,10 @@ SOURCES_FAR: Final = 4
 """Sources while many blocks are missing."""
 FAR_BLOCKS: Final = 256
 """So many missing blocks are many."""
+SOURCES_STRANDED: Final = 6
+"""Sources while those that are followed do not help."""
 STRANDED_S: Final = 5.0
-"""Who has had no source for so long says so, and is given a slot where there is none."""
+"""Whom nobody has helped for so long says so, and is given a slot where there is none."""
 IDLE_S: Final = 0.5
 """How often a source without work, or an observer without enough sources, looks again."""
 FIXED_S: Final = 5.0
@@ -66,6 +68,8 @@ RETRY_PAUSE_S: Final = 3.0
 """The pause after a snapshot could not be had."""
 WITHHELD: Final = "node.sync.withheld"
 """A source does not give a block that it says it has."""
+TIMEOUT: Final = "node.net.timeout"
+"""A peer did not answer in time."""
 NO_CERTIFICATE: Final = "node.sync.no_certificate"
 """A batch does not end with a certificate."""
 
@@ -165,7 +169,7 @@ class Observer:
         self._fixed: dict[KeyId, SourcePeer] = {}
         self._unhelpful: set[KeyId] = set()
         self._is_pruned = False
-        self._alone_since = 0.0
+        self._fine_at = 0.0
         self._snapshot_needed = trio.Event()
 
     # -- what others see -------------------------------------------------------------------------------------------
@@ -251,7 +255,7 @@ class Observer:
             await self._snapshots.forget_incoming(self._replica.height)
         while True:
             self._plan = RangePlan(self._replica.height)
-            self._alone_since = trio.current_time()
+            self._fine_at = trio.current_time()
             self._unhelpful, self._is_pruned, self._snapshot_needed = set(), False, trio.Event()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._choose_sources, nursery)
@@ -286,6 +290,8 @@ class Observer:
                 asked = trio.current_time()
                 self._fixed = {peer.key_id: peer for peer in self._peers()}
                 self._directory.set_fixed({key_id: peer.address for key_id, peer in self._fixed.items()})
+            if self._is_stranded():
+                self._directory.hurry(trio.current_time())
             while len(self._active) < self._sources_wanted():
                 candidate = self._directory.choose(self._active, trio.current_time())
                 if candidate is None:
@@ -302,7 +308,16 @@ class Observer:
         nursery.start_soon(self._run_source, source)
 
     def _sources_wanted(self) -> int:
+        if self._is_stranded():
+            return SOURCES_STRANDED
         return SOURCES_FAR if self._missing() > FAR_BLOCKS else SOURCES
+
+    def _is_stranded(self) -> bool:
+        """Whether nobody has helped for a while: there is no source, or there is more and those who are followed do not give it."""
+        now = trio.current_time()
+        if self.is_fed and self._missing() <= 0:
+            self._fine_at = now
+        return now - self._fine_at > STRANDED_S
 
     def _missing(self) -> int:
         heads = [source.head for source in self._active.values() if source.is_admitted]
@@ -322,8 +337,6 @@ class Observer:
             self._active.pop(key_id, None)
             self._plan.release(key_id)
             if not any(each.is_admitted for each in self._active.values()):
-                if source.is_admitted:
-                    self._alone_since = trio.current_time()
                 self._directory.hurry(trio.current_time())
             self._notify()
 
@@ -334,7 +347,11 @@ class Observer:
             _log.debug("peer has no slot", peer=source.peer.name, code=error.code)
             return
         _log.info("peer does not help", peer=source.peer.name, code=error.code)
-        self._directory.note_failed(key_id, error.code, now)
+        if error.code == TIMEOUT and source.is_admitted:
+            # It has let others wait for it. Who cannot be reached costs nothing.
+            self._directory.note_full(key_id, error.code, now)
+        else:
+            self._directory.note_failed(key_id, error.code, now)
         self._metrics.sync_peers_failed.labels(error.code).inc()
         self._unhelpful.add(key_id)
         self._is_pruned = self._is_pruned or error.code == HISTORY_PRUNED
@@ -398,14 +415,12 @@ class Observer:
             RejectedError: The answer has no good form.
             UnavailableError: No answer, or no slot.
         """
-        now = trio.current_time()
-        sources = self.sources
         wish = Wish(
             self._around.announce(),
             self._replica.height,
             self._around.room(),
-            sources,
-            is_stranded=sources == 0 and now - self._alone_since > STRANDED_S,
+            self.sources,
+            is_stranded=self._is_stranded(),
         )
         joined = await source.peer.join(wish)
         for address in joined.offers:
@@ -462,6 +477,7 @@ class Observer:
                 self._drop(batch.source, error)
             else:
                 self._directory.note_useful(batch.source)
+                self._fine_at = trio.current_time()
                 self._unhelpful.clear()
                 self._is_pruned = False
             self._notify()

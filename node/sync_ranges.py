@@ -132,20 +132,21 @@ class RangePlan:
         return None
 
     def _second_question(self, head: int, certified: int, now: float) -> Job | None:
-        """Return the question on which everything waits, when its source takes long and this one may know better."""
-        if any(batch.start <= self._next <= batch.end for batch in self._ready):
+        """Return the question on which everything waits, when all who were asked take long and this one may know better."""
+        start = self._next
+        if any(batch.start <= start <= batch.end for batch in self._ready):
             return None
-        jobs = [flight.job for flight in self._flights.values()]
-        for flight in self._flights.values():
-            job = flight.job
-            if now - flight.since < HEDGE_S or not job.start <= self._next or jobs.count(job) > 1:
-                continue
-            if job.end is None:
-                if certified >= self._next:
-                    return job
-            elif self._next <= job.end <= head:
-                return job
-        return None
+        asked = [
+            flight
+            for flight in self._flights.values()
+            if flight.job.start <= start and (flight.job.end is None or flight.job.end >= start)
+        ]
+        if not asked or any(now - flight.since < HEDGE_S for flight in asked):
+            return None
+        end = asked[0].job.end
+        if end is None:
+            return Job(start, None) if certified >= start else None
+        return Job(start, min(end, head)) if head >= start else None
 
     def deliver(self, source: KeyId, blocks: Sequence[CertifiedBlock]) -> None:
         """Take what `source` has answered; without blocks the question may be asked again."""

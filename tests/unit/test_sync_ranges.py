@@ -91,7 +91,7 @@ def test_when_the_tail_takes_long_and_more_is_certified_a_second_one_is_asked() 
     assert ask(plan, A, 5) == Job(6, None)
     assert ask(plan, B, 5, now=HEDGE_S, certified=5) is None
     assert ask(plan, B, 5, now=HEDGE_S, certified=6) == Job(6, None)
-    assert ask(plan, C, 5, now=HEDGE_S, certified=6) is None, "two are enough"
+    assert ask(plan, C, 5, now=HEDGE_S, certified=6) is None, "the second one gets as much time"
     plan.deliver(B, blocks(1))
     plan.deliver(A, blocks(1))
     assert plan.take() is not None
@@ -102,8 +102,10 @@ def test_what_everything_waits_for_is_asked_of_a_second_source() -> None:
     plan = RangePlan(0)
     assert ask(plan, A, 64) == Job(1, 64)
     assert ask(plan, B, 64, now=HEDGE_S / 2) is None
-    assert ask(plan, B, 63, now=HEDGE_S) is None, "it does not have all of it"
-    assert ask(plan, B, 64, now=HEDGE_S) == Job(1, 64)
+    assert ask(plan, B, 0, head_max=64, now=HEDGE_S) is None, "it has nothing of it"
+    assert ask(plan, B, 63, now=HEDGE_S) == Job(1, 63)
+    assert ask(plan, C, 63, now=1.5 * HEDGE_S) is None
+    assert ask(plan, C, 63, now=2 * HEDGE_S) == Job(1, 63), "both take long"
 
 
 def test_a_range_that_is_here_is_not_asked_for_again() -> None:
