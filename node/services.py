@@ -14,6 +14,7 @@ import trio
 
 from ledger import keyspace
 from ledger.block import Block
+from ledger.identity_past import identity_then
 from ledger.records import PatchRecord
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
@@ -21,6 +22,7 @@ from node import documents
 from node.backup import BackupServices
 from node.errors import not_found as _not_found
 from node.governance_services import GovernanceServices
+from node.identity_services import IdentityServices
 from node.limits import PAGE_DEFAULT, PAGE_MAX, SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
 from node.local.protocol import Json, decode_blob_untrusted, encode_blob, error_to_json
 from node.params import (
@@ -103,6 +105,7 @@ class Services:
             "node.stop": self.node_stop,
             "node.transfer-leadership": self.transfer_leadership,
             **GovernanceServices(self._node).methods(),
+            **IdentityServices(self._node).methods(),
             **ProofServices(self._node).methods(),
             **BackupServices(self._node).methods(),
             **self._node.agent_methods(),
@@ -515,8 +518,13 @@ def _subject_key(subject: str, name: str) -> bytes:
 
 
 def _identity_document(view: StateView, name: str, height: int | None = None) -> Document:
-    identity = view.identity(name) if height is None else view.identity_at(name, height)
+    if height is not None:
+        then = identity_then(view, name, height)
+        if then is None:
+            raise _not_found("identity", name, height)
+        return documents.identity_document(then[0], list(then[1]))
+    identity = view.identity(name)
     if identity is None:
-        raise _not_found("identity", name, view.height if height is None else height)
+        raise _not_found("identity", name, view.height)
     keys = [key for key_id in identity.key_ids if (key := view.key(key_id)) is not None]
     return documents.identity_document(identity, keys)

@@ -34,6 +34,7 @@ identity = group(
         "resume": Place("node.cli.identity:resume", "Let a suspended identity act again."),
         "revoke": Place("node.cli.identity:revoke", "Revoke a key, or an identity with all its keys, for ever."),
         "history": Place("node.cli.identity:history", "Show every transaction about an identity."),
+        "affected": Place("node.cli.identity_affected:affected", "List what the revocation of its keys takes back."),
     },
 )
 
@@ -259,7 +260,8 @@ def revoke(session: Session, identity: str, key_id: str | None, last_valid_heigh
     height = session.client().call("status")["height"] if last_valid_height is None else last_valid_height
     body = IdentityRevoke(identity, None if key_id is None else bytes.fromhex(key_id), height, reason)
     what = f"key {key_id}" if key_id else "the identity and all its keys"
-    submit_body(session, body, (("revoked", f"{identity}: {what}"), ("valid up to height", height), ("reason", reason)))
+    summary = (("revoked", f"{identity}: {what}"), ("valid up to height", height), ("reason", reason))
+    submit_body(session, body, (*summary, ("what it takes back", f"patchwarden identity affected {identity}")))
 
 
 @click.command("history", cls=Command, node=True, examples=("patchwarden identity history alice@acme",))
@@ -268,8 +270,18 @@ def revoke(session: Session, identity: str, key_id: str | None, last_valid_heigh
 def history(session: Session, identity: str) -> None:
     """Show every transaction about IDENTITY, the oldest first."""
     found = session.client().call("identities.history", identity=identity)
-    rows = [(each["height"], each["kind"], each["signer"], short(each["tx_id"], 16)) for each in found]
-    session.output.emit(found, table(rows, ("height", "kind", "signed by", "transaction")))
+    rows = [(each["height"], _said(each["raw"]), each["signer"], short(each["tx_id"], 16)) for each in found]
+    session.output.emit(found, table(rows, ("height", "what", "signed by", "transaction")))
+
+
+def _said(raw: str) -> str:
+    from ledger.transaction import decode_transaction_untrusted
+    from node.cli.audit_trace import summary_of
+    from node.local.protocol import decode_blob_untrusted
+    from wire.limits import TX_BYTES_MAX
+
+    transaction = decode_transaction_untrusted(decode_blob_untrusted(raw, "transaction", bytes_max=TX_BYTES_MAX))
+    return summary_of(transaction.body)
 
 
 def all_identities(client: NodeClient, **wanted: str | None) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "identities.list": Route("GET", "/v1/identities"),
     "identities.get": Route("GET", "/v1/identities/{identity}"),
     "identities.history": Route("GET", "/v1/identities/{identity}/history"),
+    "identities.affected": Route("GET", "/v1/identities/{identity}/affected"),
     "organisations.list": Route("GET", "/v1/organisations"),
     "patches.list": Route("GET", "/v1/patches"),
     "patches.get": Route("GET", "/v1/patches/{patch_id}"),

@@ -93,6 +93,18 @@ async def identity_history(core: Core, identity: NamePath, limit: Limit = None) 
     return JSONResponse(await core.call("identities.history", identity=identity, limit=limit))
 
 
+@router.get("/v1/identities/{identity}/affected", response_model=schemas.Affected, responses=errors(400, 404))
+async def identity_affected(
+    core: Core,
+    identity: NamePath,
+    key_id: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    last_valid_height: HeightQuery = None,
+) -> JSONResponse:
+    """What was recorded under revoked keys of an identity, or what it would be if they were revoked from a height on."""
+    asked = {"identity": identity, "key_id": key_id, "last_valid_height": last_valid_height}
+    return JSONResponse(await core.call("identities.affected", asked))
+
+
 @router.get("/v1/history/{subject}/{name}", response_model=list[schemas.HistoricTransaction], responses=errors(400))
 async def history(  # noqa: PLR0917 - one parameter for each of the request's
     core: Core,

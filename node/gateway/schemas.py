@@ -394,6 +394,72 @@ class Attestation(Answer):
     current: bool
 
 
+class Place(Answer):
+    """A tree on which a patch is installed."""
+
+    host: str
+    target: str
+    height: Height
+
+
+class AffectedPatch(Answer):
+    """A patch that does not stand as it did, because a key was revoked."""
+
+    patch_id: Hex32
+    author: str
+    published_height: Height
+    components: list[str]
+    withdrawn_height: Height | None
+    author_affected: bool
+    """Whether it was published under such a key: no agent applies it any more."""
+    attestations: list[Attestation]
+    """Its current attestations that do not count any more."""
+    approvals_left: int
+    """Approvals of different people outside the author's organisation that still count."""
+    installed: list[Place]
+
+
+class CutKey(Answer):
+    """A key and the last height at which it counts."""
+
+    key_id: Hex32
+    last_valid_height: Height
+
+
+class AffectedTarget(Answer):
+    """A tree of a host."""
+
+    host: str
+    target: str
+
+
+class Act(Answer):
+    """A transaction that was signed under such a key after its last valid height."""
+
+    height: Height
+    index: int
+    tx_id: Hex32
+    kind: str
+    key_id: Hex32
+    about: str
+
+
+class Affected(Answer):
+    """What the revocation of keys takes back."""
+
+    identity: str
+    height: Height
+    keys: list[CutKey]
+    patch_count: int
+    patches: list[AffectedPatch]
+    """The first 10,000."""
+    targets: list[AffectedTarget]
+    """Where they are installed."""
+    act_count: int
+    acts: list[Act]
+    """The first 10,000."""
+
+
 class Patch(Answer):
     """A published patch."""
 

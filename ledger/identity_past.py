@@ -1,0 +1,97 @@
+"""An identity's keys as the ledger knew them after a past block.
+
+A key's record says what is known now: a revocation of today may name a height of last month, and at that height nobody knew. So what was
+decided later is taken back, by the transactions that decided it.
+
+Source: docs/spec/ledger.md 4.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ledger.actions import RevokeKey, action_from_value_untrusted
+from ledger.bodies import Body, IdentityRevoke, ProposalVote
+from ledger.keyspace import identity_key
+from ledger.records import EXECUTED, IdentityRecord, KeyRecord
+from ledger.state import StateView
+from ledger.transaction import decode_transaction_untrusted
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """One decision that a key counts only up to some height."""
+
+    height: int
+    """Height of the block that decided it."""
+    key_id: bytes | None
+    """The key, 32 bytes, or None for every key that the identity had."""
+    last_valid_height: int
+    """The last height at which it counts."""
+    reason: str
+    """Why, for people."""
+
+
+def identity_then(
+    view: StateView, identity_id: str, height: int
+) -> tuple[IdentityRecord, tuple[KeyRecord, ...]] | None:
+    """Return the identity and its keys as they were after block `height`, or None before its registration.
+
+    Args:
+        view: Over a `RangeReader` with the history from `height` on; with all of it where a key was revoked after `height`.
+        identity_id: Such as ``alice@acme``.
+        height: At most the view's.
+
+    Raises:
+        HistoryPrunedError: ``ledger.history.pruned``.
+    """
+    identity = view.identity_at(identity_id, height)
+    if identity is None:
+        return None
+    revocations = tuple(_revocations(view, identity_id))
+    keys = (view.key(key_id) for key_id in identity.key_ids)
+    return identity, tuple(_key_then(view, key, revocations, height) for key in keys if key is not None)
+
+
+def _key_then(view: StateView, key: KeyRecord, revocations: tuple[Revocation, ...], height: int) -> KeyRecord:
+    # A rotation is known from the very height that it names; a revocation is not.
+    retired = key.retired_height if key.retired_height is not None and key.retired_height <= height else None
+    about = [each for each in revocations if each.key_id in (None, key.key_id)]
+    if all(each.height <= height for each in about):
+        return replace(key, retired_height=retired)
+    view.check_kept(key.added_height)
+    known = [each for each in about if key.added_height <= each.height <= height]
+    lowest = min(known, key=lambda each: (each.last_valid_height, each.height), default=None)
+    return replace(
+        key,
+        retired_height=retired,
+        last_valid_height=None if lowest is None else lowest.last_valid_height,
+        reason="" if lowest is None else lowest.reason,
+    )
+
+
+def _revocations(view: StateView, identity_id: str) -> Iterator[Revocation]:
+    """Yield what was decided about keys of the identity, the oldest first, as far back as history is kept."""
+    for entry in view.history(identity_key(identity_id)):
+        block = view.block(entry.height)
+        assert block is not None, "history is kept with its blocks"
+        found = _revocation(
+            view, identity_id, decode_transaction_untrusted(block.transactions[entry.index]).body, entry.height
+        )
+        if found is not None:
+            yield found
+
+
+def _revocation(view: StateView, identity_id: str, body: Body, height: int) -> Revocation | None:
+    match body:
+        case IdentityRevoke(identity_id=revoked, key_id=key_id, last_valid_height=last, reason=reason):
+            return Revocation(height, key_id, last, reason) if revoked == identity_id else None
+        case ProposalVote(proposal_id=proposal_id):
+            proposal = view.proposal(proposal_id)
+            if proposal is None or proposal.status != EXECUTED or proposal.closed_height != height:
+                return None
+            action = action_from_value_untrusted(proposal.action)
+            if isinstance(action, RevokeKey):
+                return Revocation(height, action.key_id, action.last_valid_height, action.reason)
+    return None
