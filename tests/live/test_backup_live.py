@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from ledger import bodies
 from ledger.configuration import Validator
 from ledger.validator_actions import AddLearner, RemoveValidator
-from node.keystore import load_key
+from node.keystore import load_key, save_key
 from node.storage.backup_files import BackupReader
 from tests.live.test_membership import decide, members
 from tests.testkit.cluster import REPOSITORY, Cluster, NodeProcess, free_port, running_cluster
@@ -172,3 +173,59 @@ def test_a_restore_that_is_killed_leaves_no_home(cluster: Cluster, backup: Path,
         home.rename(tmp_path / "before")
     assert answer(*arguments)["home"] == str(home)
     assert not (tmp_path / ".v6.restoring").exists()
+
+
+def test_a_network_goes_on_when_three_of_four_are_destroyed(cluster: Cluster, tmp_path: Path) -> None:
+    """The last test of this network: it ends with one validator, and everybody who follows sees why."""
+    survivor, *lost = cluster.validators
+    genesis, light = tmp_path / "genesis.json", tmp_path / "light"
+    genesis.write_bytes(cluster.genesis.document)
+    cluster.register("web1@acme", "host")
+    host = cluster.add_host("web1@acme")
+    cluster.start([host])
+    cluster.wait_equal()
+    answer("light", "sync", "--state", light, "--genesis", genesis, "--rpc", survivor.rpc)
+    # Nobody but those who are lost may know more than the survivor.
+    height = host.status(cluster.client)["height"]
+    assert host.stop() == 0
+    cluster.wait_for(lambda: survivor.status(cluster.client)["height"] >= height, "the survivor has it all", survivor)
+    for node in lost:
+        node.kill()
+        shutil.rmtree(node.home)
+    assert survivor.stop() == 0
+
+    file = tmp_path / "recovery.json"
+    proposed = answer(
+        "recovery", "propose", "--home", survivor.home, "--survivor", "v1", "--reason", "three disks", "--out", file
+    )
+    assert proposed["lost"] == ["v2", "v3", "v4"]
+    understood = "--i-understand-that-data-may-be-lost"
+    apply = ("recovery", "apply", file, "--home", survivor.home, understood)
+    for name in ("ada@acme", "ben@beta"):
+        refusal = patchwarden(*apply)
+        _, err = refusal.communicate(timeout=60)
+        assert json.loads(err)["error"]["code"] == "ledger.recovery.too_few"
+        save_key(tmp_path / name, key_of(name))
+        answer("recovery", "sign", file, "--genesis", genesis, "--key", tmp_path / name, understood)
+    applied = answer(*apply)
+    assert applied["height"] == proposed["height"] > height
+
+    cluster.start([survivor])
+    cluster.register("after@acme", "developer")
+    cluster.start([host])
+    cluster.wait_equal([survivor, host])
+    for node in (survivor, host):
+        assert node.status(cluster.client)["height"] > applied["height"]
+    assert "the network was recovered" in host.log()
+    synced = answer("light", "sync", "--state", light, "--rpc", survivor.rpc)
+    (mark,) = synced["recoveries"]
+    assert (mark["height"], mark["signers"], mark["reason"]) == (
+        applied["height"],
+        ["ada@acme", "ben@beta"],
+        "three disks",
+    )
+    report = tmp_path / "report.html"
+    audit = answer("audit", "replay", "--rpc", survivor.rpc, "--genesis", genesis, "--jobs", 1, "--report", report)
+    assert audit["valid"]
+    assert audit["recoveries"] == [mark]
+    assert "RECOVERED at height" in report.read_text()
