@@ -1,6 +1,6 @@
 # Patchwarden's few everyday commands; `make help` lists them.
 #
-# Everything happens in .venv at the root, made by `make setup` (which the other targets call) from the two lock files.
+# Everything happens in .venv at the root, made by `make setup` (which the other targets call) from the lock files; `make fuzz` adds what it needs.
 # PYTHON chooses the interpreter that .venv is made from: `make setup PYTHON=/path/to/python3.12`.
 
 SHELL := /bin/sh
@@ -14,13 +14,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKED := $(VENV)/.stamp-locked
 STAMP := $(VENV)/.stamp-setup
+FUZZER := $(VENV)/.stamp-fuzzer
 
 # A lock names every file by its hash, and .venv is built without isolation: what the caller's environment says about
 # other places for packages stays valid, what it says about versions does not matter.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench faults sim traps format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench faults sim traps fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -78,11 +79,20 @@ sim: setup ## whole clusters on simulated machines: fixed seeds, then fresh ones
 traps: setup ## take each protection out of a copy and see its test fail; TRAPS="--trap 15" for one
 	@$(BIN)/python -m tests.traps $(TRAPS)
 
+$(FUZZER): requirements-fuzz.lock $(LOCKED)
+	@$(INSTALL) --requirement requirements-fuzz.lock
+	@touch $@
+
+MINUTES ?= 10
+
+fuzz: setup $(FUZZER) ## coverage-guided fuzzing of every decoder; MINUTES=60, FUZZ="--target diff" says how
+	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(FUZZ)
+
 format: setup ## rewrite the code as ruff would
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: ## choose versions anew and write both lock files
+lock: ## choose versions anew and write the lock files
 	@scripts/lock "$(PYTHON)"
 
 clean: ## remove .venv and everything that tools have written

@@ -144,4 +144,8 @@ def decode_blob_untrusted(value: Json, name: str, *, bytes_max: int) -> bytes:
         raise RejectedError("node.param.not_base64", f"{name} is not base64") from error
     if len(data) > bytes_max:
         raise RejectedError("node.param.too_large", f"{name} is too large", expected=f"at most {bytes_max} bytes")
+    # Python ignores the bits that the last character has too many. Only there can two texts mean the same, so a large file is not
+    # encoded again as a whole.
+    if len(value) != (len(data) + 2) // 3 * 4 or not value.endswith(encode_blob(data[len(data) // 3 * 3 :])):
+        raise RejectedError("node.param.not_base64", f"{name} is not canonical base64")
     return data

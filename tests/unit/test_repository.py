@@ -93,7 +93,7 @@ def test_relative_links_lead_somewhere(repository_root: Path, document: str) -> 
     assert [link for link in links if not (repository_root / link).exists()] == []
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-build.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-build.lock", "requirements-fuzz.lock"])
 def test_lock_has_exact_versions_with_hashes_and_no_address(repository_root: Path, lock: str) -> None:
     text = (repository_root / lock).read_text()
     assert "://" not in text
@@ -113,6 +113,20 @@ def test_lock_holds_every_declared_dependency(repository_root: Path, project: di
     declared = project["project"]["dependencies"] + extras["dev"]
     names = {re.split(r"[^a-z0-9._-]", line, maxsplit=1)[0] for line in declared}
     assert names <= locked
+
+
+def test_the_fuzzer_is_locked_apart_from_everything_else(
+    repository_root: Path, project: dict[str, dict[str, dict[str, list[str]]]]
+) -> None:
+    declared = {
+        re.split(r"[^a-z0-9._-]", line, maxsplit=1)[0] for line in project["project"]["optional-dependencies"]["fuzz"]
+    }
+    own = set(
+        re.findall(r"^([a-z0-9][a-z0-9._-]*)==", (repository_root / "requirements-fuzz.lock").read_text(), re.MULTILINE)
+    )
+    everybodys = (repository_root / "requirements.lock").read_text()
+    assert declared <= own
+    assert not [name for name in declared if re.search(rf"^{name}==", everybodys, re.MULTILINE)]
 
 
 def test_locks_agree_on_shared_packages(repository_root: Path) -> None:

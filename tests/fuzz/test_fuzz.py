@@ -1,0 +1,142 @@
+"""The fuzzer's short form: every target takes its seeds, its kept inputs and some hundred damaged ones; and the harness notices faults.
+
+The long form is `make fuzz`. Both run the same targets with the same checks.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.mutate import inputs
+from tests.fuzz.target import (
+    CORPUS,
+    CPU_NS_FIXED,
+    MEMORY_BYTES_FIXED,
+    MEMORY_BYTES_PER_BYTE,
+    Fault,
+    Tally,
+    Target,
+    cpu_ns_max,
+    try_input,
+)
+from tests.fuzz.targets import all_targets
+from wire.errors import MalformedError, RejectedError
+
+SEED = 20261122
+MEMORY_EVERY = 25
+"""One input of so many is measured, which takes several times as long; the seeds all are."""
+TARGETS = all_targets()
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whatever_comes_in_is_accepted_or_refused_in_bounded_time_and_memory(name: str) -> None:
+    target = TARGETS[name][1]
+    kept = len(target.seeds()) + len(target.committed())
+    tally = Tally()
+    for index, data in enumerate(inputs(target, SEED)):
+        finding = try_input(target, data, tally, with_memory=index < kept or index % MEMORY_EVERY == 0)
+        assert finding is None, f"{finding.place}: {finding.what}\nseed {SEED}, input {index}: {finding.data[:200]!r}"
+    assert tally.accepted, "no input was accepted: the seeds are stale"
+    assert tally.refused, "no input was refused: nothing was damaged"
+
+
+def test_inputs_are_the_same_for_the_same_seed() -> None:
+    target = TARGETS["diff"][1]
+    assert list(inputs(target, 7)) == list(inputs(target, 7))
+    assert list(inputs(target, 7)) != list(inputs(target, 8))
+
+
+def test_every_kept_input_belongs_to_a_target() -> None:
+    assert {folder.name for folder in CORPUS.iterdir() if folder.is_dir()} <= set(TARGETS)
+
+
+def planted(take: Callable[[bytes], bool]) -> Target:
+    return Target("planted", take, lambda: [b"seed"])
+
+
+def refuse(data: bytes) -> bool:
+    raise MalformedError("wire.codec.truncated", "too short", actual=len(data))
+
+
+def test_what_the_door_documents_is_no_finding() -> None:
+    tally = Tally()
+    assert try_input(planted(refuse), b"x", tally, with_memory=True) is None
+    assert (tally.accepted, tally.refused) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3), AssertionError()])
+def test_any_other_exception_is_a_finding(error: BaseException) -> None:
+    def crash(data: bytes) -> bool:
+        raise error
+
+    finding = try_input(planted(crash), b"x", Tally())
+    assert finding is not None
+    assert finding.fault is Fault.EXCEPTION
+    assert finding.place == f"{type(error).__name__} in crash"
+    assert finding.data == b"x"
+
+
+def test_findings_of_one_place_have_one_name() -> None:
+    def crash(data: bytes) -> bool:
+        raise KeyError(data) if data else IndexError
+
+    found = [try_input(planted(crash), data, Tally()) for data in (b"a", b"b", b"")]
+    names = [finding.name for finding in found if finding]
+    assert names[0] == names[1] != names[2]
+
+
+def test_an_input_that_takes_too_long_for_its_length_is_a_finding() -> None:
+    work = cpu_ns_max(b"x" * 100) // 10
+
+    def slow(data: bytes) -> bool:
+        total = 0
+        for number in range(work):
+            total += number
+        return bool(total)
+
+    finding = try_input(planted(slow), b"x" * 100, Tally())
+    assert finding is not None
+    assert finding.fault is Fault.TIME
+
+
+def test_one_slow_try_of_several_is_no_finding() -> None:
+    tries = []
+
+    def slow_once(data: bytes) -> bool:
+        tries.append(data)
+        total = 0
+        for number in range(CPU_NS_FIXED // 10 if len(tries) == 1 else 1):
+            total += number
+        return True
+
+    assert try_input(planted(slow_once), b"x", Tally()) is None
+    assert len(tries) > 1
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_input_that_takes_too_much_memory_for_its_length_is_a_finding(refuses: bool) -> None:
+    def swell(data: bytes) -> bool:
+        held = bytearray(MEMORY_BYTES_FIXED + MEMORY_BYTES_PER_BYTE * len(data) + 100_000)
+        del held
+        if refuses:
+            raise RejectedError("fuzz.refused", "after the harm")
+        return True
+
+    assert try_input(planted(swell), b"x" * 10, Tally()) is None
+    finding = try_input(planted(swell), b"x" * 10, Tally(), with_memory=True)
+    assert finding is not None
+    assert finding.fault is Fault.MEMORY
+
+
+def test_an_input_is_replayed_without_the_fuzzer(tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"\x93\x01\x02")
+    command = [sys.executable, "-m", "tests.fuzz", "--target", "codec", "--replay", str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "codec: refused, as it should be\n"), done.stderr
