@@ -405,7 +405,7 @@ class Observer:
             else:
                 known = max(certified, self._replica.height)
                 _judge_nothing(job, source.head, known, trio.current_time() - now)
-                self._directory.note_useful(key_id)
+                self._directory.note_useful(key_id, trio.current_time())
             self._notify()
 
     async def _join(self, source: _Source) -> None:
@@ -476,7 +476,7 @@ class Observer:
                 self._plan.go_back(self._replica.height)
                 self._drop(batch.source, error)
             else:
-                self._directory.note_useful(batch.source)
+                self._directory.note_useful(batch.source, trio.current_time())
                 self._fine_at = trio.current_time()
                 self._unhelpful.clear()
                 self._is_pruned = False

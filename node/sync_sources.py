@@ -96,9 +96,10 @@ class Directory:
         free = [each for each in self._candidates.values() if each.key_id not in busy and each.not_before <= now]
         return min(free, key=lambda each: (not each.is_fixed, rank(self._own, each.key_id)), default=None)
 
-    def note_useful(self, key_id: KeyId) -> None:
-        """Take note that it has helped."""
-        if (candidate := self._candidates.get(key_id)) is not None:
+    def note_useful(self, key_id: KeyId, now: float) -> None:
+        """Take note that it has helped; what a liar sent before its lie does not count."""
+        candidate = self._candidates.get(key_id)
+        if candidate is not None and not (candidate.is_dropped and candidate.not_before > now):
             candidate.failures, candidate.code, candidate.is_dropped = 0, "", False
 
     def note_failed(self, key_id: KeyId, code: str, now: float) -> None:

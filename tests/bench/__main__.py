@@ -2,6 +2,8 @@
 
     python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network profile failover agent replay command
 
+The section `observers` runs only when it is named: it takes as long as all the others together.
+
 Never a timed test: nothing here fails because something was slow.
 """
 
@@ -24,7 +26,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import bench_audit, machine
+from tests.bench import bench_audit, bench_observers, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -303,6 +305,15 @@ def bench_command(report: Report, quick: bool) -> None:
     report.add("patchwarden --help, median", statistics.median(times), "ms", "target <= 300", 0)
 
 
+def bench_observers_cost(report: Report, quick: bool) -> None:
+    """What 1, 10 and 50 observers cost the validators, and how far behind they are."""
+
+    def add(name: str, value: float, unit: str, note: str, digits: int) -> None:
+        report.add(name, value, unit, note, digits)
+
+    bench_observers.bench(add, quick)
+
+
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "network": bench_network,
     "profile": bench_profile,
@@ -310,7 +321,10 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "agent": bench_agent,
     "replay": bench_replay,
     "command": bench_command,
+    "observers": bench_observers_cost,
 }
+BY_NAME_ONLY = frozenset({"observers"})
+"""They take longer than all the others together."""
 
 
 def main() -> None:
@@ -328,7 +342,7 @@ def main() -> None:
     report.add("load average at the start", machine.load_average(), "", "above 0.5: somebody else is at work", 2)
     report.add("Ed25519 verification, one core", machine.verify_us(), "µs")
     report.add("fdatasync of a small append, p50", machine.sync_ms(), "ms", "", 2)
-    for name in arguments.sections or SECTIONS:
+    for name in arguments.sections or (each for each in SECTIONS if each not in BY_NAME_ONLY):
         print(name)
         SECTIONS[name](report, arguments.quick)
     if arguments.json is not None:

@@ -56,7 +56,7 @@ def test_who_fails_waits_longer_each_time_until_it_helps() -> None:
         directory.note_failed(A, "node.net.unreachable", 0.0)
     assert chosen(directory, FAILED_PAUSE_MAX_S - 1) is None
     assert chosen(directory, FAILED_PAUSE_MAX_S) == A
-    directory.note_useful(A)
+    directory.note_useful(A, 100.0)
     directory.note_failed(A, "node.net.unreachable", 100.0)
     assert chosen(directory, 100.0 + FAILED_PAUSE_S) == A
 
@@ -67,6 +67,9 @@ def test_who_lies_is_dropped_and_said_to_be() -> None:
     assert chosen(directory, LIE_PAUSE_S - 1, B) is None
     (dropped,) = directory.dropped(1.0)
     assert (dropped.key_id, dropped.code, dropped.lies) == (A, "ledger.block.malformed", 1)
+    directory.note_useful(A, 1.0)
+    directory.hurry(1.0)
+    assert chosen(directory, LIE_PAUSE_S - 1, B) is None, "what it sent before is no excuse"
     assert chosen(directory, LIE_PAUSE_S, B) == A
     assert directory.dropped(LIE_PAUSE_S) == []
     assert directory.note_lie(A, "ledger.block.malformed", 0.0) == 2 * LIE_PAUSE_S
@@ -127,6 +130,6 @@ def test_who_is_no_validator_any_more_counts_as_named() -> None:
 def test_nothing_is_noted_of_those_whom_nobody_has_named() -> None:
     directory = of(A)
     directory.note_failed(B, "node.net.timeout", 0.0)
-    directory.note_useful(B)
+    directory.note_useful(B, 0.0)
     assert directory.note_lie(B, "node.sync.withheld", 0.0) == 0.0
     assert directory.dropped(0.0) == []
