@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/operations/backup.md",
     "docs/operations/cli.md",
     "docs/operations/devnet.md",
+    "docs/operations/governance.md",
     "docs/operations/identities.md",
     "docs/operations/node.md",
     "devnet/README.md",
