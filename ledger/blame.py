@@ -34,6 +34,7 @@ from ledger.blame_proof import (
     verify_blame,
 )
 from ledger.genesis import Genesis
+from ledger.recovery import Recovery
 from wire.errors import RejectedError
 from wire.hashing import Digest
 from wire.keys import KeyId
@@ -70,11 +71,31 @@ class Verdict:
     """What does not hold in the parts that differ."""
     missing: tuple[tuple[int, Digest], ...]
     """Blocks that proved a change of the validators and stand outside the history that names them: (height, hash)."""
+    recoveries: tuple[tuple[str, Recovery], ...] = ()
+    """Where the organisations went on without a majority of the validators, in the parts that differ, with the history's name."""
 
     @property
     def is_conflict(self) -> bool:
         """Whether they part and both are certified above the fork: what must never happen."""
         return self.is_fork and all(self.certified_heights)
+
+    @property
+    def recovery_signers(self) -> tuple[str, ...]:
+        """Administrators who answer for the fork: of two recoveries those whose organisation signed both, of a single one all of them.
+
+        Signatures under one and the same statement accuse nobody.
+        """
+        first = dict(reversed(self.recoveries))
+        # Where no recovery begins right at the fork, it is not what made it.
+        if not self.is_conflict or all(recovery.header.height != self.fork_height for recovery in first.values()):
+            return ()
+        signed = [{each.organisation: each.identity_id for each in recovery.approvals} for recovery in first.values()]
+        if len(first) == 1:
+            return tuple(sorted(signed[0].values()))
+        if len({recovery.statement.message() for recovery in first.values()}) == 1:
+            return ()
+        both = signed[0].keys() & signed[1].keys()
+        return tuple(sorted({each[organisation] for each in signed for organisation in both}))
 
     @property
     def guilty(self) -> tuple[KeyId, ...]:
@@ -113,6 +134,7 @@ def find_guilty(one: History, other: History, genesis: Genesis) -> Verdict:
         tuple(sorted(blames.values(), key=lambda each: (order.index(each.kind), each.validator))),
         tuple(problems),
         tuple(dict.fromkeys(each for side in sides for each in side.missing)),
+        tuple((side.name, recovery) for side in sides for recovery in side.recoveries) if is_fork else (),
     )
 
 

@@ -15,6 +15,7 @@ from node.cli.command import Command, Session
 from node.cli.errors import FileError
 from node.cli.output import fields
 from node.cli.params import FILE
+from node.cli.recovery_mark import mark_document, mark_lines
 from wire.errors import RejectedError
 
 if TYPE_CHECKING:
@@ -161,7 +162,13 @@ def blame_lines(document: dict[str, Any]) -> list[str]:
         lines.append(f"  {proof['offence']} [{proof['kind']}]")
         if "file" in proof:
             lines.append(f"  proof: {proof['file']}")
-    if document["conflict"] and not document["blames"]:
+    if (
+        document["conflict"]
+        and not document["blames"]
+        and any(each["recovery_signers"] for each in document["comparisons"])
+    ):
+        lines.append("THE HISTORIES CONTRADICT EACH OTHER by a recovery; no validator need have lied")
+    elif document["conflict"] and not document["blames"]:
         lines.append(
             "THE HISTORIES CONTRADICT EACH OTHER, and what is here convicts nobody yet: bring archives, and those named above"
         )
@@ -186,6 +193,11 @@ def _comparison_lines(each: dict[str, Any]) -> list[str]:
     if each["fork"]:
         lines.append(f"  {certified}: {'a CONFLICT' if each['conflict'] else 'no conflict'}")
     lines += [f"  {p['history']}, block {p['height']}: {p['message']} [{p['code']}]" for p in each["problems"]]
+    lines += [f"  {mark['history']}: {line}" for mark in each["recoveries"] for line in mark_lines([mark])]
+    if each["recovery_signers"]:
+        lines.append(
+            f"  ANSWER FOR THIS FORK, since they declared the majority lost: {', '.join(each['recovery_signers'])}"
+        )
     lines += [
         f"  a change of validators was ended by block {m['height']}, {m['block_hash']}, of another history: bring that one too"
         for m in each["missing"]
@@ -194,9 +206,13 @@ def _comparison_lines(each: dict[str, Any]) -> list[str]:
 
 
 def _comparison_document(pair: tuple[str, ...], verdict: Verdict) -> dict[str, Any]:
+    from ledger.audit_state import mark_of
+
     return {
         "histories": list(pair),
         "fork": verdict.is_fork,
+        "recoveries": [{"history": name, **mark_document(mark_of(recovery))} for name, recovery in verdict.recoveries],
+        "recovery_signers": list(verdict.recovery_signers),
         "fork_height": verdict.fork_height,
         "certified_heights": list(verdict.certified_heights),
         "conflict": verdict.is_conflict,

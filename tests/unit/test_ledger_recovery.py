@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ledger import actions, bodies
+from ledger.archive import ArchivedBlock
 from ledger.audit import AuditLevel, Auditor, AuditSummary
 from ledger.audit_state import decode_audit_state_untrusted
+from ledger.blame import History, Verdict, find_guilty
 from ledger.block import build_raw_block
 from ledger.checkpoint import build_checkpoint
 from ledger.configuration import Validator, ValidatorSet, make_validator_set
@@ -460,3 +462,85 @@ def test_certificates_of_the_new_validators_are_needed_above(chain: Chain) -> No
         certificate = encode_commit_certificate(forged) if block is chain.blocks[-1] else own
         auditor.feed(block.raw, certificate)
     assert "wire.certificate.stranger" in {each.what for each in auditor.finish().findings}
+
+
+# Who answers for it
+
+
+def archived(chain: Chain) -> list[ArchivedBlock]:
+    """Return the chain's blocks as a history has them."""
+    return [ArchivedBlock(block.raw, chain.view.certificate(block.header.height)) for block in chain.blocks[1:]]
+
+
+def copy(chain: Chain) -> Chain:
+    twin = Chain(genesis=chain.genesis)
+    for block in chain.blocks[1:]:
+        twin.apply(block)
+    return twin
+
+
+def judge(one: Chain, other: Chain) -> Verdict:
+    verdict = find_guilty(History("one", archived(one)), History("other", archived(other)), one.genesis)
+    assert verdict.is_conflict
+    assert verdict.blames == (), "no validator has lied"
+    assert verdict.problems == ()
+    return verdict
+
+
+def test_two_recoveries_that_contradict_each_other_name_those_who_signed_both(chain: Chain) -> None:
+    other = copy(chain)
+    recover(chain, make_recovery(chain, ("v1",), ("ada@acme", "ben@beta")))
+    recover(other, make_recovery(other, ("v2",), ("ben@beta", "gil@gamma")))
+    other.leader = 0
+    go_on(chain)
+    go_on(other)
+    verdict = judge(chain, other)
+    assert [name for name, _ in verdict.recoveries] == ["one", "other"]
+    assert verdict.recovery_signers == ("ben@beta",)
+
+
+def test_one_statement_under_different_signatures_accuses_no_signer(chain: Chain) -> None:
+    """Its validators are the same on both sides, so whoever made both histories is one of them."""
+    other = copy(chain)
+    recover(chain, make_recovery(chain))
+    recover(other, sign(other, make_recovery(other), "gil@gamma"))
+    go_on(chain)
+    go_on(other)
+    verdict = find_guilty(History("one", archived(chain)), History("other", archived(other)), chain.genesis)
+    assert verdict.recovery_signers == ()
+    assert verdict.guilty == (node_key(1).public_key.key_id,)
+
+
+def test_a_majority_that_was_not_lost_leaves_the_signers_to_answer(chain: Chain) -> None:
+    other = copy(chain)
+    recover(chain, make_recovery(chain))
+    go_on(chain)
+    other.elect(1)
+    other.node_keys = [node_key(number) for number in (2, 3, 4)]
+    other.leader = 0
+    go_on(other)
+    verdict = judge(chain, other)
+    assert verdict.recovery_signers == SIGNERS
+
+
+def test_a_survivors_former_promises_do_not_convict_it(chain: Chain) -> None:
+    """It acknowledged a block that was dropped, and votes for itself upon the recovery."""
+    other = copy(chain)
+    other.register("dropped@acme", "developer")
+    assert node_key(1).public_key.key_id in dict(other.certificate(other.blocks[-1]).signatures)
+    recover(chain, make_recovery(chain, log_height=chain.height + 1))
+    go_on(chain)
+    assert judge(chain, other).recovery_signers == SIGNERS
+
+
+def test_a_fork_below_a_recovery_is_not_its_signers_doing(chain: Chain) -> None:
+    other = copy(chain)
+    other.elect(1)
+    chain.register("anna@acme", "developer")
+    recover(chain, make_recovery(chain))
+    go_on(chain)
+    go_on(other)
+    verdict = find_guilty(History("one", archived(chain)), History("other", archived(other)), chain.genesis)
+    assert verdict.is_conflict
+    assert verdict.recovery_signers == ()
+    assert verdict.blames, "here validators lied"
