@@ -365,6 +365,9 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                 ("state root", document["state_root"]),
                 ("replica age", f"{age:.1f} s"),
                 ("peers connected", document.get("peers_connected")),
+                ("follows", _sources_line(document.get("sync"))),
+                ("dropped", _dropped_line(document.get("sync"))),
+                ("feeds", _fed_line(document.get("observers"))),
                 ("transactions waiting", document.get("mempool")),
                 ("identity", document.get("identity")),
                 ("address", document.get("multiaddr")),
@@ -389,6 +392,27 @@ def _certificates_line(summary: dict[str, Any] | None) -> str | None:
     from node.cli.governance_show import certificates_text
 
     return certificates_text(summary)
+
+
+def _sources_line(sync: dict[str, Any] | None) -> str | None:
+    """Return whom an observer follows, or None for a node that takes part in consensus."""
+    if sync is None:
+        return None
+    sources = [f"{each['key_id'][:16]}{' (main)' if each['is_main'] else ''}" for each in sync["sources"]]
+    return f"{', '.join(sources)}; {sync['depth']} from the validators" if sources else "nobody"
+
+
+def _dropped_line(sync: dict[str, Any] | None) -> str | None:
+    """Return whom an observer leaves alone because of what they sent, or None when there is nobody."""
+    dropped = [] if sync is None else sync["dropped"]
+    return ", ".join(f"{each['key_id'][:16]} ({each['code']}, {each['for_s']} s)" for each in dropped) or None
+
+
+def _fed_line(observers: dict[str, Any] | None) -> str | None:
+    """Return how many observers a node feeds, or None when there are none."""
+    if observers is None or not observers["fed"]:
+        return None
+    return f"{len(observers['fed'])} observers, at most {observers['limit']}"
 
 
 def read_run_file(home: Path) -> dict[str, Any] | None:
