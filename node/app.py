@@ -163,6 +163,8 @@ class Node:
             home.checkpoints,
             peers=self.relaying.peers_to_compare,
             report=self._report_split_view,
+            is_lost=self._hears_no_leader,
+            on_ahead=self._checkpoint_ahead,
         )
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ class Node:
             key_id = key_id_of(raw_key)
         except RejectedError:
             return False
-        if key_id in self._nodes():
+        if key_id in self._linked_nodes():
             return True
         view = self.replica.latest_view()
         key = view.key(key_id)
@@ -324,12 +326,24 @@ class Node:
             self.replica.latest_view().configuration(), StateView(self.replica.chain.tip()).configuration()
         )
 
+    def _linked_nodes(self) -> dict[KeyId, LedgerValidator]:
+        """Return those with whom this node talks about consensus: also whom the ledger does not name yet, but a higher certified header."""
+        ahead = self.checkpoints.configuration_ahead
+        return self._nodes() if ahead is None else known_nodes(ahead) | self._nodes()
+
+    def _hears_no_leader(self) -> bool:
+        return self.validator is not None and self.validator.status.leader is None
+
+    def _checkpoint_ahead(self) -> None:
+        if self.validator is not None:
+            self._link_validators()
+
     def _link_validators(self) -> None:
         """Keep consensus links to exactly the nodes that take part now."""
         own = self._key.public_key.key_id
         # A node that is new does not stand in its own replica yet: it learns of itself from those whom it knows.
         retired = self.replica.latest_view().retired_validator(own) is not None
-        nodes = {} if retired and own not in self._nodes() else self._nodes()
+        nodes = {} if retired and own not in self._nodes() else self._linked_nodes()
         self.network.set_links(
             {node.key_id: (node.public_key.raw, node.address) for node in nodes.values() if node.key_id != own}
         )

@@ -11,6 +11,9 @@ node, hosts included, keeps asking its peers for their newest checkpoint. Two th
 
 The highest checkpoint outlives the store: a node that comes back with an older store notices it when it finds another block there.
 
+It also names validators of whom this node's own chain does not tell yet. A validator that was away while a new one came, and came to lead,
+would otherwise refuse the only one who can tell it: as a stranger (`CheckpointWatch.configuration_ahead`).
+
 Source: docs/spec/proofs.md 6.
 """
 
@@ -43,6 +46,8 @@ from wire.errors import RejectedError, UnavailableError
 
 CHECK_S: Final = 5.0
 """The pause between two questions, each to the next peer in turn."""
+LOST_CHECK_S: Final = 1.0
+"""The same of a validator that hears no leader: whoever leads may be somebody of whom it does not know yet."""
 AHEAD_MAX: Final = 64
 """Checkpoints above this node's own height that wait until its chain reaches them."""
 SPLITS_MAX: Final = 64
@@ -75,6 +80,8 @@ class CheckpointWatch:
         directory: Where checkpoint and evidence are kept; made when it is not there.
         peers: Returns whom to ask.
         report: Called for each split view when it is on the disk; False when it should be called again later.
+        is_lost: Whether this is a validator that hears no leader.
+        on_ahead: Called when `configuration_ahead` has changed.
     """
 
     def __init__(
@@ -85,12 +92,17 @@ class CheckpointWatch:
         *,
         peers: Callable[[], Sequence[CheckpointSource]],
         report: Callable[[SplitView], Awaitable[bool]],
+        is_lost: Callable[[], bool] = lambda: False,
+        on_ahead: Callable[[], None] = lambda: None,
     ) -> None:
         self._replica = replica
         self._founding = founding
         self._directory = directory
         self._peers = peers
         self._report = report
+        self._is_lost = is_lost
+        self._on_ahead = on_ahead
+        self._highest_configuration: Configuration | None = None
         self._unreported: list[SplitView] = []
         self._ahead: dict[bytes, tuple[str, Checkpoint]] = {}
         self.highest: Checkpoint | None = None
@@ -102,6 +114,13 @@ class CheckpointWatch:
         self.split_heights: set[int] = set()
         """The heights of all of them, and of evidence that cannot be read any more: on a host nothing is applied until each is settled."""
 
+    @property
+    def configuration_ahead(self) -> Configuration | None:
+        """Who the validators are under the highest certified header that was seen; None while this node's own chain is as high."""
+        if self.highest is None or self.highest.height <= self._replica.height:
+            return None
+        return self._highest_configuration
+
     async def run(self) -> None:
         """Ask and compare until cancelled. `load` comes before.
 
@@ -110,7 +129,8 @@ class CheckpointWatch:
         """
         turn = 0
         while True:
-            await self._replica.machine.sleep(self._replica.machine.jittered(CHECK_S))
+            pause_s = LOST_CHECK_S if self._is_lost() else CHECK_S
+            await self._replica.machine.sleep(self._replica.machine.jittered(pause_s))
             await self.note_own()
             peers = self._peers()
             if peers:
@@ -125,7 +145,7 @@ class CheckpointWatch:
         path = self._directory / HIGHEST
         if path.exists():
             try:
-                self.highest = self._verified(path.read_bytes()[: CHECKPOINT_BYTES_MAX + 1])
+                self._restore(path.read_bytes()[: CHECKPOINT_BYTES_MAX + 1])
             except RejectedError as error:
                 _log.error("the kept checkpoint does not hold and is set aside", code=error.code, message=error.message)
                 path.replace(path.with_suffix(".damaged"))
@@ -143,20 +163,23 @@ class CheckpointWatch:
                 continue
             self.splits.append(split)
             self._unreported.append(split)
-        if self.highest is not None:
-            self._ahead[self.highest.header.hash()] = ("this node, before", self.highest)
-            if self.highest.height > self._replica.height:
-                _log.warning(
-                    "this node has seen more than its store holds",
-                    seen_height=self.highest.height,
-                    height=self._replica.height,
-                )
+
+    def _restore(self, text: bytes) -> None:
+        """Go on from the highest checkpoint of an earlier run."""
+        self.highest, self._highest_configuration = self._verified(text)
+        self._ahead[self.highest.header.hash()] = ("this node, before", self.highest)
+        if self.highest.height > self._replica.height:
+            _log.warning(
+                "this node has seen more than its store holds",
+                seen_height=self.highest.height,
+                height=self._replica.height,
+            )
 
     async def note_own(self) -> None:
         """Remember this chain's own newest certified header."""
         own = await self._replica.machine.in_thread(self._build_own)
         if own is not None:
-            await self._remember(own)
+            await self._remember(own, own.configuration.configuration)
 
     async def ask(self, peer: CheckpointSource) -> None:
         """Compare what a peer holds to be certified, at this node's height and at its own."""
@@ -177,15 +200,15 @@ class CheckpointWatch:
             RejectedError: It has no good form, or does not hold.
         """
         # Away from the event loop: a proof of many changes of the validators takes longer than a heartbeat may be late.
-        configuration = self._replica.latest_view().configuration()
-        checkpoint = await self._replica.machine.in_thread(self._verified, text, configuration)
+        own = self._replica.latest_view().configuration()
+        checkpoint, configuration = await self._replica.machine.in_thread(self._verified, text, own)
         self.compared += 1
         if checkpoint.height > self._replica.height:
             if len(self._ahead) < AHEAD_MAX:
                 self._ahead[checkpoint.header.hash()] = (source, checkpoint)
         else:
             await self._compare(checkpoint, source)
-        await self._remember(checkpoint)
+        await self._remember(checkpoint, configuration)
 
     async def compare_reached(self) -> None:
         """Compare the checkpoints whose height this chain has reached meanwhile."""
@@ -208,14 +231,13 @@ class CheckpointWatch:
         except NotYetAvailableError:
             return None
 
-    def _verified(self, text: bytes, own: Configuration | None = None) -> Checkpoint:
-        """Return the checkpoint that holds from the founding document, or under the validators that this chain leads to itself."""
+    def _verified(self, text: bytes, own: Configuration | None = None) -> tuple[Checkpoint, Configuration]:
+        """Return the checkpoint that holds from the founding document, or under the validators of this chain, and its validators."""
         checkpoint = checkpoint_from_text_untrusted(text)
         trusted = self._founding
         if own is not None and checkpoint.header.validators_hash == own.hash:
             trusted = TrustedHead(self._founding.chain_id, own)
-        verify_checkpoint(checkpoint, trusted)
-        return checkpoint
+        return checkpoint, verify_checkpoint(checkpoint, trusted).configuration
 
     async def _compare(self, checkpoint: Checkpoint, source: str) -> None:
         with self._replica.store.snapshot() as reader:
@@ -224,35 +246,39 @@ class CheckpointWatch:
         if split is None or any(known.first.header.hash() == block_hash for known in self.splits):
             return
         self.split_heights.add(split.height)
-        path = self._directory / f"split-view-{split.height}-{block_hash.hex()[:16]}.json"
+        name = f"split-view-{split.height}-{block_hash.hex()[:16]}.json"
         _log.error(
             "split view: the validators have certified two histories",
             height=split.height,
             block_hash=block_hash.hex(),
             source=source,
-            evidence=str(path),
+            evidence=str(self._directory / name),
         )
         if len(self.splits) >= SPLITS_MAX:
             return
-        await self._replica.machine.in_thread(_write_durably, path, json.dumps(split.to_json(), indent=1).encode())
+        await self._replica.machine.in_thread(self._keep, name, json.dumps(split.to_json(), indent=1).encode())
         self.splits.append(split)
         self._unreported.append(split)
 
-    async def _remember(self, checkpoint: Checkpoint) -> None:
+    async def _remember(self, checkpoint: Checkpoint, configuration: Configuration) -> None:
         if self.highest is not None and checkpoint.height <= self.highest.height:
             return
-        self.highest = checkpoint
-        await self._replica.machine.in_thread(_write_durably, self._directory / HIGHEST, checkpoint.to_text())
+        known = self.configuration_ahead
+        self.highest, self._highest_configuration = checkpoint, configuration
+        if self.configuration_ahead != known:
+            self._on_ahead()
+        await self._replica.machine.in_thread(self._keep, HIGHEST, checkpoint.to_text())
 
-
-def _write_durably(path: Path, data: bytes) -> None:
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        # A full disk stops the store first; this file is written again with the next checkpoint.
-        _log.warning("a checkpoint was not written", file=str(path), reason=error.strerror)
+    def _keep(self, name: str, data: bytes) -> None:
+        """Write a file durably. Blocks."""
+        path = self._directory / name
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except OSError as error:
+            # A full disk stops the store first; this file is written again with the next checkpoint.
+            _log.warning("a checkpoint was not written", file=str(path), reason=error.strerror)

@@ -11,6 +11,7 @@ from ledger import bodies
 from ledger.actions import Action
 from ledger.configuration import Validator
 from ledger.validator_actions import AddLearner, PromoteLearner, RemoveValidator, ReplaceValidator
+from node.local.client import LocalClient
 from tests.live.test_cluster import Submissions
 from tests.testkit.cluster import Cluster, NodeProcess, free_port, running_cluster
 from tests.testkit.ledger import node_key
@@ -130,3 +131,23 @@ def test_leader_can_be_replaced_and_removed(cluster: Cluster) -> None:
     decide(cluster, ReplaceValidator(other.name, "v3"), other)
     wait_settled(cluster, third, {"v3"})
     assert cluster.leader([third]) is third
+
+
+def test_who_was_away_follows_a_leader_that_came_meanwhile(cluster: Cluster) -> None:
+    """Guarded by `CheckpointWatch.configuration_ahead`: without it who was away refuses its leader as a stranger, for ever."""
+    first = cluster.validators[0]
+    for index in (2, 3):
+        cluster.validators.append(add_validator(cluster, index))
+    wait_settled(cluster, first, {"v1", "v2", "v3"})
+    leader = cluster.leader()
+    away = next(node for node in cluster.validators if node not in (leader, first))
+    cluster.validators.remove(away)
+    away.kill()
+    newcomer = add_validator(cluster, 4)
+    wait_settled(cluster, first, {"v1", "v2", "v3", "v4"})
+    with LocalClient(leader.socket) as client:
+        assert client.call("node.transfer-leadership", to="v4")["transferred"]
+    cluster.start([away])
+    height = newcomer.status(cluster.client)["height"]
+    cluster.wait_for(lambda: away.status(cluster.client)["height"] >= height, "who was away caught up", away)
+    assert cluster.leader([away, newcomer]) is newcomer

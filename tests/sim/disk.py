@@ -47,6 +47,8 @@ class SimDisk:
         """Whole snapshots by height: manifest and chunks."""
         self.incoming: dict[Digest, tuple[SnapshotManifest, dict[int, bytes]]] = {}
         """Snapshots that are being fetched, by id: manifest, and the chunks that are here by number."""
+        self.checkpoint: bytes | None = None
+        """The highest checkpoint that was seen."""
         self.is_nearly_full = False
         self.is_full = False
         self.sync_fails = False

@@ -44,7 +44,7 @@ from tests.sim.errors import MachineEndedError, ViolationError
 from tests.sim.network import Endpoint, serve_on
 from tests.sim.plan import TICK_MS
 from tests.sim.timing import DRAIN_TIMEOUT_S, LINEARIZABLE_TIMEOUT_S
-from tests.sim.upkeep import Repair, SimUpkeep, snapshot_client
+from tests.sim.upkeep import Repair, SimCheckpointWatch, SimUpkeep, snapshot_client
 from wire.certificate import CommitCertificate
 from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.keys import KeyId, PrivateKey
@@ -194,6 +194,8 @@ class Process:
         )
 
         self.upkeep = SimUpkeep(self, sync)
+        self.checkpoints = SimCheckpointWatch(self)
+        self.checkpoints.load()
 
     def _standing(self) -> Standing:
         if self.observer is None:
@@ -239,7 +241,7 @@ class Process:
             entropy=node.random.randrange,
             metrics=self.metrics,
             make_core=self._make_core,  # type: ignore[arg-type]
-            on_configuration=self._link_validators,
+            on_configuration=self.link_validators,
             on_leader=self._leader_changed,
             snapshots=self.snapshots,
         )
@@ -248,11 +250,12 @@ class Process:
         """Take part, or first follow until the ledger names this node, as `node.app` does; return when it is no member any more."""
         self.nursery.start_soon(self.submitter.run)
         self.nursery.start_soon(self.upkeep.run)
+        self.nursery.start_soon(self.checkpoints.run)
         if self.validator is None:
             self.nursery.start_soon(self._watch_proposer)
             await self._join()
         assert self.validator is not None
-        self._link_validators()
+        self.link_validators()
         await self.validator.run()
 
     async def _join(self) -> None:
@@ -285,21 +288,26 @@ class Process:
             self.replica.latest_view().configuration(), StateView(self.replica.chain.tip()).configuration()
         )
 
+    def _linked_nodes(self) -> Collection[KeyId]:
+        ahead = self.checkpoints.configuration_ahead
+        return self._nodes() if ahead is None else {*known_nodes(ahead), *self._nodes()}
+
     def _is_new(self) -> bool:
         return self.node.id not in self._nodes()
 
     def knows(self, node_id: KeyId) -> bool:
         """Return whether the ledger names the node, so that it may connect; a damaged ledger ends it, as with `node.net.gate`."""
         try:
-            return node_id in self._nodes()
+            return node_id in self._linked_nodes()
         except CorruptionError as error:
             self.nursery.start_soon(_raise, error)
             return False
 
-    def _link_validators(self) -> None:
+    def link_validators(self) -> None:
+        """Want consensus links to exactly the nodes that take part now, as `node.app` does."""
         own = self.node.id
         retired = self.replica.latest_view().retired_validator(own) is not None
-        nodes = () if retired and own not in self._nodes() else self._nodes()
+        nodes = () if retired and own not in self._nodes() else self._linked_nodes()
         self.wanted = frozenset(node_id for node_id in nodes if node_id != own)
 
     async def stop(self) -> None:

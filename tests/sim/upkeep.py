@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ledger.checkpoint import SplitView
 from ledger.genesis import Genesis, genesis_block
 from ledger.snapshot import SnapshotBuilder, SnapshotManifest, decode_manifest_untrusted
+from ledger.trust import TrustedHead
+from node.checkpoint_watch import HIGHEST, CheckpointWatch
 from node.errors import SnapshotUnavailableError, StorageError
 from node.history import HistoryKeeper
 from node.machine import Machine
@@ -26,6 +29,7 @@ from node.storage.snapshot_files import IncomingSnapshot, SnapshotFiles, StoredS
 from node.storage.verify import StoreFinding, verify_store
 from node.sync import CertifiedBlock, PeerLedger, SyncServer, certified_blocks
 from tests.sim.disk import SimDisk, SimStore
+from tests.sim.errors import ViolationError
 from wire.errors import CorruptionError, UnavailableError
 from wire.hashing import Digest, sha256
 
@@ -117,6 +121,33 @@ class SimIncomingSnapshot(IncomingSnapshot):
 def _demand_room(disk: SimDisk) -> None:
     if disk.is_full or disk.sync_fails:
         raise SnapshotUnavailableError("node.snapshot.write_failed", "writing a snapshot failed: input/output error")
+
+
+class SimCheckpointWatch(CheckpointWatch):
+    """Compares what others hold to be certified, and keeps the highest on the machine's disk. There is never anything to report."""
+
+    def __init__(self, process: Process) -> None:
+        self._disk = process.node.disk
+        super().__init__(
+            process.replica,
+            TrustedHead.founding(process.node.world.genesis),
+            Path("/simulated") / self._disk.name,
+            peers=process.peer_ledgers,
+            report=self._find_fault,
+            is_lost=lambda: process.validator is not None and process.validator.status.leader is None,
+            on_ahead=lambda: None if process.validator is None else process.link_validators(),
+        )
+
+    def load(self) -> None:
+        if self._disk.checkpoint is not None:
+            self._restore(self._disk.checkpoint)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        if name == HIGHEST and not (self._disk.is_full or self._disk.sync_fails):
+            self._disk.checkpoint = data
+
+    async def _find_fault(self, split: SplitView) -> bool:
+        raise ViolationError("split_view", f"two blocks are certified at height {split.height}")
 
 
 class SimUpkeep:

@@ -14,6 +14,7 @@ from ledger.block import decode_block_untrusted
 from ledger.checkpoint import SplitView, build_checkpoint, checkpoint_from_text_untrusted, verify_split_view
 from ledger.transition import execute_block
 from ledger.trust import TrustedHead
+from ledger.validator_actions import PromoteLearner
 from node.checkpoint_watch import CheckpointWatch
 from node.replica import LedgerReplica
 from tests.testkit.ledger import Chain, make_certificate
@@ -80,8 +81,14 @@ class Watched:
         self.reported: list[SplitView] = []
         self.takes_reports = True
         founding = TrustedHead.founding(chain.genesis)
-        self.watch = CheckpointWatch(replica, founding, directory, peers=list, report=self._report)
+        self.changes_ahead = 0
+        self.watch = CheckpointWatch(
+            replica, founding, directory, peers=list, report=self._report, on_ahead=self._note_ahead
+        )
         self.watch.load()
+
+    def _note_ahead(self) -> None:
+        self.changes_ahead += 1
 
     async def _report(self, split: SplitView) -> bool:
         self.reported.append(split)
@@ -233,3 +240,37 @@ async def test_a_kept_file_that_does_not_hold_is_set_aside(tmp_path: Path, chain
         assert not kept.exists()
         await again.watch.note_own()
         assert checkpoint_from_text_untrusted(kept.read_bytes()).height == 6
+
+
+async def test_validators_that_came_meanwhile_are_known_before_the_chain_tells_of_them(tmp_path: Path) -> None:
+    """Guarded by `CheckpointWatch.configuration_ahead`."""
+    chain = Chain()
+    chain.register("web1@acme", "host")
+    chain.add_learner(5)
+    chain.adopt(PromoteLearner("v5"))
+    chain.settle()
+    with watched(tmp_path, chain, 1) as here:
+        assert here.watch.configuration_ahead is None
+        await here.watch.ask(Peer(chain))
+        ahead = here.watch.configuration_ahead
+        assert ahead == chain.view.configuration()
+        assert "v5" in {each.name for each in ahead.voters}
+        assert here.changes_ahead == 1
+        again = Watched(here.replica, chain, tmp_path / "checkpoints")
+        assert again.watch.configuration_ahead == ahead
+        here.follow(chain.height)
+        assert here.watch.configuration_ahead is None
+
+
+async def test_a_checkpoint_that_does_not_hold_names_no_validators(tmp_path: Path, chain: Chain) -> None:
+    other = Chain(chain.genesis)
+    other.register("web1@acme", "host")
+    other.add_learner(5)
+    other.adopt(PromoteLearner("v5"))
+    other.settle()
+    forged = build_checkpoint(other.store).to_text().replace(b"\nheight ", b"\nheight 1")
+    with watched(tmp_path, chain, 1) as here:
+        for text in (forged, build_checkpoint(other.store).to_text()[:-80]):
+            await here.watch.ask(BrokenPeer(text))
+        assert here.watch.configuration_ahead is None
+        assert here.changes_ahead == 0
