@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from unicodedata import normalize
@@ -35,6 +36,7 @@ TOOL_SECONDS_MAX: Final = 10
 """How long one program may take to say its version."""
 TOOLS: Final = ("cc", "gcc", "clang", "ld", "make", "cmake", "rustc", "go", "java", "python3", "git")
 """Programs that are asked for their version where they are installed."""
+TOOLS_AT_ONCE: Final = 4
 _VERSION_OPTION: Final = {"go": "version"}
 SKIPPED_DIRECTORIES: Final = frozenset({".git", ".hg", ".svn", "__pycache__", ".pytest_cache", ".mypy_cache"})
 """What tools leave in a test suite's folder without being part of it."""
@@ -86,15 +88,11 @@ def _os_release() -> dict[str, str]:
 
 
 def _tools() -> list[Tool]:
-    found: dict[tuple[str, str], Tool] = {}
-    for name in TOOLS:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        version = _ask(path, _VERSION_OPTION.get(name, "--version"))
-        if version:
-            found[name, version] = Tool(name, version)
-    return list(found.values())
+    installed = [(name, path) for name in TOOLS if (path := shutil.which(name)) is not None]
+    # Side by side: some are scripts that start others, and each of those takes longer than all of our own work.
+    with ThreadPoolExecutor(TOOLS_AT_ONCE) as pool:
+        versions = pool.map(lambda each: _ask(each[1], _VERSION_OPTION.get(each[0], "--version")), installed)
+    return [Tool(name, version) for (name, _), version in zip(installed, versions, strict=True) if version]
 
 
 def _ask(*command: str) -> str:

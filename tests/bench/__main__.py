@@ -1,6 +1,6 @@
 """`make bench`: what a network of four validators does on this machine, beside what the machine itself does in the same run.
 
-    python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network profile failover agent replay command
+    python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network profile failover agent patch replay command
 
 The section `observers` runs only when it is named: it takes as long as all the others together.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import bench_audit, bench_observers, machine
+from tests.bench import bench_audit, bench_observers, bench_patch, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -260,6 +260,13 @@ def bench_agent(report: Report, quick: bool) -> None:
         report.add("memory of a host's core", machine.resident_mib(pid), "MiB", "", 0)
 
 
+def bench_one_patch(report: Report, quick: bool) -> None:
+    """What a patch of ten files costs, step by step, without the network."""
+    targets = {"create": "target <= 60", "verify": "target <= 5", "decide": "target <= 2", "apply": "target <= 40"}
+    for name, value in bench_patch.measure(quick).items():
+        report.add(f"patch of 10 files: {name}", value, "ms", targets.get(name, ""))
+
+
 def bench_replay(report: Report, quick: bool) -> None:
     """Replays of archives: many transactions in large blocks, and many small blocks."""
     with tempfile.TemporaryDirectory() as directory:
@@ -319,6 +326,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "profile": bench_profile,
     "failover": bench_failover,
     "agent": bench_agent,
+    "patch": bench_one_patch,
     "replay": bench_replay,
     "command": bench_command,
     "observers": bench_observers_cost,

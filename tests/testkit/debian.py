@@ -47,6 +47,35 @@ class SourcePackage:
     """`debian/copyright`."""
 
 
+class SourceArchive:
+    """Debian's archive as apt on this machine knows it, asked with lists and caches in a folder of the caller.
+
+    Args:
+        folder: An empty folder for apt's files; the caller removes it.
+
+    Raises:
+        SourceUnavailableError: No apt, no archive, or no connection.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("apt-get") is None:
+            raise SourceUnavailableError("apt-get is not installed")
+        self._options = _private_apt(folder)
+        _run(("apt-get", *self._options, "update"), folder)
+        self._downloads = folder / "downloads"
+        self._downloads.mkdir()
+
+    def fetch(self, name: str) -> SourcePackage:
+        """Return a source package, fetched and unpacked.
+
+        Raises:
+            SourceUnavailableError: The archive does not give it.
+        """
+        command = ("apt-get", *self._options, "source", "--download-only", "--only-source", name)
+        _run(command, self._downloads)
+        return read_source_package(name, self._downloads)
+
+
 def fetch_source_packages(names: Sequence[str], folder: Path) -> Iterator[SourcePackage]:
     """Fetch source packages with apt and yield them unpacked, in the order of `names`.
 
@@ -57,15 +86,9 @@ def fetch_source_packages(names: Sequence[str], folder: Path) -> Iterator[Source
     Raises:
         SourceUnavailableError: No apt, no archive, or no connection.
     """
-    if shutil.which("apt-get") is None:
-        raise SourceUnavailableError("apt-get is not installed")
-    options = _private_apt(folder)
-    _run(("apt-get", *options, "update"), folder)
-    downloads = folder / "downloads"
-    downloads.mkdir()
+    archive = SourceArchive(folder)
     for name in names:
-        _run(("apt-get", *options, "source", "--download-only", "--only-source", name), downloads)
-        yield read_source_package(name, downloads)
+        yield archive.fetch(name)
 
 
 def read_source_package(name: str, folder: Path) -> SourcePackage:
@@ -76,6 +99,15 @@ def read_source_package(name: str, folder: Path) -> SourcePackage:
     (original,) = (path for path in folder.glob(f"{name}_{upstream}.orig.tar.*") if path.suffix != ".asc")
     (packaging,) = folder.glob(f"{name}_{version}.debian.tar.*")
     base = {path.partition("/")[2]: state for path, state in _read_tar(original)}
+    for path in sorted(folder.glob(f"{name}_{upstream}.orig-*.tar.*")):
+        # A further upstream tarball stands in a directory of its own name.
+        component = path.name.removeprefix(f"{name}_{upstream}.orig-").partition(".tar.")[0]
+        if path.suffix != ".asc":
+            files = dict(_read_tar(path))
+            below = {each.partition("/")[0] for each in files if "/" in each}
+            # As dpkg-source unpacks it: one directory around everything does not count.
+            strip = len(below) == 1 and all("/" in each for each in files)
+            base |= {f"{component}/{each.partition('/')[2] if strip else each}": state for each, state in files.items()}
     debian = dict(_read_tar(packaging))
     series = debian["debian/patches/series"].content.decode()
     return SourcePackage(
