@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     params=passphrase_options(),
     examples=(
         "patchwarden node backup --home /srv/v1 --out /backup/v1-2026-11-22",
-        "patchwarden node backup --home /srv/web1 --out /backup/web1 --with-key --passphrase-file /root/passphrase",
+        "patchwarden node backup --home /srv/web1 --out /backup/web1 --with-key --passphrase-file /run/secrets/passphrase",
     ),
 )
 @click.option(
@@ -102,7 +102,7 @@ def _encrypted_key(session: Session) -> bytes:
     examples=(
         "patchwarden node restore /backup/v1-2026-11-22 --home /srv/v5 --genesis genesis.json --set listen /ip4/192.0.2.5/tcp/7070",
         "patchwarden node restore /backup/web1 --home /srv/web1 --checkpoint today.checkpoint --with-key "
-        "--passphrase-file /root/passphrase",
+        "--passphrase-file /run/secrets/passphrase",
     ),
 )
 @click.argument("backup_path", type=EXISTING_DIRECTORY, metavar="BACKUP")

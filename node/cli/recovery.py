@@ -203,7 +203,11 @@ def _document(file: RecoveryFile) -> dict[str, Any]:
         "signers": list(mark.signers),
         "signatures_needed": file.needed,
         "is_signed": file.is_signed,
-        "may_sign": [each.identity_id for each in file.candidates],
+        "may_sign": [
+            each.identity_id
+            for each in file.candidates
+            if each.organisation not in {signed.organisation for signed in file.recovery.approvals}
+        ],
     }
 
 
