@@ -412,7 +412,7 @@ def _fed_line(observers: dict[str, Any] | None) -> str | None:
     """Return how many observers a node feeds, or None when there are none."""
     if observers is None or not observers["fed"]:
         return None
-    return f"{len(observers['fed'])} observers, at most {observers['limit']}"
+    return f"{len(observers['fed'])} of at most {observers['limit']} observers"
 
 
 def read_run_file(home: Path) -> dict[str, Any] | None:

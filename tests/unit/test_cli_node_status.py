@@ -27,6 +27,6 @@ def test_an_observer_says_whom_it_follows_and_whom_it_has_dropped() -> None:
 def test_a_validator_follows_nobody_and_says_whom_it_feeds() -> None:
     assert _sources_line(None) is None
     assert _dropped_line(None) is None
-    assert _fed_line({"limit": 8, "fed": [{}, {}]}) == "2 observers, at most 8"
+    assert _fed_line({"limit": 8, "fed": [{}, {}]}) == "2 of at most 8 observers"
     assert _fed_line({"limit": 8, "fed": []}) is None
     assert _fed_line(None) is None
