@@ -152,6 +152,7 @@ def _patch(patch: PatchFacts, components: tuple[ComponentFacts, ...]) -> CedarOb
         "tests_count": patch.tests_count,
         "sealed": patch.sealed,
         "attestations_damaged": patch.attestations_damaged,
+        "hidden_text": list(patch.hidden_text),
     }
 
 

@@ -23,6 +23,7 @@ from agent.inventory import Inventory
 from agent.limits import COMPONENTS_DECIDED_MAX
 from agent.maintenance import is_window_open
 from agent.target import TargetConfig, TargetState
+from provenance.diff_lint import find_hidden_text
 from provenance.timestamp import seconds_from_timestamp
 from provenance.verify import VerifiedPatch
 
@@ -109,6 +110,7 @@ def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: in
         tests_count=metadata.validation_tests.count,
         sealed=sealed,
         attestations_damaged=attestations_damaged,
+        hidden_text=tuple(sorted(rule.value for rule in find_hidden_text(patch.diff))),
     )
 
 

@@ -155,6 +155,8 @@ class PatchFacts:
     """Whether the file ends with a release seal."""
     attestations_damaged: int
     """Trailer lines whose signature or binding does not hold."""
+    hidden_text: tuple[str, ...]
+    """How added lines hide something from a reader: values of `provenance.diff_lint.LintRule`, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +343,7 @@ def _patch(reader: _Reader) -> PatchFacts:
         tests_count=reader.integer("tests_count"),
         sealed=reader.boolean("sealed"),
         attestations_damaged=reader.integer("attestations_damaged"),
+        hidden_text=reader.texts("hidden_text"),
     )
     reader.finish()
     return patch

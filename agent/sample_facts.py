@@ -40,6 +40,7 @@ SAMPLE_FACTS: Final = Facts(
         tests_count=12,
         sealed=True,
         attestations_damaged=0,
+        hidden_text=(),
     ),
     components=(ComponentFacts("pkg:deb/debian/foo@1.2", ("src/frame.c",), ("modify",), True, 6),),
     approvals=(

@@ -61,6 +61,33 @@ _WORD: Final = re.compile(r"\w+")
 _LOOKALIKE: Final = re.compile("[\u0370-\u03ff\u0400-\u052f]")
 
 
+HIDING: Final = frozenset(
+    {
+        LintRule.BIDIRECTIONAL,
+        LintRule.INVISIBLE,
+        LintRule.CARRIAGE_RETURN,
+        LintRule.CONTROL,
+        LintRule.MIXED_SCRIPT,
+    }
+)
+"""What makes a reader see something else than a compiler; the other rules are about tools."""
+
+
+def find_hidden_text(diff: Diff) -> frozenset[LintRule]:
+    """Return the ways in which added lines hide something from a reader, however many lines there are.
+
+    Source: docs/spec/diff.md 8.
+    """
+    found: set[LintRule] = set()
+    for change in diff.files:
+        for hunk in change.hunks:
+            for line in hunk.lines:
+                found.update(rule for rule, _ in _lint_line(line))
+        if found >= HIDING:
+            break
+    return HIDING & found
+
+
 def lint_diff(diff: Diff, pre: Mapping[str, FileState | None] | None = None) -> tuple[Finding, ...]:
     """Return the findings in the order of the diff, at most `FINDINGS_MAX`.
 

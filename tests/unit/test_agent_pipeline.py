@@ -16,6 +16,7 @@ from agent.facts import Requester
 from agent.results import Outcome, ResultCode, StepName
 from ledger import actions, bodies
 from ledger.checkpoint import SplitView
+from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
@@ -628,6 +629,14 @@ async def test_requester_without_role_is_denied(world: World) -> None:
     data = world.release()
     viewer = Requester("guest", ("viewer",), "rpc")
     await refuse(world, data, ResultCode.POLICY_DENIED, "agent.policy.requester-is-operator", viewer)
+
+
+@pytest.mark.parametrize("hidden", ["access \u202e\u2066// checked\u2069", "evil();\rgood();"])
+async def test_text_that_hides_from_a_reader_is_denied(world: World, hidden: str) -> None:
+    after = patches.FRAME_BEFORE + hidden.encode() + b"\n"
+    before = {"src/frame.c": FileState(0o100644, patches.FRAME_BEFORE)}
+    data = world.release(patches.make_patch(before, {"src/frame.c": FileState(0o100644, after)}))
+    await refuse(world, data, ResultCode.POLICY_DENIED, "agent.policy.no-hidden-text")
 
 
 async def test_frozen_target_is_denied(world: World) -> None:

@@ -62,6 +62,8 @@ REFUSED = [
     ("security-review-approval", replace(SAMPLE_FACTS, approvals=(QUALITY, replace(QUALITY, identity="dan@delta")))),
     ("no-rejection", replace(SAMPLE_FACTS, rejections=(AttestorFacts("eve@acme", "acme", "compliance", 3),))),
     ("attestations-intact", with_patch(attestations_damaged=1)),
+    ("no-hidden-text", with_patch(hidden_text=("bidirectional", "mixed_script"))),
+    ("no-hidden-text", with_patch(hidden_text=("carriage_return",))),
     ("not-frozen", with_system(frozen=True)),
     ("in-maintenance-window", with_system(in_maintenance_window=False)),
     ("fresh-replica", with_system(replica_age_ms=60_001)),

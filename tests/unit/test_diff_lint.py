@@ -6,7 +6,7 @@ import pytest
 
 from provenance import diff_lint
 from provenance.diff import parse_diff_untrusted
-from provenance.diff_lint import Finding, LintRule, lint_diff
+from provenance.diff_lint import FINDINGS_MAX, Finding, LintRule, find_hidden_text, lint_diff
 from provenance.diff_make import make_diff
 from tests.testkit.diffs import BASE, CHANGES, insert, regular
 
@@ -57,6 +57,15 @@ def test_lines_are_counted_over_all_sections() -> None:
     found = [finding for finding in lint_diff(parse_diff_untrusted(text)) if finding.rule is LintRule.CONTROL]
     assert [(finding.path, finding.line) for finding in found] == [("a", 7), ("b", 16)]
     assert all(b"\x1b" in text.split(b"\n")[finding.line - 1] for finding in found)
+
+
+def test_hidden_text_is_found_behind_any_number_of_findings() -> None:
+    lines = b"\x1b\n" * (FINDINGS_MAX + 1) + "access \u202e\n".encode() + b"evil()\rgood()\n"
+    diff = parse_diff_untrusted(make_diff({}, {"a": regular(lines)}))
+    assert {finding.rule for finding in lint_diff(diff)} == {LintRule.CONTROL}
+    assert find_hidden_text(diff) == {LintRule.CONTROL, LintRule.BIDIRECTIONAL, LintRule.CARRIAGE_RETURN}
+    plain = parse_diff_untrusted(make_diff({"a": regular(b"\x1b\n")}, {"a": regular(b"x\ty\r\n"), "b": regular(b"z")}))
+    assert find_hidden_text(plain) == frozenset()
 
 
 @pytest.mark.parametrize("name", CHANGES)
