@@ -64,10 +64,15 @@ def record_outcome(view: StateView, context: Context, body: DeploymentOutcome) -
     Raises:
         TransactionRefusedError: ``ledger.tx.not_authorised``, ``ledger.host.counter_gap``, ``ledger.host.wrong_previous``,
             ``ledger.host.intent_required`` (a change without an announcement), ``ledger.host.intent_not_found``,
-            ``ledger.host.intent_closed``, ``ledger.host.intent_mismatch`` (another host's, target's or patch's).
+            ``ledger.host.intent_closed``, ``ledger.host.intent_mismatch`` (another host's, target's, patch's or tree's),
+            ``ledger.host.unchanged`` (a change that changed nothing).
     """
     host = _next_record(view, context, body.counter, body.previous)
     deployment = _deployment_of(view, context, body)
+    if body.result in _EFFECTIVE and body.tree_after == body.tree_before:
+        raise refuse(
+            "host.unchanged", f"the result {body.result} changes the tree", "another tree_after than tree_before"
+        )
     deployment = replace(
         deployment,
         outcome_height=context.height,
@@ -153,8 +158,8 @@ def _deployment_of(view: StateView, context: Context, body: DeploymentOutcome) -
         raise refuse("host.intent_not_found", "the intent is not on the ledger", actual=body.intent_tx_id)
     if deployment.outcome_height is not None:
         raise refuse("host.intent_closed", f"the intent was closed at height {deployment.outcome_height}")
-    opened = (deployment.host, deployment.target, deployment.patch_id.hex())
-    closing = (host, body.target, body.patch_id.hex())
+    opened = (deployment.host, deployment.target, deployment.patch_id.hex(), deployment.tree_before.hex())
+    closing = (host, body.target, body.patch_id.hex(), body.tree_before.hex())
     if opened != closing:
         raise refuse("host.intent_mismatch", "the outcome does not fit its intent", "/".join(opened), "/".join(closing))
     return deployment

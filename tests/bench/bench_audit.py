@@ -79,7 +79,7 @@ def _deployments(chain: Chain, patch_id: bytes, count: int) -> list[Transaction]
     for index in range(count // 2):
         host = HOSTS[index % len(HOSTS)]
         counter, previous = state[host]
-        before, after = bytes(32), counter.to_bytes(32, "big")
+        before, after = bytes(32), (counter + 1).to_bytes(32, "big")
         intent = chain.sign(bodies.DeploymentIntent(counter + 1, previous, "site", patch_id, before, b"{}"), host)
         body = bodies.DeploymentOutcome(
             counter + 2, intent.tx_id, "site", patch_id, intent.tx_id, "SUCCESS", before, after, b"{}"

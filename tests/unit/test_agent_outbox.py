@@ -49,7 +49,7 @@ def refusal(detail: bytes = b"{}") -> DeploymentOutcome:
 
 
 def outcome(patch_id: bytes, result: str = "SUCCESS") -> DeploymentOutcome:
-    return DeploymentOutcome(0, bytes(32), TARGET, patch_id, None, result, TREE, TREE, b"{}")
+    return DeploymentOutcome(0, bytes(32), TARGET, patch_id, None, result, TREE, bytes(reversed(TREE)), b"{}")
 
 
 class Post:

@@ -180,7 +180,7 @@ def record(world: World, data: bytes, host: str, result: str | None) -> None:
     tx_id = world.chain.submit(intent, host).tx_id
     if result is not None:
         outcome = bodies.DeploymentOutcome(
-            counter + 2, tx_id, "app", patch_id, tx_id, result, ZERO_DIGEST, ZERO_DIGEST, b"{}"
+            counter + 2, tx_id, "app", patch_id, tx_id, result, ZERO_DIGEST, bytes([1]) * 32, b"{}"
         )
         world.chain.submit(outcome, host)
 

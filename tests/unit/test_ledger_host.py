@@ -80,8 +80,8 @@ def test_a_failure_leaves_the_target_as_it_was(chain: Chain, patch_id: bytes) ->
 def test_a_rollback_takes_the_patch_off_the_list(chain: Chain, patch_id: bytes) -> None:
     opened = chain.submit(intent(patch_id), by="web1@acme").tx_id
     last = chain.submit(outcome(patch_id, opened), by="web1@acme").tx_id
-    again = chain.submit(intent(patch_id, 3, last), by="web1@acme").tx_id
-    body = replace(outcome(patch_id, again, 4, again, "ROLLED_BACK"), tree_after=BEFORE)
+    again = chain.submit(replace(intent(patch_id, 3, last), tree_before=AFTER), by="web1@acme").tx_id
+    body = replace(outcome(patch_id, again, 4, again, "ROLLED_BACK"), tree_before=AFTER, tree_after=BEFORE)
     chain.submit(body, by="web1@acme")
     target = chain.view.target("web1@acme", "site")
     assert target is not None
@@ -130,11 +130,25 @@ def test_an_outcome_fits_its_intent(chain: Chain, patch_id: bytes) -> None:
     for body, by in (
         (outcome(patch_id, opened, target="other"), "web1@acme"),
         (outcome(AFTER, opened), "web1@acme"),
+        (replace(outcome(patch_id, opened), tree_before=ZEROS), "web1@acme"),
         (outcome(patch_id, opened, 1, ZEROS), "web2@acme"),
     ):
         assert chain.refused(body, by) == "ledger.host.intent_mismatch"
     closed = chain.submit(outcome(patch_id, opened), by="web1@acme").tx_id
     assert chain.refused(outcome(patch_id, opened, 3, closed), "web1@acme") == "ledger.host.intent_closed"
+
+
+@pytest.mark.parametrize("result", ["SUCCESS", "ROLLED_BACK"])
+def test_a_change_that_changed_nothing_is_refused(chain: Chain, patch_id: bytes, result: str) -> None:
+    """A host that says that it has applied what it has not must at least invent a tree, which anybody with the files can recompute."""
+    opened = chain.submit(intent(patch_id), by="web1@acme").tx_id
+    body = replace(outcome(patch_id, opened, result=result), tree_after=BEFORE)
+    before = chain.store.dump()
+    assert chain.refused(body, "web1@acme") == "ledger.host.unchanged"
+    assert chain.store.dump() == before
+    deployment = chain.view.deployment(opened)
+    assert deployment is not None
+    assert (deployment.outcome_height, chain.view.target("web1@acme", "site")) == (None, None)
 
 
 def test_an_intent_names_a_published_patch_that_is_not_withdrawn(chain: Chain, patch_id: bytes) -> None:
