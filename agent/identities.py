@@ -69,18 +69,20 @@ def check_author(view: StateView, key: PublicKey, creator: CreatorIdentity, reco
     if status != ACTIVE:
         rule = "suspended" if status == SUSPENDED else "revoked"
         raise _refuse(rule, f"the author {_of_whom(identity)} is {status}")
-    if DEVELOPER not in identity.roles:
+    height = view.height if record is None else record.published_height
+    # A role that is bound to a time counts for what the ledger recorded in it; one that was taken away counts for nothing more.
+    roles = identity.roles_at((view.header_at(height) or view.header).time_ms)
+    if DEVELOPER not in roles:
         raise _refuse(
             "wrong_role",
-            f"the author {identity.identity_id} does not hold the role {DEVELOPER}",
-            actual=", ".join(identity.roles),
+            f"the author {identity.identity_id} does not hold the role {DEVELOPER} at height {height}",
+            actual=", ".join(roles),
         )
-    height = view.height if record is None else record.published_height
     if not key_record.is_valid_at(height):
         raise _refuse("key_not_valid", f"the author's key {_why_not_valid(key_record, height)}", actual=key.did)
     if creator.kind is CreatorKind.X509:
         _check_certificates(view, creator, identity, height)
-    return AuthorFacts(identity.identity_id, identity.organisation, identity.roles)
+    return AuthorFacts(identity.identity_id, identity.organisation, roles)
 
 
 def judge_attestations(
@@ -144,7 +146,7 @@ def is_sealed(view: StateView, patch: VerifiedPatch, author: AuthorFacts) -> boo
         and view.acting_status(identity) == ACTIVE
         and identity.identity_id == patch.seal.identity
         and key.is_valid_at(view.height)
-        and (identity.organisation == author.organisation or is_attestor(identity.roles))
+        and (identity.organisation == author.organisation or is_attestor(identity.roles_at(view.header.time_ms)))
     )
 
 

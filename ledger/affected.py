@@ -261,6 +261,7 @@ def _about(body: bodies.Body) -> str:
         case (
             bodies.IdentityRegister()
             | bodies.IdentityUpdateRoles()
+            | bodies.IdentitySetRoleTerm()
             | bodies.IdentityRotateKey()
             | bodies.IdentitySuspend()
             | bodies.IdentityResume()

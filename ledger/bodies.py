@@ -39,9 +39,10 @@ from ledger.limits import (
     REASON_BYTES_MAX,
     REPORT_BYTES_MAX,
     RESULT_BYTES_MAX,
+    TERM_MS_MAX,
 )
 from ledger.recovery import Recovery
-from ledger.roles import as_roles, normalise_roles
+from ledger.roles import as_role, as_roles, normalise_roles
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
 from wire.codec import Value, decode_untrusted
 from wire.errors import MalformedError
@@ -122,6 +123,36 @@ class IdentityUpdateRoles:
         """Return the body; raises `MalformedError` or ``ledger.identity.bad_role``."""
         identity_id, roles = as_tuple(value, "body", length=2)
         return cls(as_identity_id(identity_id, "identity_id"), as_roles(roles, "roles"))
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySetRoleTerm:
+    """Bind a role that an identity holds to a time, or take the bounds away."""
+
+    KIND: ClassVar[str] = "identity.set-role-term"
+    identity_id: str
+    """The identity."""
+    role: str
+    """One of its roles."""
+    from_ms: int | None
+    """The first block time at which it counts, milliseconds since epoch, UTC; None for no bound."""
+    until_ms: int | None
+    """The last block time at which it counts; None for no bound."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.identity_id, self.role, self.from_ms, self.until_ms)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> IdentitySetRoleTerm:
+        """Return the body; raises `MalformedError` or ``ledger.identity.bad_role``."""
+        identity_id, role, from_ms, until_ms = as_tuple(value, "body", length=4)
+        return cls(
+            as_identity_id(identity_id, "identity_id"),
+            as_role(role, "role"),
+            as_optional(from_ms, "from_ms", _as_term_ms),
+            as_optional(until_ms, "until_ms", _as_term_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,6 +574,7 @@ class ValidatorSettle:
 MemberBody: TypeAlias = (
     IdentityRegister
     | IdentityUpdateRoles
+    | IdentitySetRoleTerm
     | IdentityRotateKey
     | IdentitySuspend
     | IdentityResume
@@ -566,6 +598,7 @@ Body: TypeAlias = MemberBody | ValidatorSettle | Recovery
 BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     IdentityRegister.KIND: IdentityRegister.from_value_untrusted,
     IdentityUpdateRoles.KIND: IdentityUpdateRoles.from_value_untrusted,
+    IdentitySetRoleTerm.KIND: IdentitySetRoleTerm.from_value_untrusted,
     IdentityRotateKey.KIND: IdentityRotateKey.from_value_untrusted,
     IdentitySuspend.KIND: IdentitySuspend.from_value_untrusted,
     IdentityResume.KIND: IdentityResume.from_value_untrusted,
@@ -584,6 +617,10 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     Recovery.KIND: Recovery.from_value_untrusted,
 }
 """Kind to the reader of its body."""
+
+
+def _as_term_ms(value: object, name: str) -> int:
+    return as_int(value, name, 0, TERM_MS_MAX)
 
 
 def _as_reason(value: object) -> str:

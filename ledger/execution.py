@@ -199,7 +199,8 @@ class Execution:
             raise _refuse("organisation_suspended", f"{signer.organisation} is suspended")
         if not verified:
             _check_signature(transaction, key.public_key, signer.identity_id)
-        context = Context(transaction.tx_id, signer, key, height, self._template.time_ms)
+        time_ms = self._template.time_ms
+        context = Context(transaction.tx_id, signer.acting_at(time_ms), key, height, time_ms)
         return apply_rule(self._draft, context, body)
 
     def _check_settlement(self, transaction: Transaction, body: ValidatorSettle, *, verified: bool) -> Effects:

@@ -28,6 +28,8 @@ BLOCK_ROOM_BYTES: Final = 32 * KIBIBYTE
 
 ROLES_MAX: Final = 32
 """Roles of one identity."""
+TERM_MS_MAX: Final = 253_402_300_799_999
+"""The last moment to which a role can be bound: the end of the year 9999, milliseconds since epoch, UTC."""
 KEYS_PER_IDENTITY_MAX: Final = 64
 """Keys of one identity, retired ones included; they are never forgotten, because old signatures are judged by them."""
 ADMINISTRATORS_MAX: Final = 64

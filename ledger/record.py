@@ -39,13 +39,25 @@ class Record:
         Raises:
             LedgerCorruptionError: ``ledger.corruption.record``: the stored bytes are not such a record.
         """
-        try:
-            value = decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
-        except MalformedError as error:
-            raise corrupt_record(cls, error.message) from error
-        if type(value) is not tuple or len(value) != len(_names(cls)) + 1 or value[0] != RECORD_VERSION:
+        value = decode_record(cls, data)
+        if len(value) != len(_names(cls)) + 1 or value[0] != RECORD_VERSION:
             raise corrupt_record(cls, "wrong shape or version")
         return cls(*cast("tuple[Any, ...]", value[1:]))
+
+
+def decode_record(cls: type[Record], data: bytes) -> tuple[Value, ...]:
+    """Return the version and the fields that a stored record consists of; which version it may be is the record's to say.
+
+    Raises:
+        LedgerCorruptionError: ``ledger.corruption.record``.
+    """
+    try:
+        value = decode_untrusted(data, bytes_max=RECORD_BYTES_MAX)
+    except MalformedError as error:
+        raise corrupt_record(cls, error.message) from error
+    if type(value) is not tuple or not value:
+        raise corrupt_record(cls, "wrong shape or version")
+    return value
 
 
 def corrupt_record(cls: type[Record], why: str) -> LedgerCorruptionError:

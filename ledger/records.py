@@ -7,11 +7,12 @@ Source: docs/spec/ledger.md 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, cast
 
 from ledger.configuration import Configuration, RetiredValidator, Validator, ValidatorSet
-from ledger.record import RECORD_BYTES_MAX, RECORD_VERSION, Record
+from ledger.record import RECORD_BYTES_MAX, RECORD_VERSION, Record, corrupt_record, decode_record
+from ledger.roles import ADMINISTRATOR, RoleTerm, roles_at
 from wire.codec import Value, encode
 from wire.hashing import DOMAIN_POLICY, Digest, hash_domain
 from wire.keys import KeyId, PublicKey, public_key_from_spki_untrusted
@@ -65,6 +66,9 @@ EXECUTED: Final = "executed"
 DEFEATED: Final = "rejected"
 WITHDRAWN: Final = "withdrawn"
 
+_WITH_TERMS: Final = 2
+"""Version of an identity's record with role terms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Network(Record):
@@ -95,7 +99,7 @@ class Organisation(Record):
     ca_certificates: tuple[bytes, ...]
     """DER certificates in which the chains of its identities must be anchored."""
     administrators: tuple[str, ...]
-    """Ids of its active identities with the role administrator, in order of id."""
+    """Ids of its active identities with the role administrator, bound to no time, in order of id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +136,48 @@ class IdentityRecord(Record):
     """Height of the block that registered it."""
     changed_height: int
     """Height of the last block that changed this record."""
+    role_terms: tuple[RoleTerm, ...] = ()
+    """The roles that are bound to a time, in order of role."""
+
+    def encode(self) -> bytes:
+        """Return the canonical encoding. Without terms it is that of before there were any, so that old roots stay what they are."""
+        values = tuple(getattr(self, each.name) for each in fields(self))
+        return encode((_WITH_TERMS, *values) if self.role_terms else (RECORD_VERSION, *values[:-1]))
+
+    @classmethod
+    def decode(cls, data: bytes) -> IdentityRecord:
+        """Return the record that `encode` made `data` from.
+
+        Raises:
+            LedgerCorruptionError: ``ledger.corruption.record``.
+        """
+        value = decode_record(cls, data)
+        count = len(fields(cls))
+        if len(value) != count + (value[0] == _WITH_TERMS) or value[0] not in (RECORD_VERSION, _WITH_TERMS):
+            raise corrupt_record(cls, "wrong shape or version")
+        if value[0] == _WITH_TERMS and not value[-1]:
+            raise corrupt_record(cls, "no terms in a record with terms")
+        return cls(*cast("tuple[Any, ...]", value[1:]))
 
     @property
     def is_active(self) -> bool:
         """Whether it may act now, given a valid key."""
         return self.status == ACTIVE
+
+    def roles_at(self, time_ms: int) -> tuple[str, ...]:
+        """Return the roles that count in a block of `time_ms`."""
+        return roles_at(self.roles, self.role_terms, time_ms) if self.role_terms else self.roles
+
+    def acting_at(self, time_ms: int) -> IdentityRecord:
+        """Return the identity with the roles alone that count in a block of `time_ms`; to be read, never to be stored."""
+        return replace(self, roles=self.roles_at(time_ms)) if self.role_terms else self
+
+    @property
+    def is_lasting_administrator(self) -> bool:
+        """Whether it is an administrator who stays one: active, and the role is bound to no time."""
+        return (
+            self.is_active and ADMINISTRATOR in self.roles and all(term[0] != ADMINISTRATOR for term in self.role_terms)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,15 @@ role                    may
 ``validator``           nothing by itself: the validator set decides who votes on blocks
 ======================  ==================================================================================
 
+A role that is held may be bound to a time: then it counts only in blocks of that time. `roles_at` is the one place that decides it.
+
 Source: docs/spec/ledger.md 4.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from ledger.errors import TransactionRefusedError
 from ledger.limits import ROLES_MAX
@@ -32,6 +34,20 @@ VALIDATOR: Final = "validator"
 ATTESTOR_PREFIX: Final = "attestor:"
 
 PLAIN_ROLES: Final = (ADMINISTRATOR, AUDITOR, DEVELOPER, HOST, VALIDATOR)
+
+
+RoleTerm: TypeAlias = tuple[str, int | None, int | None]
+"""A role, and the first and the last moment at which it counts: block times in milliseconds, both included; None for no bound."""
+
+
+def roles_at(roles: tuple[str, ...], terms: tuple[RoleTerm, ...], time_ms: int) -> tuple[str, ...]:
+    """Return those of `roles` that count in a block of `time_ms`."""
+    over = {
+        role
+        for role, from_ms, until_ms in terms
+        if (from_ms is not None and time_ms < from_ms) or (until_ms is not None and time_ms > until_ms)
+    }
+    return tuple(role for role in roles if role not in over) if over else roles
 
 
 def attestor_role(role: str) -> str:
@@ -56,7 +72,7 @@ def as_roles(value: object, name: str) -> tuple[str, ...]:
         MalformedError: ``wire.field.*``.
         TransactionRefusedError: ``ledger.identity.bad_role``.
     """
-    roles = tuple(_as_role(role, name) for role in as_tuple(value, name, length_max=ROLES_MAX))
+    roles = tuple(as_role(role, name) for role in as_tuple(value, name, length_max=ROLES_MAX))
     if not roles or roles != normalise_roles(roles):
         raise TransactionRefusedError(
             "ledger.identity.bad_role",
@@ -66,7 +82,12 @@ def as_roles(value: object, name: str) -> tuple[str, ...]:
     return roles
 
 
-def _as_role(value: object, name: str) -> str:
+def as_role(value: object, name: str) -> str:
+    """Return `value`, a role.
+
+    Raises:
+        TransactionRefusedError: ``ledger.identity.bad_role``.
+    """
     if isinstance(value, str):
         if value in PLAIN_ROLES:
             return value

@@ -22,6 +22,7 @@ from ledger.rules_identity import (
     resume_identity,
     revoke_identity,
     rotate_key,
+    set_role_term,
     suspend_identity,
     update_roles,
 )
@@ -66,6 +67,8 @@ def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # n
             return register_identity(view, context, body)
         case bodies.IdentityUpdateRoles():
             return update_roles(view, context, body)
+        case bodies.IdentitySetRoleTerm():
+            return set_role_term(view, context, body)
         case bodies.IdentityRotateKey():
             return rotate_key(view, context, body)
         case bodies.IdentitySuspend():

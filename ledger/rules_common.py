@@ -20,7 +20,7 @@ class Context:
     tx_id: bytes
     """The transaction, 32 bytes."""
     signer: IdentityRecord
-    """Who signed it."""
+    """Who signed it, with the roles that count at `time_ms` only; what is written back is read from the view."""
     key: KeyRecord
     """The key that signed it."""
     height: int

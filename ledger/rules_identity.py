@@ -16,6 +16,7 @@ from ledger.bodies import (
     IdentityResume,
     IdentityRevoke,
     IdentityRotateKey,
+    IdentitySetRoleTerm,
     IdentitySuspend,
     IdentityUpdateRoles,
 )
@@ -23,7 +24,7 @@ from ledger.keyspace import identity_key, key_key, organisation_key
 from ledger.limits import ADMINISTRATORS_MAX, KEYS_PER_IDENTITY_MAX
 from ledger.quorum import find_acting_administrator
 from ledger.records import ACTIVE, REVOKED, SUSPENDED, IdentityRecord, KeyRecord, Organisation, Record
-from ledger.roles import ADMINISTRATOR
+from ledger.roles import RoleTerm
 from ledger.rules_common import Context, Effects, check_administrator_of, refuse
 from ledger.state import StateView
 from wire.keys import PublicKey, public_key_from_spki_untrusted
@@ -67,7 +68,41 @@ def update_roles(view: StateView, context: Context, body: IdentityUpdateRoles) -
             ``ledger.identity.last_administrator``, ``ledger.identity.too_many_administrators``.
     """
     identity, organisation = _find(view, context, body.identity_id, "change the roles of")
-    changed = replace(identity, roles=body.roles, changed_height=context.height)
+    terms = tuple(term for term in identity.role_terms if term[0] in body.roles)
+    changed = replace(identity, roles=body.roles, role_terms=terms, changed_height=context.height)
+    records: dict[bytes, Record] = {identity_key(body.identity_id): changed}
+    records |= _administrators(organisation, changed)
+    _check_somebody_left(view, context, organisation, records)
+    return Effects(records, _subjects(body.identity_id))
+
+
+def set_role_term(view: StateView, context: Context, body: IdentitySetRoleTerm) -> Effects:
+    """Return the identity with the role bound to a time, or to none, and the organisation when its lasting administrators change.
+
+    Raises:
+        TransactionRefusedError: ``ledger.identity.not_found``, ``ledger.tx.not_authorised``, ``ledger.identity.revoked``,
+            ``ledger.identity.role_not_held``, ``ledger.identity.bad_term``, ``ledger.identity.term_unchanged``,
+            ``ledger.identity.last_administrator``, ``ledger.identity.too_many_administrators``.
+    """
+    identity, organisation = _find(view, context, body.identity_id, "bind a role of")
+    if body.role not in identity.roles:
+        raise refuse(
+            "identity.role_not_held", f"{body.identity_id} does not hold {body.role}", actual=", ".join(identity.roles)
+        )
+    if body.until_ms is not None and body.until_ms < max(body.from_ms or 0, context.time_ms):
+        raise refuse(
+            "identity.bad_term",
+            "the term ends before it begins, or is over",
+            f"at least {max(body.from_ms or 0, context.time_ms)}",
+            body.until_ms,
+            hint="to take a role away now, set the roles without it",
+        )
+    is_bound = (body.from_ms, body.until_ms) != (None, None)
+    others = tuple(term for term in identity.role_terms if term[0] != body.role)
+    terms = tuple(sorted((*others, (body.role, body.from_ms, body.until_ms)), key=_role_of)) if is_bound else others
+    if terms == identity.role_terms:
+        raise refuse("identity.term_unchanged", f"the role {body.role} of {body.identity_id} has this term already")
+    changed = replace(identity, role_terms=terms, changed_height=context.height)
     records: dict[bytes, Record] = {identity_key(body.identity_id): changed}
     records |= _administrators(organisation, changed)
     _check_somebody_left(view, context, organisation, records)
@@ -247,8 +282,8 @@ def _change_status(view: StateView, context: Context, organisation: Organisation
 
 
 def _administrators(organisation: Organisation, identity: IdentityRecord) -> dict[bytes, Record]:
-    """Return the organisation when `identity`, as it is now, joins or leaves its administrators."""
-    acts = identity.is_active and ADMINISTRATOR in identity.roles
+    """Return the organisation when `identity`, as it is now, joins or leaves its lasting administrators."""
+    acts = identity.is_lasting_administrator
     listed = identity.identity_id in organisation.administrators
     if acts == listed:
         return {}
@@ -274,6 +309,10 @@ def _check_somebody_left(
         f"{organisation.name} would be left without an administrator who can act",
         hint="appoint another administrator first",
     )
+
+
+def _role_of(term: RoleTerm) -> str:
+    return term[0]
 
 
 def _subjects(identity_id: str) -> tuple[bytes, ...]:

@@ -267,7 +267,7 @@ def _read_claim(view: StateView, context: Context, line: bytes) -> _Claim:
         raise refuse(
             "patch.bad_signature", f"the envelope's signature by {signer.identity_id} does not hold"
         ) from error
-    return _Claim(envelope, key, signer)
+    return _Claim(envelope, key, signer.acting_at(context.time_ms))
 
 
 def _read_author_statement(envelope: Envelope) -> AuthorStatement:

@@ -307,7 +307,7 @@ class Node:
         identity = view.identity(key.identity_id)
         if identity is None or not identity.is_active or view.organisation_status(identity.organisation) == REMOVED:
             return False
-        return not CONNECTING_ROLES.isdisjoint(identity.roles)
+        return not CONNECTING_ROLES.isdisjoint(identity.roles_at(view.header.time_ms))
 
     def _on_consensus(self, peer: KeyId, payloads: list[bytes]) -> None:
         if self.validator is not None:

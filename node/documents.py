@@ -110,6 +110,9 @@ def identity_document(identity: IdentityRecord, keys: list[KeyRecord]) -> Docume
         "organisation": identity.organisation,
         "display_name": identity.display_name,
         "roles": list(identity.roles),
+        "role_terms": [
+            {"role": role, "from_ms": from_ms, "until_ms": until_ms} for role, from_ms, until_ms in identity.role_terms
+        ],
         "status": identity.status,
         "registered_height": identity.registered_height,
         "changed_height": identity.changed_height,

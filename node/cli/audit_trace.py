@@ -170,6 +170,12 @@ def _event(session: Session, founding: Genesis, document: dict[str, Any], before
     return {**event, **proven, "summary": summary_of(transaction.body), "receipt": "valid"}
 
 
+def term_text(from_ms: int | None, until_ms: int | None) -> str:
+    """Return the time to which a role is bound, for people."""
+    bounds = [f"{word} {when(at)}" for word, at in (("from", from_ms), ("until", until_ms)) if at is not None]
+    return " ".join(bounds) or "without bounds"
+
+
 def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of transaction
     """Return what a transaction says, in a few words."""
     from ledger import bodies
@@ -181,6 +187,8 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
             text = f"{body.identity_id} registered as {', '.join(body.roles)}"
         case bodies.IdentityUpdateRoles():
             text = f"{body.identity_id} now holds {', '.join(body.roles)}"
+        case bodies.IdentitySetRoleTerm():
+            text = f"{body.identity_id} holds {body.role} {term_text(body.from_ms, body.until_ms)}"
         case bodies.IdentityRotateKey():
             text = f"{body.identity_id} rotated key {body.old_key_id.hex()[:12]}"
         case bodies.IdentitySuspend():

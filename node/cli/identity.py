@@ -29,6 +29,7 @@ identity = group(
         "show": Place("node.cli.identity:show", "Show one identity, now or at a past height."),
         "list": Place("node.cli.identity:list_identities", "List identities."),
         "set-roles": Place("node.cli.identity:set_roles", "Replace an identity's roles."),
+        "set-term": Place("node.cli.identity:set_term", "Bind a role to a time."),
         "rotate-key": Place("node.cli.identity:rotate_key", "Add a key and retire the old one in one step."),
         "suspend": Place("node.cli.identity:suspend", "Stop an identity from acting, for the time being."),
         "resume": Place("node.cli.identity:resume", "Let a suspended identity act again."),
@@ -166,6 +167,47 @@ def set_roles(session: Session, identity: str, roles: tuple[str, ...]) -> None:
 
     checked = as_roles(normalise_roles(roles), "role")
     submit_body(session, IdentityUpdateRoles(identity, checked), (("changed", identity), ("roles", ", ".join(checked))))
+
+
+@click.command(
+    "set-term",
+    cls=Command,
+    node=True,
+    signs=True,
+    submits=True,
+    examples=(
+        "patchwarden identity set-term eve@acme --role developer --until 2027-01-31T00:00:00Z --key admin.key",
+        "patchwarden identity set-term eve@acme --role developer --unlimited --key admin.key",
+    ),
+)
+@_NAME
+@click.option("--role", required=True, metavar="ROLE", help="A role that IDENTITY holds.")
+@click.option(
+    "--from", "begin", metavar="TIME", help="The role counts from this block time on, such as 2027-01-01T00:00:00Z."
+)
+@click.option("--until", "end", metavar="TIME", help="The role counts up to this block time.")
+@click.option("--unlimited", is_flag=True, help="Take the bounds away.")
+@click.pass_obj
+def set_term(  # noqa: PLR0917 - one parameter for each option
+    session: Session, identity: str, role: str, begin: str | None, end: str | None, unlimited: bool
+) -> None:
+    """Bind a role of IDENTITY to a time by the ledger's clock. Signed by an administrator of its organisation."""
+    from ledger.bodies import IdentitySetRoleTerm
+    from ledger.roles import as_role
+    from node.cli.audit_trace import term_text
+    from node.cli.submit import submit_body
+
+    if unlimited is (begin is not None or end is not None):
+        raise click.UsageError("give --from, --until or both; or --unlimited alone")
+    from_ms, until_ms = (None if text is None else _moment_ms(text) for text in (begin, end))
+    body = IdentitySetRoleTerm(identity, as_role(role, "role"), from_ms, until_ms)
+    submit_body(session, body, (("changed", identity), ("role", f"{role} {term_text(from_ms, until_ms)}")))
+
+
+def _moment_ms(text: str) -> int:
+    from provenance.timestamp import seconds_from_timestamp
+
+    return seconds_from_timestamp(text) * 1000
 
 
 @click.command(
@@ -346,6 +388,8 @@ def _only_key(client: NodeClient, identity: str) -> str:
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
+    from node.cli.audit_trace import term_text
+
     lines = list(
         fields(
             (
@@ -353,6 +397,10 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 ("name", document["display_name"]),
                 ("organisation", document["organisation"]),
                 ("roles", ", ".join(document["roles"])),
+                *(
+                    (f"  {each['role']}", term_text(each["from_ms"], each["until_ms"]))
+                    for each in document["role_terms"]
+                ),
                 ("status", document["status"]),
                 ("registered", f"height {document['registered_height']}"),
                 ("last changed", f"height {document['changed_height']}"),

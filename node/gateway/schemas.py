@@ -349,6 +349,14 @@ class AsOf(Answer):
     replica_age_ms: int
 
 
+class RoleTerm(Answer):
+    """A role that is bound to a time: block times, both included; null for no bound."""
+
+    role: str
+    from_ms: int | None
+    until_ms: int | None
+
+
 class Identity(Answer):
     """A person, service or host."""
 
@@ -356,6 +364,7 @@ class Identity(Answer):
     organisation: str
     display_name: str
     roles: list[str]
+    role_terms: list[RoleTerm]
     status: Literal["active", "suspended", "revoked"]
     registered_height: Height
     changed_height: Height

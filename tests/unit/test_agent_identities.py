@@ -22,7 +22,7 @@ from provenance.patchfile import build_patch_file
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, TARGET, World
 from tests.testkit.certificates import make_chain
-from tests.testkit.ledger import key_of
+from tests.testkit.ledger import BLOCK_MS, key_of
 from wire import canonical_json
 from wire.hashing import sha256
 
@@ -219,3 +219,14 @@ def test_journal_of_another_form_is_damage(tmp_path: Path) -> None:
         write_state(Files(), path, document)
         with pytest.raises(StateCorruptError):
             read_journal(path)
+
+
+async def test_role_that_ran_out_counts_for_what_was_published_in_its_time(tmp_path: Path) -> None:
+    world = await make_world(tmp_path)
+    data = world.release()
+    until_ms = world.chain.blocks[-1].header.time_ms + BLOCK_MS
+    world.chain.submit(bodies.IdentitySetRoleTerm("alice@acme", "developer", None, until_ms), "ada@acme")
+    world.chain.commit()
+    assert (await explain(world, data)).is_success
+    outcome = await explain(world, patches.make_patch(release_counter=2))
+    assert (outcome.code, outcome.reason) == (ResultCode.INVALID_DEVELOPER, "agent.developer.wrong_role")

@@ -116,6 +116,7 @@ def test_every_body_has_a_value_for_each_field() -> None:
         bodies.IdentityUpdateRoles("a@b", ("auditor",)),
         bodies.IdentityRotateKey("a@b", digest, b""),
         bodies.IdentitySuspend("a@b", "why"),
+        bodies.IdentitySetRoleTerm("a@b", "developer", None, 1),
         bodies.IdentityResume("a@b"),
         bodies.IdentityRevoke("a@b", None, 3, "why"),
         bodies.ProposalVote(digest, True),

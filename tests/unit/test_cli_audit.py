@@ -233,6 +233,7 @@ def test_every_kind_of_transaction_has_its_words() -> None:
         bodies.IdentityUpdateRoles("a@b", ("auditor",)),
         bodies.IdentityRotateKey("a@b", digest, b""),
         bodies.IdentitySuspend("a@b", "why"),
+        bodies.IdentitySetRoleTerm("a@b", "developer", None, 1),
         bodies.IdentityResume("a@b"),
         bodies.IdentityRevoke("a@b", None, 3, "why"),
         bodies.IdentityRevoke("a@b", digest, 3, "why"),

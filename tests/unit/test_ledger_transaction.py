@@ -37,6 +37,7 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.IdentityUpdateRoles("a@b", ("host",)),
     bodies.IdentityRotateKey("a@b", D1, SPKI),
     bodies.IdentitySuspend("a@b", "why"),
+    bodies.IdentitySetRoleTerm("a@b", "developer", None, 1),
     bodies.IdentityResume("a@b"),
     bodies.IdentityRevoke("a@b", D1, 7, ""),
     bodies.IdentityRevoke("a@b", None, 0, ""),
