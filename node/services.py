@@ -35,6 +35,7 @@ from node.params import (
     as_optional_name,
     as_optional_text,
 )
+from node.policy_services import PolicyServices
 from node.proof_services import ProofServices
 from node.submission import Submitted
 from provenance.patchfile import split_patch_file_untrusted
@@ -106,6 +107,7 @@ class Services:
             "node.transfer-leadership": self.transfer_leadership,
             **GovernanceServices(self._node).methods(),
             **IdentityServices(self._node).methods(),
+            **PolicyServices(self._node).methods(),
             **ProofServices(self._node).methods(),
             **BackupServices(self._node).methods(),
             **self._node.agent_methods(),
@@ -455,12 +457,14 @@ class Services:
         return await self._node.transfer_leadership(as_optional_name(params, "to"))
 
     async def policy_get(self, params: Params) -> Document:
-        """Return the policy set in force, or a former version of it."""
+        """Return the policy set in force, a former version of it, or one that waits."""
         version = as_optional_integer(params, "version")
         consistency = await self._reach_consistency(params)
         with self._node.replica.view() as view:
             current = view.policy()
-            if version is not None and version > current.version:
+            waiting = view.policy_pending()
+            newest = current.version if waiting is None else waiting.version
+            if version is not None and version > newest:
                 raise _not_found("policy", str(version), view.height)
             policy = current if version is None else view.policy(version)
             return {**documents.policy_document(policy), "as_of": self._as_of(view, consistency)}

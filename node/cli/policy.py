@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,23 +12,25 @@ from node.cli.lazy import Place
 from node.cli.output import fields, table
 from node.cli.params import EXISTING_DIRECTORY, FILE
 from node.cli.proof import PROOF, proven_lines, write_state_proof
-from wire.errors import RejectedError
-from wire.limits import MEBIBYTE
-
-if TYPE_CHECKING:
-    from agent.facts import Facts
-
-CASES_MAX: Final = 1_000
-"""Cases in one file."""
 
 policy = group(
-    "Check, test and show policies.\n\nPolicies are written in Cedar, one to a file. `governance propose set-policy` brings a set to the "
-    "vote.",
+    "Write, check, try out, propose and explain policies.\n\nPolicies are written in Cedar, one to a file. A set is brought to the vote "
+    "by `policy propose`, and `policy review` is for those who vote.",
     {
+        "templates": Place("node.cli.policy_templates:templates", "List the template gallery, or show one template."),
+        "init": Place("node.cli.policy_templates:init", "Write a policy set of templates to begin with."),
         "lint": Place("node.cli.policy:lint", "Check a policy set as the network would."),
-        "test": Place("node.cli.policy:test", "Run cases against a policy set."),
-        "show": Place("node.cli.policy:show", "Show the policy set in force, or a former one."),
+        "test": Place("node.cli.policy:test", "Run cases against a policy set, with the coverage of its rules."),
         "facts": Place("node.cli.policy:facts", "Print the facts of an ordinary patch, to write cases from."),
+        "explain": Place("node.cli.policy_explain:explain", "Tell rule by rule why a verdict is what it is."),
+        "what-if": Place("node.cli.policy_what_if:what_if", "Judge past decisions anew under another set."),
+        "show": Place("node.cli.policy:show", "Show the policy set in force, or another one."),
+        "history": Place("node.cli.policy_ledger:history", "List every policy set that was ever adopted."),
+        "diff": Place("node.cli.policy_ledger:diff", "Show what differs between two policy sets."),
+        "cases": Place("node.cli.policy_ledger:cases", "Show the network's own cases, and whether a set passes them."),
+        "propose": Place("node.cli.policy_propose:propose", "Check a policy set and bring it to the vote."),
+        "propose-cases": Place("node.cli.policy_propose:propose_cases", "Bring the network's own cases to the vote."),
+        "review": Place("node.cli.policy_propose:review", "Check a proposed policy set before voting."),
     },
 )
 
@@ -70,47 +71,37 @@ def lint(session: Session, folder: Path | None) -> None:
     examples=(
         "patchwarden policy test policies/ --cases cases.json",
         "patchwarden policy test --cases cases.json -o json",
+        "patchwarden policy test policies/",
     ),
 )
 @_FOLDER
-@click.option("--cases", type=FILE, required=True, metavar="FILE", help="A JSON list of cases.")
+@click.option(
+    "--cases",
+    "files",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A JSON list of cases; several times. Default: DIR/cases/*.json, or those of the built-in set.",
+)
+@click.option("--require-coverage", is_flag=True, help="Fail too when a rule is not shown by any case.")
 @click.pass_obj
-def test(session: Session, folder: Path | None, cases: Path) -> None:
-    """Run cases against the policy set in DIR, or against the built-in one. Exit code 1 when one comes out otherwise.
+def test(session: Session, folder: Path | None, files: tuple[Path, ...], require_coverage: bool) -> None:
+    """Run cases against the policy set in DIR, or against the built-in one, and tell which rules they show.
 
-    A case is {"name", "facts", "expect": "allow"|"deny", "forbidden_by": [rules]}. Its facts are laid over those of an ordinary patch
-    (`policy facts`), so a case names only what matters; `forbidden_by` may be left out.
+    A case is {"name", "facts", "expect": "allow"|"deny", "forbidden_by": [rules], "among": [rules]}. Its facts are laid over those of an
+    ordinary patch (`policy facts`), so a case names only what matters. Exit code 1 when one comes out otherwise.
     """
     from agent.policy import PolicyEngine
+    from agent.policy_cases import run_cases
     from agent.policy_text import check_policy_set
     from node.cli.network import read_policy_set
+    from node.cli.policy_source import case_lines, coverage_lines, find_cases
 
-    schema, policies = read_policy_set(folder)
-    engine = PolicyEngine(check_policy_set(schema, policies))
-    results = []
-    for case in _read_cases(cases):
-        verdict = engine.evaluate(_facts(case))
-        said = "allow" if verdict.allowed else "deny"
-        rules = [rule for rule, _ in verdict.forbidden_by]
-        wanted = case.get("forbidden_by")
-        passed = said == case["expect"] and (wanted is None or sorted(wanted) == rules)
-        results.append(
-            {"name": case["name"], "passed": passed, "expected": case["expect"], "verdict": said, "forbidden_by": rules}
-        )
-    failed = [each for each in results if not each["passed"]]
-    session.output.emit(
-        {"cases": results, "failed": len(failed)},
-        [
-            *(
-                f"{'ok  ' if each['passed'] else 'FAIL'}  {each['name']}: {each['verdict']}"
-                + (f" ({', '.join(each['forbidden_by'])})" if each["forbidden_by"] else "")
-                + ("" if each["passed"] else f", expected {each['expected']}")
-                for each in results
-            ),
-            f"{len(results) - len(failed)} of {len(results)} cases came out as expected",
-        ],
-    )
-    if failed:
+    checked = check_policy_set(*read_policy_set(folder))
+    cases = find_cases(folder, files)
+    done = run_cases(PolicyEngine(checked), checked.rules, cases)
+    session.output.emit(done.to_json(), [*case_lines(done), "", *coverage_lines(done)])
+    if done.failed or (require_coverage and done.uncovered):
         click.get_current_context().exit(1)
 
 
@@ -125,7 +116,12 @@ def test(session: Session, folder: Path | None, cases: Path) -> None:
         "patchwarden policy show --proof policy.proof",
     ),
 )
-@click.option("--version", type=click.IntRange(min=0), metavar="N", help="A former version. Default: the one in force.")
+@click.option(
+    "--version",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="A former version, or one that waits. Default: the one in force.",
+)
 @click.option("--full", is_flag=True, help="Show the texts too.")
 @CONSISTENCY
 @PROOF
@@ -143,7 +139,7 @@ def show(session: Session, version: int | None, full: bool, consistency: str | N
             (
                 ("version", document["version"]),
                 ("hash", document["policy_hash"]),
-                ("in force since", f"height {document['adopted_height']}"),
+                ("in force from", f"height {document['adopted_height']}"),
                 ("policies", ", ".join(each["name"] for each in document["policies"])),
                 ("as of", as_of_text(document)),
             )
@@ -165,44 +161,3 @@ def facts(session: Session) -> None:
 
     document = SAMPLE_FACTS.to_json()
     session.output.emit(document, json.dumps(document, indent=2).splitlines())
-
-
-def _read_cases(path: Path) -> list[dict[str, Any]]:
-    from node.cli.errors import CommandError
-    from node.cli.files import read_file
-    from wire import canonical_json
-
-    value = canonical_json.decode_untrusted(read_file(path, MEBIBYTE), canonical=False)
-    if not isinstance(value, list) or not 1 <= len(value) <= CASES_MAX:
-        raise CommandError("cli.policy.cases", f"{path} is not a list of 1 to {CASES_MAX} cases")
-    cases: list[dict[str, Any]] = []
-    for index, case in enumerate(value):
-        if not isinstance(case, dict) or case.get("expect") not in ("allow", "deny"):
-            raise CommandError(
-                "cli.policy.cases", f"case {index + 1} does not say what to expect", expected="allow or deny"
-            )
-        if unknown := sorted(case.keys() - {"name", "facts", "expect", "forbidden_by"}):
-            raise CommandError("cli.policy.cases", f"case {index + 1} has an unknown member", actual=unknown[0])
-        wanted = case.get("forbidden_by")
-        if wanted is not None and not (isinstance(wanted, list) and all(isinstance(rule, str) for rule in wanted)):
-            raise CommandError("cli.policy.cases", f"case {index + 1}: forbidden_by is not a list of rules")
-        cases.append({"name": f"case {index + 1}", **case})
-    return cases
-
-
-def _facts(case: dict[str, Any]) -> Facts:
-    from agent.facts import facts_from_json_untrusted
-    from agent.sample_facts import SAMPLE_FACTS
-    from node.cli.errors import CommandError
-
-    try:
-        return facts_from_json_untrusted(_laid_over(SAMPLE_FACTS.to_json(), case.get("facts", {})))
-    except RejectedError as error:
-        raise CommandError("cli.policy.cases", f"{case['name']}: {error.message}") from error
-
-
-def _laid_over(base: Any, change: Any) -> Any:
-    """Return `base` with the members of `change` in place of its own, at every depth of objects."""
-    if isinstance(base, dict) and isinstance(change, dict):
-        return {**base, **{name: _laid_over(base.get(name), value) for name, value in change.items()}}
-    return change

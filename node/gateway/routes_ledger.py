@@ -170,8 +170,40 @@ async def target(core: Core, host: NamePath, target: NamePath) -> JSONResponse:
 
 @router.get("/v1/policy", response_model=schemas.PolicySetAsOf, responses=errors(400, 404))
 async def policy(core: Core, version: HeightQuery = None, consistency: Consistency = None) -> JSONResponse:
-    """The policy set in force, or a former version."""
+    """The policy set in force, a former version, or one that waits."""
     return JSONResponse(await core.call("policy.get", version=version, consistency=consistency))
+
+
+@router.get("/v1/policy/history", response_model=list[schemas.PolicyVersion], responses=errors())
+async def policy_history(core: Core) -> JSONResponse:
+    """Every policy set that was ever adopted, without its texts, the oldest first."""
+    return JSONResponse(await core.call("policy.history"))
+
+
+@router.get("/v1/policy/cases", response_model=schemas.PolicyCases, responses=errors())
+async def policy_cases(core: Core) -> JSONResponse:
+    """The network's own cases for policy sets."""
+    return JSONResponse(await core.call("policy.cases"))
+
+
+@router.get("/v1/policy/decisions", response_model=schemas.Decisions, responses=errors(400))
+async def policy_decisions(  # noqa: PLR0917 - one parameter for each of the query
+    core: Core,
+    from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None,
+    after: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    to: HeightQuery = None,
+    host: NameQuery = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """Decisions that hosts recorded, the oldest first; the next page is `from` the last one's height `after` its id."""
+    params = {"from": from_, "after": after, "to": to, "host": host, "limit": limit}
+    return JSONResponse(await core.call("policy.decisions", params))
+
+
+@router.get("/v1/policy/decisions/{deployment_id}", response_model=schemas.RecordedDecision, responses=errors(400, 404))
+async def policy_decision(core: Core, deployment_id: HexPath) -> JSONResponse:
+    """The decision of one deployment."""
+    return JSONResponse(await core.call("policy.decision", deployment_id=deployment_id))
 
 
 @router.get("/v1/governance", response_model=schemas.GovernanceStatus, responses=errors())

@@ -558,6 +558,43 @@ class PolicySet(Answer):
     policies: list[Policy]
 
 
+class PolicyVersion(Answer):
+    """One policy set that was adopted."""
+
+    version: int
+    policy_hash: Hex32
+    adopted_height: Height
+    policies: int
+    status: Literal["in force", "waits", "former", "replaced before it came into force"]
+
+
+class PolicyCases(Answer):
+    """The network's own cases for policy sets."""
+
+    cases: str
+    adopted_height: Height
+
+
+class RecordedDecision(Answer):
+    """One decision of a host. `decision` is null where it did not fit into the record."""
+
+    deployment_id: Hex32
+    host: str
+    target: str
+    patch_id: Hex32
+    height: Height
+    time_ms: int
+    result: str | None
+    decision: dict[str, Any] | None
+
+
+class Decisions(Answer):
+    """Decisions that hosts recorded. Below `history_start` this node keeps none."""
+
+    decisions: list[RecordedDecision]
+    history_start: Height
+
+
 class PolicySetAsOf(PolicySet):
     """One version of the network's policies, and how current the answer is."""
 

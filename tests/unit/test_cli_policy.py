@@ -81,7 +81,7 @@ def test_case_that_comes_out_otherwise_fails(tmp_path: Path) -> None:
     ],
 )
 def test_cases_without_their_form_are_refused(tmp_path: Path, cases: Any) -> None:
-    assert refused("policy", "test", "--cases", write_cases(tmp_path / "cases.json", cases)) == "cli.policy.cases"
+    assert refused("policy", "test", "--cases", write_cases(tmp_path / "cases.json", cases)) == "agent.policy.cases"
 
 
 def test_own_set_is_tested(tmp_path: Path) -> None:

@@ -1,0 +1,385 @@
+"""`patchwarden policy` against a network: proposing with checks, reviewing, history, differences, past decisions, explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from agent.decision import make_decision
+from agent.pipeline import encode_decision
+from agent.policy import PolicyEngine
+from agent.policy_text import check_policy_set, default_policy_set
+from agent.sample_facts import SAMPLE_FACTS
+from ledger import bodies
+from ledger.actions import SetPolicy, SetPolicyCases, SetThreshold
+from ledger.block import ZERO_DIGEST
+from ledger.bodies import ProposalCreate
+from ledger.governance_story import find_story
+from ledger.records import hash_policy
+from ledger.state import StateView
+from ledger.transaction import decode_transaction_untrusted
+from node import documents
+from node.cli import client as client_module
+from node.governance_documents import story_document
+from node.policy_services import PolicyServices
+from tests.testkit import patches
+from tests.testkit.cli import refused, run, run_json
+from tests.testkit.ledger import Chain, publish_body
+from wire import canonical_json
+
+SET = default_policy_set()
+HOST = "web1@acme"
+CASES = [
+    {"name": "nobody approves", "expect": "deny", "facts": {"approvals": []}},
+    {"name": "somebody rejects", "expect": "deny", "facts": {"rejections": [
+        {"identity": "eve@acme", "organisation": "acme", "role": "qa", "recorded_height": 3}]}},
+]  # fmt: skip
+
+
+class PolicyNode:
+    """A node that answers about policy from a chain in memory, with the methods and documents of a real one."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.methods = PolicyServices(SimpleNamespace(replica=SimpleNamespace(view=self._view))).methods()  # type: ignore[arg-type]
+
+    @contextmanager
+    def _view(self) -> Iterator[StateView]:
+        yield self.chain.view
+
+    def call(self, method: str, **params: Any) -> Any:
+        view = self.chain.view
+        if method == "policy.get":
+            version = params["version"]
+            return documents.policy_document(view.policy(version))
+        if method == "governance.get":
+            proposal = view.proposal(bytes.fromhex(params["proposal_id"]))
+            assert proposal is not None
+            return story_document(find_story(view, proposal))
+        if method == "status":
+            return {"chain_id": view.chain_id, "height": view.height}
+        if method == "blocks.list":
+            return [documents.header_document(view.header)]
+        return trio.run(self.methods[method], params)
+
+    def close(self) -> None:
+        pass
+
+
+@cache
+def engine() -> PolicyEngine:
+    return PolicyEngine(check_policy_set(*SET))
+
+
+def decided(chain: Chain, facts: Any) -> bytes:
+    """Return the decision of the chain's set on `facts`, as a host records it."""
+    policy = chain.view.policy()
+    verdict = engine().evaluate(facts)
+    return encode_decision(make_decision(verdict, facts, (), policy.version, policy.policy_hash))
+
+
+@pytest.fixture
+def chain() -> Chain:
+    """The default set in force, one application and one refusal by policy, and a refusal before policy was asked."""
+    chain = Chain()
+    chain.adopt(SetPolicy(*SET))
+    chain.register("alice@acme", "developer")
+    chain.register(HOST, "host")
+    body = publish_body(patches.make_patch())
+    chain.submit(body, "alice@acme")
+    allow, lonely = decided(chain, SAMPLE_FACTS), decided(chain, replace_approvals())
+    intent = chain.submit(bodies.DeploymentIntent(1, ZERO_DIGEST, "app", body.patch_id, ZERO_DIGEST, allow), HOST).tx_id
+    first = chain.submit(outcome(2, intent, body.patch_id, intent, "SUCCESS", b"{}"), HOST).tx_id
+    detail = canonical_json.encode({"decision": canonical_json.decode_untrusted(lonely), "version": 1})
+    second = chain.submit(outcome(3, first, body.patch_id, None, "ERROR_POLICY_DENIED", detail), HOST).tx_id
+    third = chain.submit(
+        outcome(4, second, body.patch_id, None, "ERROR_INVALID_METADATA", b'{"version":1}'), HOST
+    ).tx_id
+    cut = canonical_json.encode({"decision_bytes": 300_000, "version": 1})
+    chain.submit(outcome(5, third, body.patch_id, None, "ERROR_POLICY_DENIED", cut), HOST)
+    return chain
+
+
+def replace_approvals() -> Any:
+    return replace(SAMPLE_FACTS, approvals=SAMPLE_FACTS.approvals[:1])
+
+
+def outcome(  # noqa: PLR0917 - what differs between outcomes, in their order
+    counter: int, previous: bytes, patch: bytes, intent: bytes | None, result: str, detail: bytes
+) -> bodies.DeploymentOutcome:
+    return bodies.DeploymentOutcome(counter, previous, "app", patch, intent, result, ZERO_DIGEST, ZERO_DIGEST, detail)
+
+
+@pytest.fixture(autouse=True)
+def node(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> PolicyNode:
+    found = PolicyNode(chain)
+    monkeypatch.setattr(client_module, "open_client", lambda session: found)
+    return found
+
+
+def write_set(folder: Path, policies: Any = SET[1], **more: str) -> Path:
+    folder.mkdir()
+    for name, text in (*policies, *more.items()):
+        (folder / f"{name.replace('_', '-')}.cedar").write_text(text)
+    return folder
+
+
+def without(name: str) -> list[tuple[str, str]]:
+    return [each for each in SET[1] if each[0] != name]
+
+
+NOBODY = '@id("nobody")\n@reason("nothing goes in")\nforbid (principal, action == Action::"apply_patch", resource);\n'
+
+
+DEEP = f'@id("deep") permit (principal, action, resource) when {{ {"(" * 390}true{")" * 390} }};'
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def test_history_tells_every_set_and_what_became_of_it(chain: Chain) -> None:
+    chain.adopt(SetPolicy("", (("deny", "forbid (principal, action, resource);"),), chain.height + 100))
+    chain.adopt(SetPolicy(SET[0], SET[1][:5]))
+    chain.adopt(SetPolicy("", (), chain.height + 100))
+    assert [(each["version"], each["status"]) for each in run_json("policy", "history")] == [
+        (0, "former"),
+        (1, "former"),
+        (2, "replaced before it came into force"),
+        (3, "in force"),
+        (4, "waits"),
+    ]
+    assert "replaced before it came into force" in run("policy", "history").out
+
+
+def test_difference_names_policies_and_shows_their_texts(tmp_path: Path) -> None:
+    policies = [*without("no-drift"), ("nobody", NOBODY)]
+    policies[0] = (policies[0][0], policies[0][1].replace("altered", "changed"))
+    document = run_json("policy", "diff", write_set(tmp_path / "set", policies))
+    assert (document["old"], document["added"], document["removed"]) == ("version 1", ["nobody"], ["no-drift"])
+    assert document["changed"] == [policies[0][0]]
+    assert document["schema_changed"] is False
+    assert '+@reason("nothing goes in")' in document["diff"]
+    nothing = run_json("policy", "diff", "default", "current")
+    assert (nothing["added"], nothing["removed"], nothing["changed"], nothing["diff"]) == ([], [], [], [])
+    assert run_json("policy", "diff", "0", "1")["schema_changed"] is True
+
+
+def test_what_names_no_set_is_refused(chain: Chain) -> None:
+    assert refused("policy", "diff", "nothing") == "cli.policy.source"
+    other = chain.submit(ProposalCreate(SetThreshold("unanimous"), ""), "ada@acme").tx_id.hex()
+    assert refused("policy", "diff", other) == "cli.policy.source"
+
+
+# -- the network's cases -----------------------------------------------------------------------------------------------
+
+
+def test_cases_of_the_network_are_run_over_any_set(chain: Chain, tmp_path: Path) -> None:
+    assert "no cases of its own" in run("policy", "cases").out
+    chain.adopt(SetPolicyCases(json.dumps(CASES)))
+    assert run_json("policy", "cases")["failed"] == 0
+    lax = write_set(tmp_path / "lax", without("no-rejection"))
+    document = run_json("policy", "cases", lax, code=1)
+    assert [each["name"] for each in document["cases"] if not each["passed"]] == ["somebody rejects"]
+    assert json.loads(run("policy", "cases", "--full").out) == CASES
+
+
+# -- what would have been ----------------------------------------------------------------------------------------------
+
+
+def test_past_decisions_under_a_stricter_and_a_laxer_set(tmp_path: Path) -> None:
+    strict = write_set(tmp_path / "strict", [*SET[1], ("nobody", NOBODY)])
+    document = run_json("policy", "what-if", strict)
+    counted = {
+        name: document[name]
+        for name in ("decisions", "would_be_refused", "would_be_let_in", "same", "cannot_be_judged")
+    }
+    assert counted == {"decisions": 3, "would_be_refused": 1, "would_be_let_in": 0, "same": 1, "cannot_be_judged": 1}
+    refused_row = next(row for row in document["rows"] if row["change"] == "would be refused")
+    assert (refused_row["recorded"], refused_row["forbidden_by"][0][0]) == ("allow", "nobody")
+    lax = write_set(tmp_path / "lax", without("two-independent-approvals"))
+    document = run_json("policy", "what-if", lax)
+    assert (document["would_be_refused"], document["would_be_let_in"]) == (0, 1)
+    text = run("policy", "what-if", lax).out
+    assert "3 decisions" in text
+    assert "would be let in" in text
+    assert run_json("policy", "what-if", "current")["would_be_refused"] == 0
+
+
+def test_past_decisions_are_chosen_by_height_time_and_host(chain: Chain) -> None:
+    heights = [row["height"] for row in run_json("policy", "what-if", "current", "--all")["rows"]]
+    assert len(heights) == 3
+    for options, count in (
+        (("--from", heights[1]), 2),
+        (("--to", heights[0]), 1),
+        (("--from", heights[1], "--to", heights[1]), 1),
+        (("--host", "other@acme"), 0),
+        (("--days", 1), 3),
+    ):
+        assert run_json("policy", "what-if", "current", *options)["decisions"] == count, options
+    assert chain.height > heights[-1] - 1
+
+
+def test_pages_of_decisions_neither_repeat_nor_skip(node: PolicyNode) -> None:
+    found: list[str] = []
+    params: dict[str, Any] = {"limit": 1}
+    while page := node.call("policy.decisions", **params)["decisions"]:
+        found.append(page[0]["deployment_id"])
+        params = {"limit": 1, "from": page[0]["height"], "after": page[0]["deployment_id"]}
+    whole = node.call("policy.decisions")["decisions"]
+    assert found == [each["deployment_id"] for each in whole]
+    assert [each["decision"] is None for each in whole] == [False, False, True]
+
+
+# -- explaining --------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_decision_is_explained_and_comes_out_the_same(node: PolicyNode) -> None:
+    allowed, denied, unkept = node.call("policy.decisions")["decisions"]
+    document = run_json("policy", "explain", "--deployment", allowed["deployment_id"])
+    assert (document["verdict"], document["recorded"]["agrees"]) == ("allow", True)
+    assert document["recorded"]["engine"].startswith("cedarpy ")
+    document = run_json("policy", "explain", "--deployment", denied["deployment_id"])
+    said = {each["rule"]: each["said"] for each in document["rules"]}
+    assert (document["verdict"], said["two-independent-approvals"], said["no-drift"]) == ("deny", "forbade", "-")
+    assert document["missing"] == ["needs 1 more approval from another organisation than acme"]
+    assert (
+        "approvals that count: 1 people of 1 organisations"
+        in run("policy", "explain", "--deployment", denied["deployment_id"]).out
+    )
+    assert refused("policy", "explain", "--deployment", unkept["deployment_id"]) == "cli.policy.no_decision"
+    assert refused("policy", "explain", "--deployment", "00" * 32) == "node.deployment.not_found"
+
+
+def test_decision_that_its_own_set_does_not_take_is_told(chain: Chain, node: PolicyNode) -> None:
+    lie = canonical_json.decode_untrusted(decided(chain, replace_approvals()))
+    assert isinstance(lie, dict)
+    lie |= {"verdict": "allow", "allowed_by": ["permit-published-patch"], "forbidden_by": [], "missing": []}
+    host = chain.view.host(HOST)
+    assert host is not None
+    patch_id = publish_body(patches.make_patch()).patch_id
+    intent = bodies.DeploymentIntent(
+        host.counter + 1, host.last_tx_id, "app", patch_id, ZERO_DIGEST, canonical_json.encode(lie)
+    )
+    tx_id = chain.submit(intent, HOST).tx_id.hex()
+    assert run_json("policy", "explain", "--deployment", tx_id, code=1)["recorded"]["agrees"] is False
+    # Under another set than its own a decision may come out otherwise.
+    run_json("policy", "explain", "default", "--deployment", tx_id)
+
+
+def test_facts_are_explained_without_a_network(tmp_path: Path) -> None:
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"system": {"frozen": true}}')
+    document = run_json("policy", "explain", "--facts", facts)
+    assert [each["rule"] for each in document["rules"] if each["said"] == "forbade"] == ["not-frozen"]
+    assert refused("policy", "explain", code=2) == "cli.usage"
+
+
+# -- proposing and reviewing -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> tuple[object, ...]:
+    document = run_json("key", "generate", "--out", tmp_path / "k.key", "--no-passphrase")
+    assert document["file"]
+    return ("--key", tmp_path / "k.key", "--write-transaction", tmp_path / "tx")
+
+
+def proposed(tmp_path: Path) -> Any:
+    body = decode_transaction_untrusted((tmp_path / "tx").read_bytes()).body
+    assert isinstance(body, ProposalCreate)
+    return body
+
+
+def test_set_that_passes_is_proposed_with_its_height(tmp_path: Path, chain: Chain, admin: tuple[object, ...]) -> None:
+    chain.adopt(SetPolicyCases(json.dumps(CASES)))
+    folder = tmp_path / "set"
+    run_json("policy", "init", folder, "--template", "vulnerability-gate")
+    run_json("policy", "propose", folder, "--activate", 5000, "--description", "scan first", *admin)
+    body = proposed(tmp_path)
+    assert (body.action.activate_height, body.description) == (5000, "scan first")
+    assert {"scanned", "no-grave-finding"} <= {name for name, _ in body.action.policies}
+
+
+def test_set_that_fails_a_case_is_not_proposed(tmp_path: Path, chain: Chain, admin: tuple[object, ...]) -> None:
+    lax = write_set(tmp_path / "lax", without("no-rejection"))
+    (lax / "cases").mkdir()
+    (lax / "cases" / "own.json").write_text(
+        '[{"name": "frozen", "expect": "allow", "facts": {"system": {"frozen": true}}}]'
+    )
+    assert refused("policy", "propose", lax, *admin) == "cli.policy.cases_failed"
+    (lax / "cases" / "own.json").unlink()
+    chain.adopt(SetPolicyCases(json.dumps(CASES)))
+    assert refused("policy", "propose", lax, *admin) == "cli.policy.cases_failed"
+    (lax / "broken.cedar").write_text("permit (")
+    assert refused("policy", "propose", lax, *admin) == "agent.policy.syntax"
+    assert not (tmp_path / "tx").exists()
+
+
+def test_cases_are_proposed_only_when_they_read(tmp_path: Path, admin: tuple[object, ...]) -> None:
+    file = tmp_path / "cases.json"
+    file.write_text('[{"expect": "perhaps"}]')
+    assert refused("policy", "propose-cases", file, *admin) == "agent.policy.cases"
+    file.write_text(json.dumps(CASES))
+    run_json("policy", "propose-cases", file, *admin)
+    assert proposed(tmp_path).action == SetPolicyCases(json.dumps(CASES))
+
+
+@pytest.mark.parametrize(
+    ("policies", "sound", "refusal"),
+    [
+        (SET[1], True, None),
+        (without("no-rejection"), False, None),
+        ((("broken", "permit ("),), False, "agent.policy.syntax"),
+        ((("deep", DEEP),), False, "agent.policy.crash"),
+    ],
+    ids=["sound", "fails a case", "does not parse", "crashes its reader"],
+)  # fmt: skip
+def test_review_judges_what_stands_on_the_ledger(
+    chain: Chain, policies: tuple[tuple[str, str], ...], sound: bool, refusal: str | None
+) -> None:
+    chain.adopt(SetPolicyCases(json.dumps(CASES)))
+    action = SetPolicy(SET[0] + "\n", tuple(policies), 900)
+    proposal = chain.submit(ProposalCreate(action, ""), "ada@acme").tx_id.hex()
+    document = run_json("policy", "review", proposal, code=0 if sound else 1)
+    assert (document["sound"], document["activate_height"]) == (sound, 900)
+    assert (document["refusal"] or {}).get("code") == refusal
+    if sound:
+        assert run_json("policy", "diff", proposal)["schema_changed"] is True
+        assert hash_policy(action.schema, action.policies) != chain.view.policy().policy_hash
+
+
+# -- templates ---------------------------------------------------------------------------------------------------------
+
+
+def test_templates_are_listed_and_shown() -> None:
+    assert "canary-then-fleet" in run("policy", "templates").out
+    document = run_json("policy", "templates", "canary-then-fleet")
+    assert len(document["cases"]) > 4
+    assert "canary1@acme" in run("policy", "templates", "canary-then-fleet").out
+    assert refused("policy", "templates", "nothing") == "agent.policy.template"
+
+
+@pytest.mark.parametrize("names", [(), ("emergency",), ("canary-then-fleet", "vulnerability-gate")])
+def test_written_set_passes_its_own_cases(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = tmp_path / "set"
+    run_json("policy", "init", folder, *(part for name in names for part in ("--template", name)))
+    document = run_json("policy", "test", folder)
+    assert document["failed"] == 0
+    # Only the rule that lets everything in needs a case of one's own, once templates are put together.
+    assert set(document["uncovered"]) <= {"permit-published-patch"}
+    assert bool(document["uncovered"]) == (len(names) > 1)
+    run_json("policy", "test", folder, "--require-coverage", code=1 if len(names) > 1 else 0)
+    assert refused("policy", "init", folder) == "cli.policy.not_empty"
+
+
+def test_set_without_cases_says_where_they_belong(tmp_path: Path) -> None:
+    assert refused("policy", "test", write_set(tmp_path / "set")) == "cli.policy.no_cases"
