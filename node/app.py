@@ -30,6 +30,7 @@ import trio
 from consensus.config import Role
 from ledger.checkpoint import SplitView
 from ledger.configuration import Validator as LedgerValidator
+from ledger.configuration_history import build_configuration_proof, newest_configuration_height
 from ledger.genesis import Genesis, decode_genesis_untrusted, genesis_block
 from ledger.mempool import Mempool
 from ledger.records import REMOVED
@@ -150,11 +151,13 @@ class Node:
             forward=self._forward,
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
             awaited_elsewhere=lambda: None if self.validator is None else self.validator.note_awaited_elsewhere(),
+            why_waiting=lambda tx_id: None if self.validator is None else self.validator.why_waiting(tx_id),
             wait_current=self.wait_linearizable,
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
         self.genesis_block_raw = genesis_block(genesis)[0].raw
         self.upkeep = Upkeep(self, sync)
+        self._recoveries: tuple[int | None, list[int]] = (None, [])
         self.receipts = CoseReceiptMaker(self, key)
         self.receipts.register()
         self.checkpoints = CheckpointWatch(
@@ -482,10 +485,20 @@ class Node:
             "certificates": self.upkeep.expiry.document(),
             "checkpoint_height": None if self.checkpoints.highest is None else self.checkpoints.highest.height,
             "split_views": len(self.checkpoints.splits),
+            "recovered_at": self._recovered_at(),
             "gateway_restarts": 0 if self.gateway is None else self.gateway.restarts,
             "pid": os.getpid(),
             "version": VERSION,
         }
+
+    def _recovered_at(self) -> list[int]:
+        """Return the heights at which the organisations went on without a majority of the validators."""
+        store = self.replica.store
+        changed = newest_configuration_height(store)
+        if changed != self._recoveries[0]:
+            proof = build_configuration_proof(store, self.replica.height)
+            self._recoveries = (changed, [each.since for each in proof.recoveries])
+        return self._recoveries[1]
 
     def _role(self) -> str:
         """Return what a validator's node is now, in the words of the interface."""

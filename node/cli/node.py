@@ -374,6 +374,7 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                 ("version", document["version"]),
                 ("process", document.get("pid")),
                 ("certificates", _certificates_line(document.get("certificates"))),
+                ("RECOVERED at height", ", ".join(map(str, document.get("recovered_at") or ())) or None),
                 (
                     "SPLIT VIEW",
                     "the validators have certified two histories: see checkpoints/ in the home"

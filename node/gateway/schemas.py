@@ -219,6 +219,8 @@ class Status(Answer):
     """The highest certified header that this node has seen anywhere."""
     split_views: int
     """How many contradictions between certified histories this node has found; anything but 0 is an emergency."""
+    recovered_at: list[Height]
+    """Heights at which the organisations went on without a majority of the validators, declared lost for good."""
     gateway_restarts: int
     pid: int
     version: str

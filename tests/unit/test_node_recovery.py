@@ -10,15 +10,20 @@ import pytest
 from consensus.effects import HardState, Persist
 from consensus.messages import Entry
 from ledger import bodies
+from ledger.keyspace import Table
 from ledger.recovery import TERMS_AHEAD
 from ledger.state import StateView
+from ledger.transition import execute_block
 from node.config import Home
 from node.keystore import save_key
 from node.recovery import RecoveryFile
 from node.storage.block_store import BlockStore
 from node.storage.leveldb import Store
+from node.storage.rebuild import Rebuild
+from tests.testkit import damage
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, key_of, make_genesis, node_key
+from tests.testkit.recovery import recover
 from tests.unit.test_node_backup import make_home
 
 UNDERSTOOD = "--i-understand-that-data-may-be-lost"
@@ -242,3 +247,44 @@ def test_a_restored_home_may_be_the_one_that_is_left(tmp_path: Path, home: Home,
     sign(fresh, file, keys, "ada@acme")
     sign(fresh, file, keys, "ben@beta")
     assert run_json("recovery", "apply", file, "--home", fresh.path, UNDERSTOOD)["height"] == 3
+
+
+def test_a_recovered_chain_is_backed_up_restored_and_audited(
+    tmp_path: Path, chain: Chain, home: Home, signed: Path
+) -> None:
+    run_json("recovery", "apply", signed, "--home", home.path, UNDERSTOOD)
+    recover(chain, RecoveryFile.decode_untrusted(signed.read_bytes()).recovery)
+    chain.register("carl@gamma", "developer")
+    block = chain.blocks[-1]
+    store = Store.open(home.data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
+    try:
+        blocks = BlockStore(store)
+        blocks.commit([execute_block(blocks, block, now_ms=block.header.time_ms)], chain.certificate(block))
+    finally:
+        store.close()
+    assert run_json("node", "verify-store", "--home", home.path)["findings"] == []
+    run_json("node", "backup", "--home", home.path, "--out", tmp_path / "b")
+    arguments = ("node", "restore", tmp_path / "b", "--home", tmp_path / "v5", "--jobs", 1, "--genesis", home.genesis)
+    assert run_json(*arguments)["height"] == 4
+    for place in (home.path, tmp_path / "v5"):
+        document = run_json("audit", "replay", "--home", place, "--genesis", home.genesis, "--jobs", 1)
+        assert document["valid"]
+        assert [each["height"] for each in document["recoveries"]] == [3]
+    answer = run("audit", "replay", "--home", home.path, "--jobs", 1)
+    assert "RECOVERED at height 3" in answer.out
+    export = tmp_path / "tx.jsonl"
+    run_json("audit", "export", "--format", "jsonl", "--archive", tmp_path / "b" / "chain.archive", "--out", export)
+    row = json.loads(export.read_text().splitlines()[2])
+    assert row["kind"] == "network.recover"
+    assert "RECOVERED" in row["summary"]
+
+
+def test_a_damaged_store_is_made_anew_across_a_recovery(chain: Chain, home: Home, signed: Path) -> None:
+    run_json("recovery", "apply", signed, "--home", home.path, UNDERSTOOD)
+    damage.damage_row(home.data, Table.STATE, b"v")
+    store = Store.open(home.data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
+    try:
+        assert Rebuild(store, chain.genesis, votes=True, fetch=lambda _height: ()).run() == 3
+        assert [each.name for each in StateView(BlockStore(store)).configuration().voters] == ["v1"]
+    finally:
+        store.close()
