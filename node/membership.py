@@ -6,6 +6,8 @@ configuration is read from its writes, so nobody executes anything twice.
 
 from __future__ import annotations
 
+from typing import Final
+
 from consensus.membership import Configuration as CoreConfiguration
 from consensus.membership import ConfigurationAt
 from ledger.bodies import ProposalVote, ValidatorSettle
@@ -15,7 +17,10 @@ from ledger.keyspace import VALIDATORS_KEY, Reader, Table
 from ledger.state import StateView
 from ledger.transaction import Transaction
 from ledger.transition import Executed
+from ledger.validator_actions import VALIDATOR_ACTIONS
 from wire.keys import KeyId
+
+_ABOUT_VALIDATORS: Final = frozenset(action.NAME for action in VALIDATOR_ACTIONS)
 
 
 def core_configuration(configuration: Configuration) -> CoreConfiguration:
@@ -39,9 +44,23 @@ def committed_configuration(reader: Reader) -> ConfigurationAt:
     return (0 if height is None else height, core_configuration(StateView(reader).configuration()))
 
 
-def may_change_configuration(transaction: Transaction) -> bool:
-    """Return whether executing the transaction can change who votes: a deciding vote, or the end of a change."""
-    return isinstance(transaction.body, ProposalVote | ValidatorSettle)
+def may_change_configuration(view: StateView, transaction: Transaction) -> bool:
+    """Return whether executing the transaction can change who votes: a vote on a proposal about validators, or the end of a change.
+
+    Votes on other proposals must not wait for a change that nobody can finish.
+
+    Args:
+        view: The ledger on which the transaction would be executed. A vote on a proposal that it does not have may be about anything.
+        transaction: One that waits for a block.
+    """
+    match transaction.body:
+        case ValidatorSettle():
+            return True
+        case ProposalVote(proposal_id=proposal_id):
+            proposal = view.proposal(proposal_id)
+            return proposal is None or proposal.action[0] in _ABOUT_VALIDATORS
+        case _:
+            return False
 
 
 def known_nodes(*configurations: Configuration) -> dict[KeyId, Validator]:

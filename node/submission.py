@@ -71,6 +71,7 @@ class Submitter:
         forward: Forward,
         mempool_grew: Callable[[], None],
         awaited_elsewhere: Callable[[], None] = lambda: None,
+        why_waiting: Callable[[Digest], UnavailableError | None] = lambda _: None,
         wait_current: Callable[[], Awaitable[None]],
     ) -> None:
         """Admit into `mempool` while `is_leader`.
@@ -82,6 +83,7 @@ class Submitter:
             forward: Passes transactions on.
             mempool_grew: Called after transactions were admitted.
             awaited_elsewhere: Called before that when another node passed them on, and waits for their commit.
+            why_waiting: Returns why a transaction that waits here is put into no block, where there is a reason.
             wait_current: Returns when this replica holds everything that was committed anywhere before the call; raises `UnavailableError`
                 when nobody confirms it. Called by a node that leads.
         """
@@ -91,6 +93,7 @@ class Submitter:
         self._forward = forward
         self._mempool_grew = mempool_grew
         self._awaited_elsewhere = awaited_elsewhere
+        self._why_waiting = why_waiting
         self._wait_current = wait_current
         self._waits: dict[trio.CancelScope, None] = {}
         self._leader_known = trio.Event()
@@ -339,7 +342,7 @@ class Submitter:
             elif trio.current_time() < deadline:
                 return True
             else:
-                error = UnavailableError(
+                error = self._why_waiting(transaction.tx_id) or UnavailableError(
                     "node.submit.timeout",
                     "the transaction was not committed in time; it may still be",
                     hint="submit it again, or ask with `patchwarden tx wait`",

@@ -51,7 +51,8 @@ from consensus.messages import Append, AppendReply, Entry, ReadIndexRequest, dec
 from ledger.limits import NONCE_BYTES
 from ledger.mempool import Mempool
 from ledger.settlement import find_settlement
-from ledger.transaction import Transaction, build_transaction
+from ledger.state import StateView
+from ledger.transaction import Transaction, TxId, build_transaction
 from ledger.transition import Executed, build_block
 from node.catch_up import CatchUp, SnapshotSource
 from node.config import NodeConfig
@@ -246,6 +247,7 @@ class Validator:
         self._held: dict[KeyId, Append] = {}
         self._held_ready = trio.Event()
         self._rounds_sent: dict[KeyId, _Round] = {}
+        self._unready: tuple[set[TxId], ProposalRefusedError] | None = None
         self._is_awaited_elsewhere = False
         self._awaited_height = 0
         self._pace = WritePace(replica.machine.seconds)
@@ -279,6 +281,12 @@ class Validator:
     def note_awaited_elsewhere(self) -> None:
         """Tell followers of the commit of what now waits in the mempool without delay: one of them, or a host, waits for it."""
         self._is_awaited_elsewhere = True
+
+    def why_waiting(self, tx_id: bytes) -> UnavailableError | None:
+        """Return why this leader puts a transaction of its mempool into no block for now, or None when it would."""
+        if self._unready is None or tx_id not in self._unready[0]:
+            return None
+        return self._unready[1]
 
     def receive(self, sender: KeyId, payloads: list[bytes]) -> None:
         """Take consensus messages from a peer. Never blocks; drops what is malformed or beyond the inbox."""
@@ -624,14 +632,27 @@ class Validator:
         if self._replica.chain.find_hash(base.last_height) != base.last_hash:
             return  # The work task has yet to execute what we were elected on.
         candidates = self._mempool.take(count_max=self._config.block_transactions_max)
-        without_changes = tuple(each for each in candidates if not may_change_configuration(each))
         if not base.can_change_configuration:
             # They wait in the mempool for the change under way, or for this leader's first commit.
-            candidates = without_changes
+            candidates = self._without_changes(candidates)
         refusal = self._build_and_propose(base, candidates)
-        if refusal is not None and refusal.code == _CONFIGURATION_UNREADY:
-            # Those who are up could not finish the change: it waits, and everything else goes on.
-            self._build_and_propose(base, without_changes)
+        if refusal is None:
+            self._unready = None
+        if refusal is None or refusal.code != _CONFIGURATION_UNREADY:
+            return
+        # Those who are up could not finish the change: it waits, and everything else goes on.
+        others = self._without_changes(candidates)
+        waiting = {each.tx_id for each in candidates} - {each.tx_id for each in others}
+        if self._unready is None or self._unready[0] != waiting:
+            _log.warning(
+                "a change of the validators waits", code=refusal.code, reason=refusal.message, hint=refusal.hint
+            )
+        self._unready = (waiting, refusal)
+        self._build_and_propose(base, others)
+
+    def _without_changes(self, candidates: Sequence[Transaction]) -> tuple[Transaction, ...]:
+        view = StateView(self._replica.chain.tip())
+        return tuple(each for each in candidates if not may_change_configuration(view, each))
 
     def _build_and_propose(self, base: NextBlock, candidates: Sequence[Transaction]) -> ProposalRefusedError | None:
         """Propose a block of these upon the last one, unless there is nothing to certify; return why the core refused it, if it did."""

@@ -33,6 +33,7 @@ class Cluster:
         self.leads = True
         self.forwarded: list[Transaction] = []
         self.forward_errors: list[UnavailableError] = []
+        self.why_waiting: dict[bytes, UnavailableError] = {}
         self.forward_answer: Callable[[Sequence[bytes]], list[Submitted]] | None = None
         self.grew = trio.Event()
         self.confirmed = 0
@@ -43,6 +44,7 @@ class Cluster:
             is_leader=lambda: self.leads,
             forward=self._forward,
             mempool_grew=self._on_growth,
+            why_waiting=self.why_waiting.get,
             wait_current=self._wait_current,
         )
 
@@ -320,6 +322,17 @@ async def test_no_leader_in_time_is_unknown_not_refused(cluster: Cluster) -> Non
     assert result.status == "unknown"
     assert result.error is not None
     assert result.error.code == "node.no_leader"
+
+
+async def test_leader_that_knows_why_a_transaction_waits_says_so(cluster: Cluster) -> None:
+    known, other = _register(cluster.chain, "alice@acme"), _register(cluster.chain, "bob@acme")
+    reason = UnavailableError("consensus.configuration_unready", "those who are up could not finish the change")
+    cluster.why_waiting[known.tx_id] = reason
+    results = await cluster.submitter.submit([known.raw, other.raw], wait="committed", timeout_ms=50)
+    assert [(each.status, each.error and each.error.code) for each in results] == [
+        ("unknown", "consensus.configuration_unready"),
+        ("unknown", "node.submit.timeout"),
+    ]
 
 
 async def test_block_that_does_not_come_in_time_is_unknown(cluster: Cluster) -> None:
