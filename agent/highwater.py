@@ -45,11 +45,18 @@ def write_high_water(files: Files, path: str, mark: HighWater) -> None:
     write_state(files, path, {"height": mark.height, "block_hash": mark.block_hash.hex()})
 
 
-def check_replica(view: StateView, mark: HighWater | None, age_ms: int, age_ms_max: int) -> HighWater:
+def check_replica(view: StateView, mark: HighWater | None, age_ms: int, age_ms_max: int, now_ms: int) -> HighWater:
     """Return the replica's newest block, on which a decision may stand.
 
+    Args:
+        view: The replica at one height.
+        mark: The highest block acted on so far.
+        age_ms: The age of the newest certified block.
+        age_ms_max: The greatest age to decide on.
+        now_ms: The host's clock, milliseconds since the epoch, UTC.
+
     Raises:
-        ReplicaStaleError: ``agent.replica.stale``, ``agent.replica.rolled_back``, ``agent.replica.forked``.
+        ReplicaStaleError: ``agent.replica.stale``, ``agent.replica.clock_behind``, ``agent.replica.rolled_back``, ``agent.replica.forked``.
     """
     if age_ms > age_ms_max:
         raise ReplicaStaleError(
@@ -58,6 +65,14 @@ def check_replica(view: StateView, mark: HighWater | None, age_ms: int, age_ms_m
             expected=f"at most {age_ms_max} ms",
             actual=f"{age_ms} ms",
             hint="wait until the node has caught up with its peers",
+        )
+    if now_ms < view.header.time_ms - age_ms_max:
+        raise ReplicaStaleError(
+            "agent.replica.clock_behind",
+            "the host's clock is far behind the newest certified block, so nobody can tell how old the replica is",
+            expected=f"at most {age_ms_max} ms behind",
+            actual=f"{view.header.time_ms - now_ms} ms",
+            hint="set the host's clock",
         )
     tip = view.tip
     if mark is not None:

@@ -161,11 +161,12 @@ class _Run:
                 expected=f"at most {PATCH_FILE_BYTES_MAX} bytes",
                 actual=len(case.data),
             )
-        self._judged.mark = check_replica(case.view, case.mark, case.host.replica_age_ms, case.host.replica_age_ms_max)
-        case.split_views.check_settled(case.split_heights, case.view)
-        return (
-            f"{len(case.data)} bytes; replica at height {self._judged.mark.height}, {case.host.replica_age_ms} ms old"
+        host = case.host
+        self._judged.mark = check_replica(
+            case.view, case.mark, host.replica_age_ms, host.replica_age_ms_max, case.now_ms
         )
+        case.split_views.check_settled(case.split_heights, case.view)
+        return f"{len(case.data)} bytes; replica at height {self._judged.mark.height}, {host.replica_age_ms} ms old"
 
     def _verify_signature(self) -> str:
         self._signed = check_signature_untrusted(self._case.data)

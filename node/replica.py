@@ -53,6 +53,7 @@ class LedgerReplica:
         self.chain_id = view.chain_id
         self.chain = Chain(store, view.height, view.tip.block_hash, view.header.time_ms)
         self._view = view
+        self._advanced_ms = machine.uptime_ms()
         self._verified: OrderedDict[Digest, None] = OrderedDict()
         self._verifying = trio.CapacityLimiter(1)
         self._advanced = trio.Event()
@@ -75,8 +76,11 @@ class LedgerReplica:
         return self._view
 
     def replica_age_ms(self) -> int:
-        """Return the milliseconds since the last committed block was made; never negative."""
-        return max(0, self.now_ms() - self._view.header.time_ms)
+        """Return the milliseconds since the last committed block was made, or since it came where that is longer; never negative.
+
+        The wall clock can be set back, by somebody who wants an old replica to look fresh; the other clock cannot.
+        """
+        return max(0, self.now_ms() - self._view.header.time_ms, self.machine.uptime_ms() - self._advanced_ms)
 
     async def wait_above(self, height: int) -> int:
         """Return the committed height as soon as it is above `height`."""
@@ -209,6 +213,7 @@ class LedgerReplica:
         assert view.height > self.height, "a replica never goes back"
         self.chain = Chain(self.store, view.height, view.tip.block_hash, view.header.time_ms)
         self._view = view
+        self._advanced_ms = self.machine.uptime_ms()
         for tx_id in [tx_id for tx_id in self._waiting if self.is_committed(tx_id)]:
             self._waiting.pop(tx_id)[0].set()
         advanced, self._advanced = self._advanced, trio.Event()
@@ -236,6 +241,7 @@ class LedgerReplica:
             return
         self.chain.release_through(blocks[-1].block.header.height)
         self._view = StateView(self.store)
+        self._advanced_ms = self.machine.uptime_ms()
         for executed in blocks:
             if (recovery := find_recovery(executed.block)) is not None:
                 _log.warning(

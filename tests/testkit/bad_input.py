@@ -17,17 +17,12 @@ import httpx
 from ledger.bodies import Body
 from ledger.transaction import Transaction, build_transaction
 from node.local.client import LocalClient
-from provenance.layout import BODY_END
 from provenance.metadata import CreatorIdentity
 from provenance.patchfile import build_patch_file
-from provenance.preamble import render_preamble
-from provenance.statement import AuthorStatement, encode_author_statement
 from tests.testkit import patches
 from tests.testkit.cluster import CHAIN_ID, NodeProcess
 from tests.testkit.ledger import attest_body, key_of, publish_body
 from tests.testkit.scene import Scene, approved, git_tree
-from wire.envelope import encode_envelope, sign_envelope
-from wire.hashing import sha256
 from wire.keys import PrivateKey
 
 
@@ -148,10 +143,7 @@ class Siege:
     def patch_of_diff(self, diff: bytes) -> bytes:
         """Return a file around any diff, honest in everything but the diff itself: what a developer gone bad would sign."""
         self.counter += 1
-        metadata, _ = patches.make_metadata(release_counter=self.counter)
-        body = render_preamble(metadata) + diff + BODY_END
-        statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
-        return body + encode_envelope(sign_envelope(encode_author_statement(statement), patches.ALICE)) + b"\n"
+        return patches.sign_around(diff, self.counter)
 
     def publish(self, data: bytes, author: str = "alice@acme") -> bytes:
         """Publish a file with every attestation in it; return it when the host knows."""

@@ -131,6 +131,14 @@ def make_patch(
     return build_patch_file(metadata, diff, key)
 
 
+def sign_around(diff: bytes, release_counter: int = 1) -> bytes:
+    """Return a file around any bytes as a diff, honest in everything else: what a developer gone bad would sign."""
+    metadata, _ = make_metadata(release_counter=release_counter)
+    body = render_preamble(metadata) + diff + BODY_END
+    statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
+    return body + encode_envelope(sign_envelope(encode_author_statement(statement), ALICE)) + b"\n"
+
+
 def approve(
     data: bytes,
     key: PrivateKey = BOB,

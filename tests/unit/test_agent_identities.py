@@ -199,16 +199,17 @@ def test_high_water_reads_back(tmp_path: Path) -> None:
 async def test_replica_is_checked_against_the_mark(tmp_path: Path) -> None:
     world = await make_world(tmp_path)
     view = world.ledger.view()
-    tip = check_replica(view, None, 0, 0)
+    tip = check_replica(view, None, 0, 0, view.header.time_ms)
     assert tip == HighWater(view.height, view.tip.block_hash)
-    assert check_replica(view, tip, 5, 5) == tip
-    for mark, age, code in (
-        (None, 6, "stale"),
-        (HighWater(view.height + 1, tip.block_hash), 0, "rolled_back"),
-        (HighWater(view.height, sha256(b"other")), 0, "forked"),
+    assert check_replica(view, tip, 5, 5, view.header.time_ms - 5) == tip
+    for mark, age, late_ms, code in (
+        (None, 6, 0, "stale"),
+        (None, 0, -6, "clock_behind"),
+        (HighWater(view.height + 1, tip.block_hash), 0, 0, "rolled_back"),
+        (HighWater(view.height, sha256(b"other")), 0, 0, "forked"),
     ):
         with pytest.raises(ReplicaStaleError) as caught:
-            check_replica(view, mark, age, 5)
+            check_replica(view, mark, age, 5, view.header.time_ms + late_ms)
         assert caught.value.code == f"agent.replica.{code}"
 
 

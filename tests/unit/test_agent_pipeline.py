@@ -414,8 +414,8 @@ async def test_expired_patch_is_refused(world: World) -> None:
 
 
 async def test_clock_that_runs_behind_does_not_revive_a_patch(world: World) -> None:
-    data = world.release(patches.make_patch(not_after="2026-11-22T07:00:00Z"))
-    world.now_ms = 0
+    data = world.release(patches.make_patch(not_after="2026-11-22T07:29:30Z"))
+    world.now_ms = NOW_MS - 50_000
     assert (await world.agent.explain(data, TARGET, OPERATOR)).is_success
     world.chain.apply(world.chain.build(time_ms=NOW_MS).block)
     await refuse(world, data, ResultCode.INVALID_METADATA, "agent.metadata.expired")
@@ -443,6 +443,16 @@ async def test_stale_replica_is_refused(world: World) -> None:
     data = world.release()
     world.ledger.age_ms = 60_001
     await refuse(world, data, ResultCode.STALE_REPLICA, "agent.replica.stale")
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+async def test_clock_ten_years_off_is_refused(world: World, years: int) -> None:
+    """Behind, nobody can tell how old the replica is; ahead, it is ten years old."""
+    data = world.release()
+    world.now_ms += years * 365 * 86_400_000
+    world.ledger.age_ms = max(0, world.now_ms - world.ledger.view().header.time_ms)
+    code = "agent.replica.stale" if years > 0 else "agent.replica.clock_behind"
+    await refuse(world, data, ResultCode.STALE_REPLICA, code)
 
 
 async def test_replica_that_was_rolled_back_is_refused(world: World) -> None:
