@@ -46,7 +46,7 @@ BATCH_BYTES_MAX: Final = 2 * 1024 * 1024
 """Blocks asked for at once."""
 LONG_POLL_S: Final = 10.0
 """How long a peer may keep the question open until it has a new block."""
-RENEW_S: Final = 5.0
+RENEW_S: Final = 2.0
 """How often a source is asked to keep this node's slot."""
 SOURCES: Final = 2
 """Sources near the end of the chain."""
