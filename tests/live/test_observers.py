@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 OBSERVERS_MAX = 2
 LIES = ("garbage", "boasts", "slow")
-BLOCKS = 120
+BLOCKS = 60
 """How many more there are when the liars come."""
 
 
