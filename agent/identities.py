@@ -103,7 +103,7 @@ def judge_attestations(
     for record in view.attestations(patch_id):
         if not record.current:
             continue
-        reason = _why_not_counted(view, record, author)
+        reason = why_not_counted(view, record, author)
         if reason is not None:
             set_aside.append(f"{_verdict(record.identity_id, record.verdict, record.role)} does not count: {reason}")
             continue
@@ -165,7 +165,10 @@ def _check_certificates(view: StateView, creator: CreatorIdentity, identity: Ide
         ) from error
 
 
-def _why_not_counted(view: StateView, record: AttestationRecord, author: AuthorFacts) -> str | None:
+def why_not_counted(view: StateView, record: AttestationRecord, author: AuthorFacts) -> str | None:
+    """Return why an attestation of a patch by `author` does not count now, or None: it does."""
+    if not record.current:
+        return "a later one of the same attestor and role replaced it"
     identity = view.identity(record.identity_id)
     key = view.key(record.key_id)
     if identity is None or key is None:

@@ -19,6 +19,7 @@ from ledger.records import PatchRecord
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
+from node.attestation_documents import judged_attestations
 from node.backup import BackupServices
 from node.errors import not_found as _not_found
 from node.governance_services import GovernanceServices
@@ -329,10 +330,13 @@ class Services:
             return {**document, "file_here": self._node.patch_store.has(Digest(patch.file_digest))}
 
     async def patches_attestations(self, params: Params) -> list[Document]:
-        """Return the recorded attestations of one patch."""
-        document = await self.patches_get(params)
-        attestations: list[Document] = document["attestations"]
-        return attestations
+        """Return the recorded attestations of one patch, each with whether it counts now, as a host judges it."""
+        patch_id = as_hex_digest(params, "patch_id")
+        with self._node.replica.view() as view:
+            patch = view.patch(patch_id)
+            if patch is None:
+                raise _not_found("patch", patch_id.hex(), view.height)
+            return judged_attestations(view, patch)
 
     async def patches_put(self, params: Params) -> Document:
         """Keep a published patch file; the ledger must name its digest already."""

@@ -39,6 +39,7 @@ _IDENTITY = click.option(
         "patchwarden patch attest fix.patch --role security-review --verdict approve \\\n"
         "      --comment 'read twice' --identity bob@beta --key bob.key",
         "patchwarden patch attest fix.patch --role qa --predicate results.json --identity ci@gamma --key ci.key --rpc http://127.0.0.1:7080",
+        "patchwarden patch attest fix.patch --role vulnerability-scan --predicate-type vulns --predicate scan.json --key scan.key",
     ),
 )
 @_FILE
@@ -51,7 +52,11 @@ _IDENTITY = click.option(
 @click.option(
     "--predicate", type=FILE, metavar="FILE", help="A JSON predicate instead of a review, such as a test result."
 )
-@click.option("--predicate-type", metavar="URI", help="Its type. Default: in-toto's test-result/v0.1.")
+@click.option(
+    "--predicate-type",
+    metavar="NAME|URI",
+    help="Its type: test-result (default), vulns, svr, vsa, or any other type's URI.",
+)
 @click.option("--ledger-only", is_flag=True, help="Submit it and leave the file as it is: for files that are sealed.")
 @click.pass_obj
 def attest(  # noqa: PLR0917 - one parameter for each option
@@ -161,8 +166,15 @@ def _envelope(  # noqa: PLR0917 - what an attestation is made of
     from node.cli.files import read_file
     from node.cli.patch_files import now
     from provenance.attestation import build_attestation, build_predicate_attestation
+    from provenance.predicates import PREDICATE_SVR, PREDICATE_VSA, PREDICATE_VULNS
     from provenance.statement import PREDICATE_TEST_RESULT
 
+    types = {
+        "test-result": PREDICATE_TEST_RESULT,
+        "vulns": PREDICATE_VULNS,
+        "svr": PREDICATE_SVR,
+        "vsa": PREDICATE_VSA,
+    }
     if predicate is None:
         if predicate_type is not None:
             raise click.UsageError("--predicate-type needs a --predicate")
@@ -170,7 +182,7 @@ def _envelope(  # noqa: PLR0917 - what an attestation is made of
         return build_attestation(patch, role, verdict, key, who, comment, now())
     envelope = build_predicate_attestation(
         patch,
-        predicate_type or PREDICATE_TEST_RESULT,
+        types.get(predicate_type or "test-result", predicate_type or ""),
         read_file(predicate, PREDICATE_BYTES_MAX),
         role,
         key,

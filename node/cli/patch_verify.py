@@ -23,6 +23,7 @@ import click
 
 from node.cli.command import Command, Session
 from node.cli.params import EXISTING_DIRECTORY, FILE, FILE_OR_DASH
+from node.cli.patch_people import Voice, people_document, people_lines, voices_of_file, with_ledger, with_receipt
 from node.cli.trusted import read_trusted, trust_options
 from wire.errors import RejectedError
 
@@ -87,7 +88,7 @@ def verify(  # noqa: PLR0917 - one parameter for each option
     checkpoint: Path | None,
     receipts: tuple[Path, ...],
 ) -> None:
-    """Check the patch FILE and print every step with its result. Exit code 1 when a step fails.
+    """Check the patch FILE and print every step with its result, and who says what about it. Exit code 1 when a step fails.
 
     Without a node (--rpc, --home) only the file is asked; with one, the ledger too. Receipts answer for the ledger offline.
     """
@@ -96,23 +97,27 @@ def verify(  # noqa: PLR0917 - one parameter for each option
     trusted = read_trusted(genesis, checkpoint) if receipts else None
     report = Report()
     patch = _verify_file(file, report)
+    voices: list[Voice] = []
     if patch is not None:
+        voices = voices_of_file(patch)
         if base is not None:
             _verify_base(patch, base, report)
         if session.has_node:
-            _verify_ledger(session, patch, report)
+            voices = _verify_ledger(session, patch, report, voices)
         if trusted is not None:
-            _verify_receipts(patch, trusted, receipts, report)
+            voices = _verify_receipts(patch, trusted, receipts, report, voices)
     document = {
         "valid": report.is_valid,
         "patch_id": None if patch is None else patch.patch_id,
         "steps": report.steps,
+        **people_document(voices),
     }
     lines = [
         f"{_MARKS[step['result']]}  {step['step']}: {step['message']}" + (f" [{step['code']}]" if step["code"] else "")
         for step in report.steps
     ]
-    session.output.emit(document, [*lines, "valid" if report.is_valid else "NOT VALID"])
+    people = ["", *people_lines(voices), ""] if voices else []
+    session.output.emit(document, [*lines, *people, "valid" if report.is_valid else "NOT VALID"])
     if not report.is_valid:
         click.get_current_context().exit(1)
 
@@ -180,7 +185,7 @@ def _verify_base(patch: VerifiedPatch, base: Path, report: Report) -> None:
     report.attempt("base", check)
 
 
-def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report) -> None:
+def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report, voices: list[Voice]) -> list[Voice]:
     from node.cli.identity import all_identities
     from node.cli.patch_files import find_record
 
@@ -191,7 +196,8 @@ def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report) -> No
     record = find_record(client, patch.patch_id)
     recorded_height = height if record is None else int(record["published_height"])
     owner = owners.get(patch.author_key.key_id_hex)
-    report.attempt("author on the ledger", lambda: _check_author(owner, recorded_height))
+    author_holds = report.attempt("author on the ledger", lambda: _check_author(owner, recorded_height))
+    author_refusal = None if author_holds else report.steps[-1]["message"]
     if record is None:
         report.add(
             "publication", WARNING, f"not published on {status['chain_id']} (height {height}): no host applies it"
@@ -219,6 +225,9 @@ def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report) -> No
                 WARNING,
                 f"also recorded: {entry['verdict']} by {entry['identity']} as {entry['role']}, not in this file",
             )
+    judged = [] if record is None else client.call("patches.attestations", patch_id=patch.patch_id)
+    published_ms = None if record is None else client.call("blocks.get", height=recorded_height)["time_ms"]
+    return with_ledger(voices, record, judged, author_refusal, published_ms)
 
 
 def _check_author(owner: tuple[dict[str, Any], dict[str, Any]] | None, height: int) -> str:
@@ -277,14 +286,18 @@ def _refusal(rule: str, message: str, expected: object = None, actual: object = 
     return RejectedError(f"cli.verify.{rule}", message, expected=expected, actual=actual)
 
 
-def _verify_receipts(patch: VerifiedPatch, trusted: TrustedHead, receipts: tuple[Path, ...], report: Report) -> None:
+def _verify_receipts(
+    patch: VerifiedPatch, trusted: TrustedHead, receipts: tuple[Path, ...], report: Report, voices: list[Voice]
+) -> list[Voice]:
     from ledger.bodies import PatchAttest, PatchPublish
     from ledger.proofs import Receipt
     from node.cli.receipt import read_receipt, verify_any_receipt
 
     lines = {line: number for number, line in enumerate(patch.file.trailer)}
+    told = voices
 
     def check(path: Path) -> str:
+        nonlocal told
         receipt = read_receipt(path)
         transaction = verify_any_receipt(receipt, trusted)
         body = transaction.body
@@ -294,9 +307,13 @@ def _verify_receipts(patch: VerifiedPatch, trusted: TrustedHead, receipts: tuple
             raise _refusal("receipt", f"the receipt proves a {transaction.kind} that is not about this patch")
         if body.envelope not in lines:
             raise _refusal("receipt", "the receipt proves an envelope that is not in this file")
+        if isinstance(receipt, Receipt):
+            # The header may be of a later block: a receipt bounds the height of what it proves from above.
+            told = with_receipt(told, lines[body.envelope] + 1, receipt.header.height, receipt.header.time_ms)
         if isinstance(body, PatchPublish):
             return f"the author's statement is {where}"
         return f"the attestation in trailer line {lines[body.envelope] + 1} is {where}"
 
     for path in receipts:
         report.attempt(f"receipt {path}", lambda path=path: check(path))  # type: ignore[misc]
+    return told

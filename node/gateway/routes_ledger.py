@@ -131,7 +131,9 @@ async def patch(core: Core, patch_id: HexPath) -> JSONResponse:
     return JSONResponse(await core.call("patches.get", patch_id=patch_id))
 
 
-@router.get("/v1/patches/{patch_id}/attestations", response_model=list[schemas.Attestation], responses=errors(400, 404))
+@router.get(
+    "/v1/patches/{patch_id}/attestations", response_model=list[schemas.JudgedAttestation], responses=errors(400, 404)
+)
 async def attestations(core: Core, patch_id: HexPath) -> JSONResponse:
     """The recorded attestations of one patch."""
     return JSONResponse(await core.call("patches.attestations", patch_id=patch_id))

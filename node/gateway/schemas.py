@@ -405,6 +405,24 @@ class Attestation(Answer):
     current: bool
 
 
+class Finding(Answer):
+    """What a vulnerability scan reports."""
+
+    id: str
+    severity: Literal["critical", "high", "medium", "low", "none", "unknown"]
+
+
+class JudgedAttestation(Attestation):
+    """One recorded verdict, whether it counts now, and what policies read of it."""
+
+    recorded_time_ms: int | None
+    counts: bool
+    why_not: str | None
+    readable: bool
+    findings: list[Finding]
+    properties: list[str]
+
+
 class Place(Answer):
     """A tree on which a patch is installed."""
 
