@@ -152,7 +152,6 @@ class Node:
             mempool_grew=lambda: None if self.validator is None else self.validator.mempool_grew(),
             awaited_elsewhere=lambda: None if self.validator is None else self.validator.note_awaited_elsewhere(),
             why_waiting=lambda tx_id: None if self.validator is None else self.validator.why_waiting(tx_id),
-            why_waiting=lambda tx_id: None if self.validator is None else self.validator.why_waiting(tx_id),
             wait_current=self.wait_linearizable,
         )
         self.agent = _open_agent(self, key) if config.role == "host" else None
