@@ -289,6 +289,17 @@ def test_another_form_of_the_same_transaction_is_refused(chain: Chain) -> None:
     assert refused_block(chain, transactions=(other,)) == ("ledger.block.transaction", "ledger.recovery.form")
 
 
+def test_no_byte_of_a_recovery_can_be_changed(chain: Chain) -> None:
+    block = build_recovery_block(chain.store, make_recovery(chain)).block
+    (raw,) = block.transactions
+    for place in range(0, len(raw), 11):
+        changed = bytearray(raw)
+        changed[place] ^= 1 << (place % 8)
+        forged = build_raw_block(block.header, (bytes(changed),), b"", None)
+        with pytest.raises(BlockRefusedError):
+            execute_block(chain.store, forged, now_ms=None)
+
+
 def test_a_key_that_left_never_comes_back(chain: Chain) -> None:
     chain.add_learner(5)
     chain.adopt(actions.RemoveValidator("v5"))

@@ -19,6 +19,7 @@ from node.backup import BackupMaker, backup_stopped
 from node.config import Home, load_config
 from node.errors import BackupRefusedError, BackupUnavailableError
 from node.keystore import load_key, save_key
+from node.storage import backup_files
 from node.storage.backup_files import BackupWriter, WorkDirectory
 from node.storage.block_store import BlockStore
 from node.storage.leveldb import Store
@@ -454,6 +455,15 @@ def test_another_history_than_the_trusted_one_is_a_fork(tmp_path: Path, chain: C
     point = tmp_path / "b" / "checkpoint.txt"
     code = refused("node", "restore", made, "--home", tmp_path / "v5", "--checkpoint", point, "--jobs", 1)
     assert code == "node.restore.fork"
+
+
+def test_a_full_disk_ends_the_backup_before_the_node(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup_files, "SPACE_RESERVE_BYTES", 2**62)
+    code = refused("node", "backup", "--home", home.path, "--out", tmp_path / "b", code=3)
+    assert code == "node.backup.no_space"
+    assert list(tmp_path.iterdir()) == []
 
 
 # Interrupted
