@@ -163,7 +163,7 @@ def verify_chain(chain: CertificateChain, anchors: Sequence[bytes], at_seconds: 
         _check_issued(subject, issuer)
     # A leaf is never its own anchor, even when somebody lists it as one.
     if len(path) == 1 or path[-1].der not in anchors:
-        path.append(_find_anchor(path[-1], [_parse(der) for der in anchors]))
+        path.append(_find_anchor(path[-1], [_parse(der) for der in anchors], at_seconds))
     for depth, issuer in enumerate(path[1:]):
         _check_issuer(issuer, below=depth)
     for certificate in path:
@@ -283,11 +283,12 @@ def _is_signed_by(subject: _Certificate, issuer: _Certificate) -> bool:
     return True
 
 
-def _find_anchor(last: _Certificate, anchors: Sequence[_Certificate]) -> _Certificate:
-    for anchor in anchors:
-        if last.parsed.issuer == anchor.parsed.subject and _is_signed_by(last, anchor):
-            return anchor
-    raise _refuse("no_anchor", last, "is not issued by any of the trusted CA certificates")
+def _find_anchor(last: _Certificate, anchors: Sequence[_Certificate], at_seconds: int) -> _Certificate:
+    """Return the anchor that issued `last`; of several for one key, as after a renewal, the first that is valid at the time."""
+    issuers = [each for each in anchors if last.parsed.issuer == each.parsed.subject and _is_signed_by(last, each)]
+    if not issuers:
+        raise _refuse("no_anchor", last, "is not issued by any of the trusted CA certificates")
+    return next((each for each in issuers if each.not_before <= at_seconds <= each.not_after), issuers[0])
 
 
 def _refuse(rule: str, certificate: _Certificate, sentence: str) -> InvalidCertificateError:

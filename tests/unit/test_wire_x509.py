@@ -120,6 +120,18 @@ def test_time_outside_validity_is_refused(at: int, code: str) -> None:
     assert code_of([LEAF, MIDDLE], [ROOT], at) == f"wire.x509.{code}"
 
 
+def test_a_renewed_anchor_counts_beside_the_one_that_has_expired() -> None:
+    """A CA that renews its certificate keeps name and key: which of its certificates was trusted first must not matter."""
+    ended = ca("Root", ROOT_KEY, "Root", ROOT_KEY, not_after=NOT_BEFORE + datetime.timedelta(days=1))
+    renewed = ROOT
+    for anchors in ([ended, renewed], [renewed, ended]):
+        verify_chain(certificate_chain_untrusted([DIRECT]), anchors, AT)
+        # One that is part of the chain itself is judged like every other certificate of it.
+        assert code_of([DIRECT, ended], anchors) == "wire.x509.expired"
+    assert code_of([DIRECT], [ended]) == "wire.x509.expired"
+    assert code_of([DIRECT], [ended, ended]) == "wire.x509.expired"
+
+
 def test_every_certificate_of_the_path_must_be_valid_at_the_time() -> None:
     day = datetime.timedelta(days=1)
     early, late = {"not_after": NOT_BEFORE + day}, {"not_before": NOT_AFTER - day}
