@@ -5,17 +5,16 @@ The long form is `make fuzz`. Both run the same targets with the same checks.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz.__main__ import replay
 from tests.fuzz.mutate import inputs
 from tests.fuzz.target import (
     CORPUS,
-    CPU_NS_FIXED,
     MEMORY_BYTES_FIXED,
     MEMORY_BYTES_PER_BYTE,
     Fault,
@@ -31,7 +30,6 @@ SEED = 20261122
 MEMORY_EVERY = 25
 """One input of so many is measured, which takes several times as long; the seeds all are."""
 TARGETS = all_targets()
-REPOSITORY = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -91,14 +89,16 @@ def test_findings_of_one_place_have_one_name() -> None:
     assert names[0] == names[1] != names[2]
 
 
-def test_an_input_that_takes_too_long_for_its_length_is_a_finding() -> None:
-    work = cpu_ns_max(b"x" * 100) // 10
+def spend(cpu_ns: int) -> None:
+    began = time.thread_time_ns()
+    while time.thread_time_ns() - began < cpu_ns:
+        pass
 
+
+def test_an_input_that_takes_too_long_for_its_length_is_a_finding() -> None:
     def slow(data: bytes) -> bool:
-        total = 0
-        for number in range(work):
-            total += number
-        return bool(total)
+        spend(cpu_ns_max(data) * 11 // 10)
+        return True
 
     finding = try_input(planted(slow), b"x" * 100, Tally())
     assert finding is not None
@@ -110,9 +110,8 @@ def test_one_slow_try_of_several_is_no_finding() -> None:
 
     def slow_once(data: bytes) -> bool:
         tries.append(data)
-        total = 0
-        for number in range(CPU_NS_FIXED // 10 if len(tries) == 1 else 1):
-            total += number
+        if len(tries) == 1:
+            spend(cpu_ns_max(data) * 11 // 10)
         return True
 
     assert try_input(planted(slow_once), b"x", Tally()) is None
@@ -134,9 +133,24 @@ def test_an_input_that_takes_too_much_memory_for_its_length_is_a_finding(refuses
     assert finding.fault is Fault.MEMORY
 
 
-def test_an_input_is_replayed_without_the_fuzzer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "code", "told"), [(b"\x93\x01\x02", 0, "refused"), (b"\x93\x01\x02\x03", 0, "accepted")]
+)
+def test_an_input_is_replayed_without_the_fuzzer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, code: int, told: str
+) -> None:
     path = tmp_path / "input"
-    path.write_bytes(b"\x93\x01\x02")
-    command = [sys.executable, "-m", "tests.fuzz", "--target", "codec", "--replay", str(path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "codec: refused, as it should be\n"), done.stderr
+    path.write_bytes(data)
+    assert replay(TARGETS["codec"][1], path) == code
+    assert capsys.readouterr().out == f"codec: {told}, as it should be\n"
+
+
+def test_a_replayed_finding_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"x")
+
+    def crash(data: bytes) -> bool:
+        raise KeyError(data)
+
+    assert replay(planted(crash), path) == 1
+    assert capsys.readouterr().out.startswith("planted: exception KeyError in crash\n")
