@@ -59,8 +59,9 @@ def _check_context(hunk: Hunk, line: int) -> bool:
     if (before < CONTEXT_LINES or before < after) and hunk.old_begin:
         raise refusal(
             "hunk_context",
-            "a hunk inside a file has at least three lines of context before the change",
+            "a hunk inside a file has at least three lines of context before the change, and no fewer than after it",
             line,
+            expected=max(CONTEXT_LINES, after),
             actual=before,
         )
     return after < CONTEXT_LINES or after < before

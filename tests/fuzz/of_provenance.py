@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from provenance.build_environment import BuildEnvironment
 from provenance.components import read_components_untrusted
@@ -30,9 +32,12 @@ from provenance.test_suite import ValidationTests
 from provenance.verify import check_signature_untrusted, verify_patch_untrusted
 from tests.fuzz.target import Target
 from tests.testkit import patches
+from tests.testkit.differential import ONE_OF_EACH, NoTreeError, compare
 from tests.testkit.diffs import CHANGES
 from wire import canonical_json
+from wire.envelope import encode_envelope, sign_envelope
 from wire.errors import RejectedError
+from wire.hashing import sha256
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 DIFF_BYTES_MAX = 32 * 1024
@@ -79,6 +84,24 @@ def diff_seeds() -> list[bytes]:
     return [seed for seed in seeds if len(seed) <= DIFF_BYTES_MAX]
 
 
+def take_diff_with_tools(data: bytes) -> bool:
+    """What we accept and apply, git, GNU patch and busybox apply to the same tree."""
+    try:
+        comparison = compare(data, tools=ONE_OF_EACH)
+    except NoTreeError:
+        return False
+    if comparison is None:
+        raise RejectedError("fuzz.refused", "refused, or it does not apply to the tree made for it")
+    for tool, outcome in comparison.disagreements.items():
+        raise AssertionError(f"{tool.name} leaves {outcome.tree}, we leave {comparison.post}: {outcome.output[:500]}")
+    return True
+
+
+@cache
+def accepted_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in sorted((VECTORS / "patches" / "accepted").glob("*.diff"))]
+
+
 def take_patch_file(data: bytes) -> bool:
     """A file that verifies is put together again from its parts, and its document reads back."""
     try:
@@ -101,23 +124,34 @@ def patch_file_seeds() -> list[bytes]:
 
 
 @cache
-def _patch() -> bytes:
-    return patches.make_patch()
+def _patch() -> tuple[bytes, dict[str, Any]]:
+    """Return a good body and the author's statement about it; its metadata tell of the diff as it should be."""
+    patch = patches.make_patch()
+    return split_patch_file_untrusted(patch).body, patches.author_payload(patch)
+
+
+def _signed(body: bytes, payload: bytes) -> bytes:
+    return body + encode_envelope(sign_envelope(payload, patches.ALICE)) + b"\n"
 
 
 def take_signed_body(data: bytes) -> bool:
     """Any body, honestly signed: what lies behind the signature is reached."""
-    verify_patch_untrusted(patches.resign_body(_patch(), data))
+    statement = copy.deepcopy(_patch()[1])
+    diff = data[data.find(b"diff --git ") : data.rfind(BODY_END)]
+    for subject, subject_of in zip(statement["subject"], (data, diff), strict=True):
+        subject["digest"]["sha256"] = sha256(subject_of).hex()
+    statement["predicate"]["patch_diff"] |= {"sha256": sha256(diff).hex(), "size_bytes": len(diff)}
+    verify_patch_untrusted(_signed(data, canonical_json.encode(statement)))
     return True
 
 
 def signed_body_seeds() -> list[bytes]:
-    return [split_patch_file_untrusted(_patch()).body]
+    return [_patch()[0]]
 
 
 def take_signed_statement(data: bytes) -> bool:
     """Any payload, honestly signed under a good body."""
-    patch = verify_patch_untrusted(patches.with_author_payload(_patch(), data))
+    patch = verify_patch_untrusted(_signed(_patch()[0], data))
     assert encode_author_statement(decode_author_statement_untrusted(data)) == data
     extract(patch)
     return True
@@ -241,6 +275,7 @@ def targets() -> list[Target]:
     )
     return [
         Target("diff", take_diff, diff_seeds, words=WORDS, input_bytes_max=DIFF_BYTES_MAX, share=3, short_inputs=400),
+        Target("diff-tools", take_diff_with_tools, accepted_seeds, words=WORDS, share=3, short_inputs=20),
         Target(
             "patch-file",
             take_patch_file,
