@@ -245,12 +245,29 @@ def _key(
         raise _refuse("no_key", "the backup holds no key", hint="leave the passphrase out: a new key is made")
     key = private_key_from_pem_untrusted(reader.read(NODE_KEY, PEM_BYTES_MAX), passphrase)
     if config.role == "validator":
-        raise _refuse(
-            "validator_key",
-            "a validator does not come back under its old key: nobody knows what it signed after the backup",
-            hint="restore without the passphrase; the new key takes its place by `governance propose replace-validator`",
-        )
+        # Also one that the ledger does not name yet: it may have been named, and have voted, since.
+        raise _validator_key()
     return key, False
+
+
+def _check_key(view: StateView, key: PrivateKey) -> None:
+    """Refuse a key that votes, or has voted, whatever the settings say: they can be changed afterwards."""
+    configuration, key_id = view.configuration(), key.public_key.key_id
+    is_known = (
+        configuration.nodes.find(key_id) is not None
+        or configuration.leaving.find(key_id) is not None
+        or view.retired_validator(key_id) is not None
+    )
+    if is_known:
+        raise _validator_key()
+
+
+def _validator_key() -> BackupRefusedError:
+    return _refuse(
+        "validator_key",
+        "a validator does not come back under its old key: nobody knows what it signed after the backup",
+        hint="restore without the passphrase; the new key takes its place by `governance propose replace-validator`",
+    )
 
 
 def _restore_chain(  # noqa: PLR0917 - the parts of one restore
@@ -284,6 +301,7 @@ def _restore_chain(  # noqa: PLR0917 - the parts of one restore
             _check_claims(reader, database, genesis, trust, description)
             _copy_patches(reader, home, database, report)
             view = StateView(database)
+            _check_key(view, key)
             peers = tuple(
                 with_peer_id_untrusted(each.address, each.public_key.raw)
                 for each in view.validators().validators

@@ -12,6 +12,7 @@ import pytest
 
 from ledger import bodies
 from ledger.archive import ArchiveEncoder
+from ledger.genesis import genesis_block
 from ledger.keyspace import Table, height_key
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
@@ -26,7 +27,6 @@ from node.storage.leveldb import Store
 from tests.testkit import damage
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis, node_key
-from tests.testkit.node import open_replica
 from tests.testkit.patches import make_released_patch
 from wire import canonical_json
 from wire.certificate import encode_commit_certificate
@@ -43,12 +43,18 @@ def make_home(path: Path, chain: Chain, *, key: PrivateKey | None = None, role: 
     home = Home(path)
     home.path.mkdir()
     home.genesis.write_bytes(chain.genesis.document)
-    save_key(home.node_key, key or node_key(1))
+    key = key or node_key(1)
+    save_key(home.node_key, key)
     home.config.write_text(f'name = "v1"\nrole = "{role}"\nlisten = "/ip4/127.0.0.1/tcp/7001"\n')
     replay = Chain(genesis=chain.genesis)
-    with open_replica(home.data, chain.genesis) as replica:
+    founding, writes = genesis_block(chain.genesis)
+    store = Store.open(home.data, chain_id=chain.genesis.chain_id, node_key_id=key.public_key.key_id)
+    try:
+        blocks = BlockStore.bootstrap(store, founding.block_hash, writes)
         for block in chain.blocks[1:]:
-            replica.store.commit([replay.apply(block)], chain.certificate(block))
+            blocks.commit([replay.apply(block)], chain.certificate(block))
+    finally:
+        store.close()
     return home
 
 
@@ -405,6 +411,10 @@ def test_a_validator_never_comes_back_under_its_old_key(tmp_path: Path, made: Pa
     secret.chmod(0o600)
     more = ("--with-key", "--passphrase-file", secret)
     assert restore_refused(made, tmp_path / "v5", trusted, *more) == "node.restore.validator_key"
+    # Called a host, it is still the key that has voted.
+    assert (
+        restore_refused(made, tmp_path / "v5", trusted, *more, "--set", "role", "host") == "node.restore.validator_key"
+    )
     secret.write_bytes(b"wrong")
     assert restore_refused(made, tmp_path / "v5", trusted, *more) == "wire.key.passphrase"
 
@@ -413,13 +423,13 @@ def test_a_host_takes_its_key_with_it(tmp_path: Path, chain: Chain, trusted: Pat
     secret = tmp_path / "passphrase"
     secret.write_bytes(PASSPHRASE)
     secret.chmod(0o600)
-    host = make_home(tmp_path / "web1", chain, role="host")
+    host = make_home(tmp_path / "web1", chain, key=node_key(9), role="host")
     more = ("--with-key", "--passphrase-file", secret)
     run_json("node", "backup", "--home", host.path, "--out", tmp_path / "b", *more)
     arguments = ("node", "restore", tmp_path / "b", "--genesis", trusted, "--jobs", 1)
     document = run_json(*arguments, "--home", tmp_path / "web2", *more)
     assert not document["is_key_new"]
-    assert load_key(tmp_path / "web2" / "node.key").public_key == node_key(1).public_key
+    assert load_key(tmp_path / "web2" / "node.key").public_key == node_key(9).public_key
     assert not Home(tmp_path / "web2").incarnation.exists()
     # Without the passphrase it gets a new one, and with one there must be a key.
     assert run_json(*arguments, "--home", tmp_path / "web3")["is_key_new"]
