@@ -268,6 +268,12 @@ def _about(body: bodies.Body) -> str:
             | bodies.IdentityRevoke()
         ):
             return body.identity_id
+        case bodies.AdministrationPropose():
+            return _about(body.act)
+        case bodies.AdministrationSetThreshold():
+            return body.organisation
+        case bodies.AdministrationApprove() | bodies.AdministrationWithdraw():
+            return body.act_id.hex()
         case bodies.PatchPublish() | bodies.PatchAttest() | bodies.PatchWithdraw() | bodies.DeploymentIntent():
             return body.patch_id.hex()
         case bodies.ProposalVote() | bodies.ProposalWithdraw():

@@ -7,6 +7,7 @@ form only: whether the signer may say it, and whether it fits what the ledger kn
 kind                    who may (details in docs/spec/ledger.md 5)
 ======================  ==========================================================================================
 ``identity.*``          an administrator of the identity's organisation; ``rotate-key`` also the old key itself
+``administration.*``    an administrator of the organisation; as many as it demands must agree
 ``proposal.*``          an administrator of any organisation
 ``patch.publish``       the developer who signed the patch
 ``patch.attest``        the attestor, or any developer or attestor who passes the envelope on
@@ -30,6 +31,7 @@ from typing import ClassVar, Final, TypeAlias
 from ledger.actions import Action, action_from_value_untrusted
 from ledger.block import HEADER_BYTES_MAX, Header
 from ledger.limits import (
+    ADMINISTRATORS_MAX,
     ATTESTATION_DIGESTS_MAX,
     DECISION_BYTES_MAX,
     DESCRIPTION_BYTES_MAX,
@@ -253,6 +255,120 @@ class IdentityRevoke:
             as_int(last_valid_height, "last_valid_height"),
             _as_reason(reason),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AdministrationSetThreshold:
+    """Say how many administrators of an organisation must agree on what changes its identities."""
+
+    KIND: ClassVar[str] = "administration.set-threshold"
+    organisation: str
+    """Identifier; the administrators' own."""
+    threshold: int
+    """1 to `ADMINISTRATORS_MAX`."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.organisation, self.threshold)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> AdministrationSetThreshold:
+        """Return the body; raises `MalformedError`."""
+        organisation, threshold = as_tuple(value, "body", length=2)
+        return cls(as_identifier(organisation, "organisation"), as_int(threshold, "threshold", 1, ADMINISTRATORS_MAX))
+
+
+AdministrativeBody: TypeAlias = (
+    IdentityRegister
+    | IdentityUpdateRoles
+    | IdentitySetRoleTerm
+    | IdentityRotateKey
+    | IdentityResume
+    | IdentityRevoke
+    | AdministrationSetThreshold
+)
+"""What as many administrators as their organisation demands must agree on. Suspending is not among it: one alone can stop somebody."""
+
+ADMINISTRATIVE_READERS: Final[dict[str, Callable[[object], AdministrativeBody]]] = {
+    IdentityRegister.KIND: IdentityRegister.from_value_untrusted,
+    IdentityUpdateRoles.KIND: IdentityUpdateRoles.from_value_untrusted,
+    IdentitySetRoleTerm.KIND: IdentitySetRoleTerm.from_value_untrusted,
+    IdentityRotateKey.KIND: IdentityRotateKey.from_value_untrusted,
+    IdentityResume.KIND: IdentityResume.from_value_untrusted,
+    IdentityRevoke.KIND: IdentityRevoke.from_value_untrusted,
+    AdministrationSetThreshold.KIND: AdministrationSetThreshold.from_value_untrusted,
+}
+"""Kind to the reader of its body."""
+
+
+def administrative_body_untrusted(kind: object, value: object) -> AdministrativeBody:
+    """Return the body of an act of administration; raises `MalformedError` (``wire.field.choice`` for another kind) or its codes."""
+    reader = ADMINISTRATIVE_READERS.get(kind) if type(kind) is str else None
+    if reader is None:
+        raise MalformedError(
+            "wire.field.choice",
+            "this is no act of administration",
+            expected=" or ".join(ADMINISTRATIVE_READERS),
+            actual=kind,
+        )
+    return reader(value)
+
+
+@dataclass(frozen=True, slots=True)
+class AdministrationPropose:
+    """Propose an act of administration and agree to it; its id is this transaction's id."""
+
+    KIND: ClassVar[str] = "administration.propose"
+    act: AdministrativeBody
+    """What is done once enough have agreed."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.act.KIND, self.act.to_value())
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> AdministrationPropose:
+        """Return the body; raises as `administrative_body_untrusted`."""
+        kind, act = as_tuple(value, "body", length=2)
+        return cls(administrative_body_untrusted(kind, act))
+
+
+@dataclass(frozen=True, slots=True)
+class AdministrationApprove:
+    """Agree to an act of administration; the approval that is still lacking executes it."""
+
+    KIND: ClassVar[str] = "administration.approve"
+    act_id: bytes
+    """tx_id of its proposal, 32 bytes."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.act_id,)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> AdministrationApprove:
+        """Return the body; raises `MalformedError`."""
+        (act_id,) = as_tuple(value, "body", length=1)
+        return cls(as_digest(act_id, "act_id"))
+
+
+@dataclass(frozen=True, slots=True)
+class AdministrationWithdraw:
+    """Close an act of administration without effect."""
+
+    KIND: ClassVar[str] = "administration.withdraw"
+    act_id: bytes
+    """tx_id of its proposal, 32 bytes."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.act_id,)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> AdministrationWithdraw:
+        """Return the body; raises `MalformedError`."""
+        (act_id,) = as_tuple(value, "body", length=1)
+        return cls(as_digest(act_id, "act_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -579,6 +695,10 @@ MemberBody: TypeAlias = (
     | IdentitySuspend
     | IdentityResume
     | IdentityRevoke
+    | AdministrationSetThreshold
+    | AdministrationPropose
+    | AdministrationApprove
+    | AdministrationWithdraw
     | ProposalCreate
     | ProposalVote
     | ProposalWithdraw
@@ -603,6 +723,10 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     IdentitySuspend.KIND: IdentitySuspend.from_value_untrusted,
     IdentityResume.KIND: IdentityResume.from_value_untrusted,
     IdentityRevoke.KIND: IdentityRevoke.from_value_untrusted,
+    AdministrationSetThreshold.KIND: AdministrationSetThreshold.from_value_untrusted,
+    AdministrationPropose.KIND: AdministrationPropose.from_value_untrusted,
+    AdministrationApprove.KIND: AdministrationApprove.from_value_untrusted,
+    AdministrationWithdraw.KIND: AdministrationWithdraw.from_value_untrusted,
     ProposalCreate.KIND: ProposalCreate.from_value_untrusted,
     ProposalVote.KIND: ProposalVote.from_value_untrusted,
     ProposalWithdraw.KIND: ProposalWithdraw.from_value_untrusted,

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ledger.actions import RevokeKey, action_from_value_untrusted
-from ledger.bodies import Body, IdentityRevoke, ProposalVote
+from ledger.bodies import AdministrationApprove, AdministrationPropose, IdentityRevoke, ProposalVote
 from ledger.keyspace import identity_key
 from ledger.records import EXECUTED, IdentityRecord, KeyRecord
 from ledger.state import StateView
-from ledger.transaction import decode_transaction_untrusted
+from ledger.transaction import Transaction, decode_transaction_untrusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,21 @@ def _revocations(view: StateView, identity_id: str) -> Iterator[Revocation]:
     for entry in view.history(identity_key(identity_id)):
         block = view.block(entry.height)
         assert block is not None, "history is kept with its blocks"
-        found = _revocation(
-            view, identity_id, decode_transaction_untrusted(block.transactions[entry.index]).body, entry.height
-        )
+        transaction = decode_transaction_untrusted(block.transactions[entry.index])
+        found = _revocation(view, identity_id, transaction, entry.height)
         if found is not None:
             yield found
 
 
-def _revocation(view: StateView, identity_id: str, body: Body, height: int) -> Revocation | None:
-    match body:
-        case IdentityRevoke(identity_id=revoked, key_id=key_id, last_valid_height=last, reason=reason):
-            return Revocation(height, key_id, last, reason) if revoked == identity_id else None
+def _revocation(view: StateView, identity_id: str, transaction: Transaction, height: int) -> Revocation | None:
+    """Return the revocation that a transaction about the identity decided in the block of `height`, or None."""
+    match transaction.body:
+        case IdentityRevoke() as body:
+            return _of_identity(body, identity_id, height)
+        case AdministrationPropose():
+            return _by_act(view, identity_id, transaction.tx_id, height)
+        case AdministrationApprove(act_id=act_id):
+            return _by_act(view, identity_id, act_id, height)
         case ProposalVote(proposal_id=proposal_id):
             proposal = view.proposal(proposal_id)
             if proposal is None or proposal.status != EXECUTED or proposal.closed_height != height:
@@ -95,3 +99,16 @@ def _revocation(view: StateView, identity_id: str, body: Body, height: int) -> R
             if isinstance(action, RevokeKey):
                 return Revocation(height, action.key_id, action.last_valid_height, action.reason)
     return None
+
+
+def _by_act(view: StateView, identity_id: str, act_id: bytes, height: int) -> Revocation | None:
+    act = view.pending_act(act_id)
+    if act is None or act.status != EXECUTED or act.closed_height != height or act.kind != IdentityRevoke.KIND:
+        return None
+    return _of_identity(IdentityRevoke.from_value_untrusted(act.body), identity_id, height)
+
+
+def _of_identity(body: IdentityRevoke, identity_id: str, height: int) -> Revocation | None:
+    if body.identity_id != identity_id:
+        return None
+    return Revocation(height, body.key_id, body.last_valid_height, body.reason)

@@ -177,6 +177,8 @@ DEPLOYMENT: Final = b"d"
 RETIRED: Final = b"q"
 EVIDENCE: Final = b"e"
 STANDING: Final = b"s"
+ADMINISTRATION: Final = b"m"
+PENDING_ACT: Final = b"b"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
@@ -250,6 +252,16 @@ def proposal_key(proposal_id: bytes) -> bytes:
 def deployment_key(deployment_id: bytes) -> bytes:
     """Return the STATE key of a deployment."""
     return DEPLOYMENT + deployment_id
+
+
+def administration_key(organisation: str) -> bytes:
+    """Return the STATE key of how many administrators of an organisation must agree."""
+    return ADMINISTRATION + organisation.encode()
+
+
+def pending_act_key(act_id: bytes) -> bytes:
+    """Return the STATE key of an act of administration that was proposed."""
+    return PENDING_ACT + act_id
 
 
 def retired_key(key_id: bytes) -> bytes:

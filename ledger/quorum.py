@@ -13,7 +13,7 @@ Source: docs/spec/governance.md 2, 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ledger.keyspace import GOVERNANCE_KEY, identity_key, key_key, organisation_key
@@ -83,7 +83,12 @@ def count_votes(view: StateView, proposal: ProposalRecord) -> Tally:
 
 
 def find_acting_administrator(view: StateView, name: str, height: int, changed: Mapping[bytes, Record]) -> str | None:
-    """Return an administrator of the organisation who has a key that counts at `height`, or None.
+    """Return an administrator of the organisation who has a key that counts at `height`, or None; see `acting_administrators`."""
+    return next(acting_administrators(view, name, height, changed), None)
+
+
+def acting_administrators(view: StateView, name: str, height: int, changed: Mapping[bytes, Record]) -> Iterator[str]:
+    """Yield the lasting administrators of the organisation who have a key that counts at `height`, in order.
 
     Args:
         view: What the ledger knows.
@@ -96,11 +101,9 @@ def find_acting_administrator(view: StateView, name: str, height: int, changed: 
     for identity_id in organisation.administrators:
         identity = changed.get(identity_key(identity_id)) or view.identity(identity_id)
         assert isinstance(identity, IdentityRecord), "administrators are on the ledger"
-        for key_id in identity.key_ids:
-            key = changed.get(key_key(key_id)) or view.key(key_id)
-            if isinstance(key, KeyRecord) and key.is_valid_at(height):
-                return identity_id
-    return None
+        keys = (changed.get(key_key(key_id)) or view.key(key_id) for key_id in identity.key_ids)
+        if any(isinstance(key, KeyRecord) and key.is_valid_at(height) for key in keys):
+            yield identity_id
 
 
 def check_quorum_kept(view: StateView, height: int, changed: Mapping[bytes, Record]) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "REVOKED",
     "SUSPENDED",
     "WITHDRAWN",
+    "Administration",
     "AttestationList",
     "AttestationRecord",
     "ComponentRecord",
@@ -114,6 +115,44 @@ class Standing(Record):
     """Height of the block that decided it."""
     reason: str
     """Why, for people; empty when it was resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Administration(Record):
+    """How many administrators of an organisation must agree on what changes its identities; one where there is no such record."""
+
+    organisation: str
+    """Identifier."""
+    threshold: int
+    """1 to `ADMINISTRATORS_MAX`."""
+    changed_height: int
+    """Height of the block that decided it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAct(Record):
+    """An act of administration and who has agreed to it; it is executed with the approval that is still lacking."""
+
+    act_id: bytes
+    """tx_id of the transaction that proposed it, 32 bytes."""
+    organisation: str
+    """Whose identities it is about."""
+    proposer: str
+    """Identity id."""
+    kind: str
+    """What it does: the kind of an `AdministrativeBody`."""
+    body: tuple[Value, ...]
+    """That body's wire form."""
+    created_height: int
+    """Height of the block that proposed it."""
+    expires_height: int
+    """The last height at which it can be approved."""
+    status: str
+    """``open``, ``executed`` or ``withdrawn``."""
+    approvals: tuple[tuple[str, bytes, int], ...]
+    """Identity, key id and height of each administrator's approval, in order of identity; the proposer's is one of them."""
+    closed_height: int | None
+    """Height at which it stopped being open, or None."""
 
 
 @dataclass(frozen=True, slots=True)

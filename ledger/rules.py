@@ -1,7 +1,7 @@
 """The rule of each kind of transaction: who may say it, and which records it changes.
 
 A rule is a function of what the ledger knows, of who speaks, and of what is said; it returns the changed records or raises, and changes
-nothing itself. The rules stand in four modules by subject; here is what they share, and the table of them all.
+nothing itself. The rules stand in modules by subject; here is what they share, and the table of them all.
 
 Source: docs/spec/ledger.md 5.
 """
@@ -13,6 +13,13 @@ from typing import assert_never
 from ledger import bodies
 from ledger.bodies import MemberBody
 from ledger.keyspace import identity_key, organisation_key
+from ledger.rules_administration import (
+    approve_act,
+    check_alone,
+    propose_act,
+    set_administration_threshold,
+    withdraw_act,
+)
 from ledger.rules_common import Context, Effects
 from ledger.rules_evidence import submit_evidence
 from ledger.rules_governance import create_proposal, vote_on_proposal, withdraw_proposal
@@ -41,6 +48,7 @@ def apply_rule(view: StateView, context: Context, body: MemberBody) -> Effects:
     Raises:
         RejectedError: The codes of the rule.
     """
+    check_alone(view, context, body)
     effects = _apply(view, context, body)
     signer = context.signer
     subjects = dict.fromkeys(
@@ -77,6 +85,14 @@ def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # n
             return resume_identity(view, context, body)
         case bodies.IdentityRevoke():
             return revoke_identity(view, context, body)
+        case bodies.AdministrationSetThreshold():
+            return set_administration_threshold(view, context, body)
+        case bodies.AdministrationPropose():
+            return propose_act(view, context, body)
+        case bodies.AdministrationApprove():
+            return approve_act(view, context, body)
+        case bodies.AdministrationWithdraw():
+            return withdraw_act(view, context, body)
         case bodies.ProposalCreate():
             return create_proposal(view, context, body)
         case bodies.ProposalVote():

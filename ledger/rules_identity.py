@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 
 from ledger.bodies import (
     IdentityRegister,
@@ -22,7 +23,7 @@ from ledger.bodies import (
 )
 from ledger.keyspace import identity_key, key_key, organisation_key
 from ledger.limits import ADMINISTRATORS_MAX, KEYS_PER_IDENTITY_MAX
-from ledger.quorum import find_acting_administrator
+from ledger.quorum import acting_administrators
 from ledger.records import ACTIVE, REVOKED, SUSPENDED, IdentityRecord, KeyRecord, Organisation, Record
 from ledger.roles import RoleTerm
 from ledger.rules_common import Context, Effects, check_administrator_of, refuse
@@ -65,7 +66,7 @@ def update_roles(view: StateView, context: Context, body: IdentityUpdateRoles) -
 
     Raises:
         TransactionRefusedError: ``ledger.identity.not_found``, ``ledger.tx.not_authorised``, ``ledger.identity.revoked``,
-            ``ledger.identity.last_administrator``, ``ledger.identity.too_many_administrators``.
+            ``ledger.identity.last_administrator``, ``ledger.identity.too_few_administrators``, ``ledger.identity.too_many_administrators``.
     """
     identity, organisation = _find(view, context, body.identity_id, "change the roles of")
     terms = tuple(term for term in identity.role_terms if term[0] in body.roles)
@@ -82,7 +83,7 @@ def set_role_term(view: StateView, context: Context, body: IdentitySetRoleTerm) 
     Raises:
         TransactionRefusedError: ``ledger.identity.not_found``, ``ledger.tx.not_authorised``, ``ledger.identity.revoked``,
             ``ledger.identity.role_not_held``, ``ledger.identity.bad_term``, ``ledger.identity.term_unchanged``,
-            ``ledger.identity.last_administrator``, ``ledger.identity.too_many_administrators``.
+            ``ledger.identity.last_administrator``, ``ledger.identity.too_few_administrators``, ``ledger.identity.too_many_administrators``.
     """
     identity, organisation = _find(view, context, body.identity_id, "bind a role of")
     if body.role not in identity.roles:
@@ -151,7 +152,7 @@ def suspend_identity(view: StateView, context: Context, body: IdentitySuspend) -
 
     Raises:
         TransactionRefusedError: ``ledger.identity.not_found``, ``ledger.tx.not_authorised``, ``ledger.identity.revoked``,
-            ``ledger.identity.not_active``, ``ledger.identity.last_administrator``.
+            ``ledger.identity.not_active``, ``ledger.identity.last_administrator``, ``ledger.identity.too_few_administrators``.
     """
     identity, organisation = _find(view, context, body.identity_id, "suspend")
     if identity.status != ACTIVE:
@@ -179,7 +180,8 @@ def revoke_identity(view: StateView, context: Context, body: IdentityRevoke) -> 
 
     Raises:
         TransactionRefusedError: ``ledger.identity.not_found``, ``ledger.tx.not_authorised``, ``ledger.identity.key_not_found``,
-            ``ledger.identity.future_height``, ``ledger.identity.already_revoked``, ``ledger.identity.last_administrator``.
+            ``ledger.identity.future_height``, ``ledger.identity.already_revoked``, ``ledger.identity.last_administrator``,
+            ``ledger.identity.too_few_administrators``.
     """
     identity, organisation = _find_any(view, body.identity_id, may_be_revoked=True)
     check_administrator_of(context, identity.organisation, f"revoke {body.identity_id}")
@@ -301,14 +303,23 @@ def _administrators(organisation: Organisation, identity: IdentityRecord) -> dic
 def _check_somebody_left(
     view: StateView, context: Context, organisation: Organisation, records: Mapping[bytes, Record]
 ) -> None:
-    """Return when, after `records`, some administrator of the organisation still has a key that counts in the next block."""
-    if find_acting_administrator(view, organisation.name, context.height + 1, records) is not None:
-        return
-    raise refuse(
-        "identity.last_administrator",
-        f"{organisation.name} would be left without an administrator who can act",
-        hint="appoint another administrator first",
-    )
+    """Return when, after `records`, as many administrators as must agree still have a key that counts in the next block."""
+    needed = view.administration_threshold(organisation.name)
+    left = sum(1 for _ in islice(acting_administrators(view, organisation.name, context.height + 1, records), needed))
+    if left == 0:
+        raise refuse(
+            "identity.last_administrator",
+            f"{organisation.name} would be left without an administrator who can act",
+            hint="appoint another administrator first",
+        )
+    if left < needed:
+        raise refuse(
+            "identity.too_few_administrators",
+            f"{organisation.name} would be left with fewer administrators who can act than must agree",
+            f"at least {needed}",
+            left,
+            hint="appoint another administrator, or lower the number that must agree, first",
+        )
 
 
 def _role_of(term: RoleTerm) -> str:

@@ -17,6 +17,7 @@ from ledger.errors import HistoryPrunedError, LedgerCorruptionError
 from ledger.keyspace import RangeReader, Reader, Table
 from ledger.records import (
     ACTIVE,
+    Administration,
     AttestationList,
     AttestationRecord,
     ComponentRecord,
@@ -30,6 +31,7 @@ from ledger.records import (
     Network,
     Organisation,
     PatchRecord,
+    PendingAct,
     PolicyCases,
     PolicyPending,
     PolicySet,
@@ -262,6 +264,15 @@ class StateView:
         standing = self.standing(name)
         return ACTIVE if standing is None else standing.status
 
+    def administration_threshold(self, organisation: str) -> int:
+        """Return how many administrators of the organisation must agree on what changes its identities."""
+        administration = self._find(keyspace.administration_key(organisation), Administration)
+        return 1 if administration is None else administration.threshold
+
+    def pending_act(self, act_id: bytes) -> PendingAct | None:
+        """Return the act of administration that was proposed under this id, whatever became of it, or None."""
+        return self._find(keyspace.pending_act_key(act_id), PendingAct)
+
     def acting_status(self, identity: IdentityRecord) -> str:
         """Return ``active`` when the identity and its organisation are, else why it may not act: the organisation's status, or its own."""
         return identity.status if not identity.is_active else self.organisation_status(identity.organisation)
@@ -391,6 +402,10 @@ class StateView:
     def proposals(self) -> Iterator[ProposalRecord]:
         """Yield all proposals in order of id."""
         return self._list(keyspace.PROPOSAL, ProposalRecord)
+
+    def pending_acts(self) -> Iterator[PendingAct]:
+        """Yield all acts of administration that were proposed, in order of id."""
+        return self._list(keyspace.PENDING_ACT, PendingAct)
 
     def hosts(self) -> Iterator[HostRecord]:
         """Yield all hosts that have deployment records, in order of id."""

@@ -198,6 +198,14 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
         case bodies.IdentityRevoke():
             what = "all keys" if body.key_id is None else f"key {body.key_id.hex()[:12]}"
             text = f"{body.identity_id}: {what} revoked after height {body.last_valid_height}: {body.reason}"
+        case bodies.AdministrationSetThreshold():
+            text = f"{body.threshold} administrators of {body.organisation} must agree"
+        case bodies.AdministrationPropose():
+            text = f"proposed: {summary_of(body.act)}"
+        case bodies.AdministrationApprove():
+            text = f"agreed to act {body.act_id.hex()[:12]}"
+        case bodies.AdministrationWithdraw():
+            text = f"withdrew act {body.act_id.hex()[:12]}"
         case bodies.ProposalCreate():
             text = f"proposed {body.action.NAME}"
         case bodies.ProposalVote():
