@@ -324,13 +324,14 @@ class AdministrationPropose:
 
     def to_value(self) -> tuple[Value, ...]:
         """Return the wire form."""
-        return (self.act.KIND, self.act.to_value())
+        return ((self.act.KIND, self.act.to_value()),)
 
     @classmethod
     def from_value_untrusted(cls, value: object) -> AdministrationPropose:
         """Return the body; raises as `administrative_body_untrusted`."""
-        kind, act = as_tuple(value, "body", length=2)
-        return cls(administrative_body_untrusted(kind, act))
+        (act,) = as_tuple(value, "body", length=1)
+        kind, body = as_tuple(act, "act", length=2)
+        return cls(administrative_body_untrusted(kind, body))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,18 @@
-"""The JSON documents about what a revocation takes back: the same from a node and from an offline replay. Source: docs/spec/api.md."""
+"""The JSON documents about what a revocation takes back, the same from a node and from an offline replay, and about administration.
+
+Source: docs/spec/api.md.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from ledger.affected import Act, Affected, AffectedPatch
-from node.documents import attestation_document
+from ledger.quorum import acting_administrators
+from ledger.records import OPEN, PendingAct
+from ledger.rules_administration import is_approval_counted
+from ledger.state import StateView
+from node.documents import attestation_document, show_values
 
 Document = dict[str, Any]
 
@@ -24,6 +31,43 @@ def affected_document(affected: Affected) -> Document:
         "targets": [{"host": host, "target": target} for host, target in installed[:AFFECTED_MAX]],
         "act_count": len(affected.acts),
         "acts": [_act(each) for each in affected.acts[:AFFECTED_MAX]],
+    }
+
+
+def administration_document(view: StateView, organisation: str, limit: int) -> Document:
+    """Return how an organisation is administered, and the acts that were proposed, the newest first; the view lists."""
+    acts = [each for each in view.pending_acts() if each.organisation == organisation]
+    acts.sort(key=lambda each: (-each.created_height, each.act_id))
+    return {
+        "organisation": organisation,
+        "threshold": view.administration_threshold(organisation),
+        "acting": list(acting_administrators(view, organisation, view.height + 1, {})),
+        "height": view.height,
+        "acts": [_act_of_administration(view, each) for each in acts[:limit]],
+    }
+
+
+def _act_of_administration(view: StateView, act: PendingAct) -> Document:
+    is_over = act.status == OPEN and view.height >= act.expires_height
+    time_ms = view.header.time_ms
+    return {
+        "act_id": act.act_id.hex(),
+        "proposer": act.proposer,
+        "kind": act.kind,
+        "body": show_values(act.body),
+        "created_height": act.created_height,
+        "expires_height": act.expires_height,
+        "status": "expired" if is_over else act.status,
+        "approvals": [
+            {
+                "identity": approval[0],
+                "key_id": approval[1].hex(),
+                "height": approval[2],
+                "counted": is_approval_counted(view, act, approval, time_ms),
+            }
+            for approval in act.approvals
+        ],
+        "closed_height": act.closed_height,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a node tells about identities beyond their records: what the revocation of a key takes back."""
+"""What a node tells about identities beyond their records: how they are administered, and what the revocation of a key takes back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ledger.affected import cut_keys, find_affected, index_of_view
-from node.identity_documents import affected_document
-from node.params import Params, as_hex_digest, as_name, as_optional_integer
+from node.errors import not_found
+from node.identity_documents import administration_document, affected_document
+from node.limits import PAGE_DEFAULT, PAGE_MAX
+from node.params import Params, as_count, as_hex_digest, as_name, as_optional_integer
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -23,7 +25,10 @@ class IdentityServices:
 
     def methods(self) -> dict[str, Callable[[Params], Any]]:
         """Return every method by its name on the socket."""
-        return {"identities.affected": self.identities_affected}
+        return {
+            "identities.affected": self.identities_affected,
+            "administration.get": self.administration_get,
+        }
 
     async def identities_affected(self, params: Params) -> Document:
         """Return what the ledger recorded under revoked keys of an identity, or what it would be if they were revoked from a height on."""
@@ -35,3 +40,12 @@ class IdentityServices:
             lowest = min(key.last_valid_height or 0 for key in keys)
             affected = find_affected(view, index_of_view(view, name, lowest + 1), name, keys)
             return {**affected_document(affected), "height": view.height}
+
+    async def administration_get(self, params: Params) -> Document:
+        """Return how many administrators of an organisation must agree, and what they were asked to agree on."""
+        name = as_name(params, "organisation")
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        with self._node.replica.view() as view:
+            if view.organisation(name) is None:
+                raise not_found("organisation", name, view.height)
+            return administration_document(view, name, limit)

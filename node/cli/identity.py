@@ -35,6 +35,14 @@ identity = group(
         "resume": Place("node.cli.identity:resume", "Let a suspended identity act again."),
         "revoke": Place("node.cli.identity:revoke", "Revoke a key, or an identity with all its keys, for ever."),
         "history": Place("node.cli.identity:history", "Show every transaction about an identity."),
+        "pending": Place("node.cli.identity_administration:pending", "Show what administrators must still agree on."),
+        "approve": Place("node.cli.identity_administration:approve", "Agree to an act of administration."),
+        "withdraw": Place(
+            "node.cli.identity_administration:withdraw", "Close an act of administration without effect."
+        ),
+        "set-threshold": Place(
+            "node.cli.identity_administration:set_threshold", "Say how many administrators must agree."
+        ),
         "affected": Place("node.cli.identity_affected:affected", "List what the revocation of its keys takes back."),
     },
 )
@@ -90,12 +98,12 @@ def register(  # noqa: PLR0917 - one parameter for each option
     """Register IDENTITY with its first key. Signed by an administrator of its organisation."""
     from ledger.bodies import IdentityRegister
     from ledger.roles import as_roles, normalise_roles
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
     spki, key_id, chain = _new_key(public_key, certificate)
     checked = as_roles(normalise_roles(roles), "role")
     body = IdentityRegister(identity, display_name or identity, checked, spki, chain)
-    submit_body(session, body, (("registered", identity), ("roles", ", ".join(checked)), ("key id", key_id)))
+    administer(session, body, (("registered", identity), ("roles", ", ".join(checked)), ("key id", key_id)))
 
 
 @click.command(
@@ -163,10 +171,10 @@ def set_roles(session: Session, identity: str, roles: tuple[str, ...]) -> None:
     """Replace the roles of IDENTITY by the ones given. Signed by an administrator of its organisation."""
     from ledger.bodies import IdentityUpdateRoles
     from ledger.roles import as_roles, normalise_roles
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
     checked = as_roles(normalise_roles(roles), "role")
-    submit_body(session, IdentityUpdateRoles(identity, checked), (("changed", identity), ("roles", ", ".join(checked))))
+    administer(session, IdentityUpdateRoles(identity, checked), (("changed", identity), ("roles", ", ".join(checked))))
 
 
 @click.command(
@@ -195,13 +203,13 @@ def set_term(  # noqa: PLR0917 - one parameter for each option
     from ledger.bodies import IdentitySetRoleTerm
     from ledger.roles import as_role
     from node.cli.audit_trace import term_text
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
     if unlimited is (begin is not None or end is not None):
         raise click.UsageError("give --from, --until or both; or --unlimited alone")
     from_ms, until_ms = (None if text is None else _moment_ms(text) for text in (begin, end))
     body = IdentitySetRoleTerm(identity, as_role(role, "role"), from_ms, until_ms)
-    submit_body(session, body, (("changed", identity), ("role", f"{role} {term_text(from_ms, until_ms)}")))
+    administer(session, body, (("changed", identity), ("role", f"{role} {term_text(from_ms, until_ms)}")))
 
 
 def _moment_ms(text: str) -> int:
@@ -228,12 +236,12 @@ def rotate_key(
 ) -> None:
     """Add a key to IDENTITY and retire an old one. Signed by the old key or by an administrator."""
     from ledger.bodies import IdentityRotateKey
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
     spki, key_id, chain = _new_key(new_key, certificate)
     retired = old_key_id or _only_key(session.client(), identity)
     body = IdentityRotateKey(identity, bytes.fromhex(retired), spki, chain)
-    submit_body(session, body, (("rotated", identity), ("retired key", retired), ("new key", key_id)))
+    administer(session, body, (("rotated", identity), ("retired key", retired), ("new key", key_id)))
 
 
 @click.command(
@@ -268,9 +276,9 @@ def suspend(session: Session, identity: str, reason: str) -> None:
 def resume(session: Session, identity: str) -> None:
     """Let a suspended IDENTITY act again. Signed by an administrator of its organisation."""
     from ledger.bodies import IdentityResume
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
-    submit_body(session, IdentityResume(identity), (("resumed", identity),))
+    administer(session, IdentityResume(identity), (("resumed", identity),))
 
 
 @click.command(
@@ -297,13 +305,13 @@ def resume(session: Session, identity: str) -> None:
 def revoke(session: Session, identity: str, key_id: str | None, last_valid_height: int | None, reason: str) -> None:
     """Revoke a key of IDENTITY, or IDENTITY with all its keys. This cannot be undone."""
     from ledger.bodies import IdentityRevoke
-    from node.cli.submit import submit_body
+    from node.cli.identity_administration import administer
 
     height = session.client().call("status")["height"] if last_valid_height is None else last_valid_height
     body = IdentityRevoke(identity, None if key_id is None else bytes.fromhex(key_id), height, reason)
     what = f"key {key_id}" if key_id else "the identity and all its keys"
     summary = (("revoked", f"{identity}: {what}"), ("valid up to height", height), ("reason", reason))
-    submit_body(session, body, (*summary, ("what it takes back", f"patchwarden identity affected {identity}")))
+    administer(session, body, (*summary, ("what it takes back", f"patchwarden identity affected {identity}")))
 
 
 @click.command("history", cls=Command, node=True, examples=("patchwarden identity history alice@acme",))
@@ -399,7 +407,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 ("roles", ", ".join(document["roles"])),
                 *(
                     (f"  {each['role']}", term_text(each["from_ms"], each["until_ms"]))
-                    for each in document["role_terms"]
+                    for each in document.get("role_terms", ())
                 ),
                 ("status", document["status"]),
                 ("registered", f"height {document['registered_height']}"),

@@ -59,6 +59,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "identities.get": Route("GET", "/v1/identities/{identity}"),
     "identities.history": Route("GET", "/v1/identities/{identity}/history"),
     "identities.affected": Route("GET", "/v1/identities/{identity}/affected"),
+    "administration.get": Route("GET", "/v1/organisations/{organisation}/administration"),
     "organisations.list": Route("GET", "/v1/organisations"),
     "patches.list": Route("GET", "/v1/patches"),
     "patches.get": Route("GET", "/v1/patches/{patch_id}"),

@@ -63,6 +63,16 @@ async def organisations(core: Core) -> JSONResponse:
     return JSONResponse(await core.call("organisations.list"))
 
 
+@router.get(
+    "/v1/organisations/{organisation}/administration",
+    response_model=schemas.Administration,
+    responses=errors(400, 404),
+)
+async def administration(core: Core, organisation: NamePath, limit: Limit = None) -> JSONResponse:
+    """How many administrators of an organisation must agree, and what they were asked to agree on, the newest first."""
+    return JSONResponse(await core.call("administration.get", organisation=organisation, limit=limit))
+
+
 @router.get("/v1/identities", response_model=list[schemas.Identity], responses=errors(400))
 async def identities(
     core: Core,

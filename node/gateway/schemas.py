@@ -379,6 +379,42 @@ class IdentityAsOf(Identity):
     as_of: AsOf
 
 
+class ActApproval(Answer):
+    """One administrator's approval."""
+
+    identity: str
+    key_id: Hex32
+    height: Height
+    counted: bool
+
+
+class AdministrativeAct(Answer):
+    """What administrators were asked to agree on."""
+
+    act_id: Hex32
+    proposer: str
+    kind: str
+    body: Any
+    """The body's fields in the order of docs/spec/ledger.md."""
+    created_height: Height
+    expires_height: Height
+    status: Literal["open", "executed", "withdrawn", "expired"]
+    approvals: list[ActApproval]
+    closed_height: Height | None
+
+
+class Administration(Answer):
+    """How an organisation's identities are administered."""
+
+    organisation: str
+    threshold: int
+    """How many administrators must agree."""
+    acting: list[str]
+    """Those who can and stay."""
+    height: Height
+    acts: list[AdministrativeAct]
+
+
 class Organisation(Answer):
     """An organisation of the network, removed ones included."""
 
