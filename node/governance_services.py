@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from ledger.governance_story import find_story, proposal_status, story_place
 from node import documents
 from node.errors import not_found
@@ -86,4 +88,8 @@ class GovernanceServices:
         after = (as_optional_integer(params, "from") or 0, after_id)
         with self._node.replica.view() as view:
             found = sorted((each for each in view.proposals() if story_place(each) > after), key=story_place)
-            return [story_document(find_story(view, each)) for each in found[:limit]]
+            answer = []
+            for each in found[:limit]:
+                answer.append(story_document(find_story(view, each)))
+                await trio.lowlevel.checkpoint()  # Each story reads a block for each of its transactions.
+            return answer

@@ -12,7 +12,16 @@ from trio.testing import MockClock
 
 from ledger import actions, bodies
 from ledger.state import StateView
-from node.expiry import CHECK_S, NEVER_DAYS, WARN_DAYS, Certificate, ExpiryWatch, check_expiry, find_certificates
+from node.expiry import (
+    CHECK_S,
+    LOOK_S,
+    NEVER_DAYS,
+    WARN_DAYS,
+    Certificate,
+    ExpiryWatch,
+    check_expiry,
+    find_certificates,
+)
 from node.telemetry import Metrics
 from tests.testkit.certificates import NOT_AFTER, make_chain
 from tests.testkit.ledger import Chain, key_of, make_genesis
@@ -158,6 +167,25 @@ def test_a_certificate_that_cannot_be_read_any_more_ends_nothing() -> None:
     assert [(log["event"], log["code"]) for log in logs] == [
         ("a certificate on the ledger cannot be read", "wire.x509.malformed")
     ] * 2
+
+
+async def test_many_who_ask_at_once_cost_one_look(autojump_clock: MockClock) -> None:
+    chain, _ = with_certificate()
+    looks: list[float] = []
+
+    async def find() -> tuple[Certificate, ...]:
+        looks.append(trio.current_time())
+        await trio.sleep(1)
+        return tuple(find_certificates(chain.view))
+
+    watch = ExpiryWatch(find=find, now_ms=lambda: 0, metrics=Metrics(), sleep=trio.sleep)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(watch.look)
+    assert len(looks) == 1
+    await trio.sleep(LOOK_S)
+    (found,) = await watch.look()
+    assert (len(looks), found.organisation) == (2, "acme")
 
 
 async def test_it_is_looked_at_every_day(autojump_clock: MockClock) -> None:
