@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from consensus.effects import HardState, Persist
+from consensus.effects import Persist, hard_state_after_snapshot
 from ledger.block import decode_block_untrusted
 from ledger.configuration import Configuration, Validator, make_validator_set
 from ledger.configuration_history import (
@@ -287,12 +287,12 @@ def apply_recovery(blocks: BlockStore, recovery: Recovery, home: Path) -> Applie
             expected=f"height {kept}",
             actual=committed,
         )
-    hard_state = blocks.load().hard_state
-    last_term = max(hard_state.term, blocks.term_and_hash(blocks.last_height)[0])
+    last_term = blocks.term_and_hash(blocks.last_height)[0]
     if last_term >= statement.term:
+        # It may have acknowledged them, and would vote for less afterwards (docs/spec/accountability.md 2).
         raise _refuse(
             "term",
-            "this node has promised something in a later term than the recovery's",
+            "this node's log holds blocks of a later term than the recovery's",
             hint="propose the recovery from this node",
             expected=f"below {statement.term}",
             actual=last_term,
@@ -300,7 +300,9 @@ def apply_recovery(blocks: BlockStore, recovery: Recovery, home: Path) -> Applie
     executed = build_recovery_block(blocks, recovery)
     dropped = tuple(range(kept + 1, blocks.last_height + 1))
     transactions = _keep_dropped(blocks, dropped, home / DROPPED)
-    persist = Persist(HardState(statement.term, None), kept + 1 if dropped else None)
+    # A vote in a later term, given before the recovery was applied here, stays: it was for a log that has it.
+    hard_state = hard_state_after_snapshot(blocks.load().hard_state, statement.term)
+    persist = Persist(hard_state, kept + 1 if dropped else None)
     blocks.write((persist,), (((executed,), None),))
     return Applied(statement.height, executed.block_hash.hex(), dropped, transactions, is_new=True)
 

@@ -226,9 +226,21 @@ def test_blocks_that_were_not_certified_are_dropped_and_kept_as_files(
     assert kept == sorted(block.raw for block in chain.blocks[3:])
 
 
-def test_a_promise_in_a_later_term_is_not_broken(home: Home, chain: Chain, signed: Path) -> None:
-    add_to_log(home, chain, term=1 + TERMS_AHEAD, count=0)
+def test_blocks_of_a_later_term_are_not_dropped(home: Home, chain: Chain, signed: Path) -> None:
+    chain.term = 1 + TERMS_AHEAD
+    add_to_log(home, chain, term=chain.term)
     assert refused("recovery", "apply", signed, "--home", home.path, UNDERSTOOD) == "node.recovery.term"
+
+
+def test_a_vote_that_was_given_meanwhile_stays(home: Home, chain: Chain, signed: Path) -> None:
+    """A survivor that was started too early may have voted for another one that has the recovery already."""
+    add_to_log(home, chain, term=2 + TERMS_AHEAD, count=0)
+    run_json("recovery", "apply", signed, "--home", home.path, UNDERSTOOD)
+    store = Store.open(home.data, chain_id=chain.genesis.chain_id, node_key_id=node_key(1).public_key.key_id)
+    try:
+        assert BlockStore(store).load().hard_state == HardState(2 + TERMS_AHEAD, node_key(1).public_key.key_id)
+    finally:
+        store.close()
 
 
 def test_an_unknown_survivor_is_named(tmp_path: Path, home: Home) -> None:
