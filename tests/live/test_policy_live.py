@@ -1,0 +1,104 @@
+"""The life of a policy set on a real network: cases, proposal, review, votes, the height at which it is in force, and what hosts do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.testkit import patches
+from tests.testkit.agent import Tree, write_tree
+from tests.testkit.cli import refused, run_json
+from tests.testkit.devnet import Devnet, running_devnet
+from tests.testkit.patches import AFTER, BEFORE
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+COMPONENT = "pkg:deb/debian/frames@1.4"
+INVARIANTS = [{"name": "nobody approves", "expect": "deny", "facts": {"approvals": []}}]
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devnet]:
+    with running_devnet(tmp_path_factory.mktemp("pl") / "net", "--validators", "3", "--hosts", "1") as devnet:
+        yield devnet
+
+
+def vote(net: Devnet, proposal: str) -> int:
+    """Let two of three organisations vote for it; return the height of the deciding block."""
+    heights = [
+        run_json("governance", "vote", proposal, "--approve", "--key", net.key(f"admin@{each}"), "--rpc", net.rpc())
+        for each in ("acme", "beta")
+    ]
+    return int(heights[-1]["height"])
+
+
+def release(net: Devnet, workshop: Path, before: Tree, after: Tree, counter: int) -> Path:
+    """Return a published patch from one tree to the other, with two approvals and without a scan."""
+    node, base, out = ("--rpc", net.rpc()), workshop / f"source{counter}", workshop / f"{counter}.patch"
+    write_tree(base, before)
+    (workshop / f"{counter}.diff").write_bytes(patches.make_metadata(before, after)[1])
+    (workshop / "environment.json").write_text('{"compiler": "gcc"}')
+    run_json(
+        "patch", "create", "--diff", workshop / f"{counter}.diff", "--base", base, "--category", "bug-fix",
+        "--reason", "Check the length\n\nIt read one element too far.", "--component", COMPONENT,
+        "--build-env", workshop / "environment.json", "--tests", base, "--author", "Alice <alice@acme.example>",
+        "--release-counter", counter, "--key", net.key("alice@acme"), "--out", out, *node,
+    )  # fmt: skip
+    run_json("patch", "publish", out, "--key", net.key("alice@acme"), *node)
+    for identity, role in (("bob@beta", "security-review"), ("carol@gamma", "qa")):
+        run_json("patch", "attest", out, "--role", role, "--verdict", "approve", "--key", net.key(identity), *node)
+    return out
+
+
+def test_policy_set_from_its_cases_to_what_hosts_refuse(net: Devnet, tmp_path: Path) -> None:
+    node, host = ("--rpc", net.rpc()), ("--home", net.home("web1"))
+    write_tree(tmp_path / "target", BEFORE)
+    run_json("agent", "target", "add", "app", tmp_path / "target", "--component", COMPONENT, *host)
+
+    # The network's own cases, and a set that breaks one of them.
+    (tmp_path / "cases.json").write_text(json.dumps(INVARIANTS))
+    admin = ("--key", net.key("admin@gamma"))
+    vote(net, run_json("policy", "propose-cases", tmp_path / "cases.json", *admin, *node)["tx_id"])
+    lax = tmp_path / "lax"
+    run_json("policy", "init", lax)
+    for name in ("two-independent-approvals", "security-review-approval"):
+        (lax / f"{name}.cedar").unlink()
+    assert refused("policy", "propose", lax, *admin, *node) == "cli.policy.cases_failed"
+
+    # A patch that the set in force lets in, and the next one would not.
+    patch = release(net, tmp_path, BEFORE, AFTER, 1)
+    allowed = run_json("agent", "explain", patch, "--target", "app", *host)
+    assert allowed["decision"]["verdict"] == "allow"
+    assert allowed["decision"]["engine"].startswith("cedarpy ")
+    strict = tmp_path / "strict"
+    run_json("policy", "init", strict, "--template", "vulnerability-gate")
+    height = int(run_json("node", "status", *node)["height"]) + 12
+    proposal = run_json("policy", "propose", strict, "--activate", height, *admin, *node)["tx_id"]
+    assert run_json("policy", "review", proposal, *node)["sound"] is True
+    assert vote(net, proposal) < height
+    assert [each["status"] for each in run_json("policy", "history", *node)] == ["in force", "waits"]
+    applied = run_json("agent", "apply", patch, "--target", "app", *host)
+    assert applied["code"] == "SUCCESS"
+    changed = run_json("policy", "what-if", proposal, *node)
+    assert [(row["host"], row["change"]) for row in changed["rows"]] == [("web1@acme", "would be refused")]
+    explained = run_json("policy", "explain", "--deployment", changed["rows"][0]["deployment_id"], *node)
+    assert (explained["verdict"], explained["recorded"]["agrees"]) == ("allow", True)
+
+    # The first block at its height puts it in force, on validators and on the host.
+    key = run_json("key", "generate", "--out", tmp_path / "scan.key", "--no-passphrase")["public_file"]
+    registered = 0
+    while registered < height:
+        identity = f"scan{registered}@beta"
+        registered = int(
+            run_json("identity", "register", identity, "--public-key", key, "--role", "attestor:vulnerability-scan",
+                     "--key", net.key("admin@beta"), *node)["height"]
+        )  # fmt: skip
+        key = run_json("key", "generate", "--out", tmp_path / f"{registered}.key", "--no-passphrase")["public_file"]
+    assert [each["status"] for each in run_json("policy", "history", *node)] == ["former", "in force"]
+    second = release(net, tmp_path, AFTER, BEFORE, 2)
+    document = run_json("agent", "apply", second, "--target", "app", *host, code=1)
+    assert (document["code"], document["reason"]) == ("ERROR_POLICY_DENIED", "agent.policy.scanned")
+    assert document["decision"]["policy_version"] == 1
