@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/operations/governance.md",
     "docs/operations/identities.md",
     "docs/operations/node.md",
+    "docs/operations/policy.md",
     "devnet/README.md",
 )
 COMMANDS = dict(every_command())
