@@ -34,10 +34,16 @@ DIRECT_CHECK_TURNS_MAX: Final = 17_280
 
 
 class Relaying:
-    """What a node has to do with observers, itself one or not."""
+    """What a node has to do with observers, itself one or not.
+
+    Raises:
+        AddressError: ``node.net.address``, ``node.net.peer_id``: the setting `announce` is no address of this node.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        announce = node.config.announce
+        self._announce = with_peer_id_untrusted(announce, node.network.own.raw_key) if announce else None
         self.slots = Slots(node.config.observers_max)
         self.server = JoinServer(self.slots, node.replica, self._standing, node.network.remote)
         self._turns = count(1)
@@ -119,12 +125,10 @@ class Relaying:
 
     def _announced(self) -> str | None:
         """Return where others may follow this node; None for one that will be a validator, and one that feeds nobody."""
-        config, network = self._node.config, self._node.network
+        config = self._node.config
         if config.role == "validator" or not self.slots.observers_max or not self._node.multiaddr:
             return None
-        if not config.announce:
-            return self._node.multiaddr
-        return with_peer_id_untrusted(config.announce, network.own.raw_key)
+        return self._announce or self._node.multiaddr
 
     def _certified(self) -> int:
         highest = self._node.checkpoints.highest
