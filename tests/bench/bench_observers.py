@@ -33,8 +33,8 @@ PAUSE_S: Final = 0.5
 BODY_BYTES: Final = 300
 START_AT_ONCE: Final = 10
 START_TIMEOUT_S: Final = 300.0
-SETTLE_S: Final = 12.0
-"""Time for observers to find their places before anything is measured."""
+SETTLE_S: Final = 40.0
+"""Time for observers to find their places before anything is measured, and for connections that found none to be closed."""
 UNLIMITED: Final = 512
 """As many slots as anybody may have: every observer follows validators."""
 
@@ -204,8 +204,8 @@ def bench(add: Callable[[str, float, str, str, int], None], quick: bool) -> None
     """Measure 0, 1, 10 and 50 observers under two limits, and 50 that all follow validators."""
     requests = 10 if quick else 60
     few = [(0, 8), (1, 8), (4, 1)]
-    # With two slots each, ten observers fill them all: what fifty cost then must be the same.
-    plan = few if quick else [(0, 8), (1, 8), (10, 2), (50, 2), (10, 8), (50, 8), (50, UNLIMITED)]
+    # With four slots each, ten observers fill them all: what fifty cost then must be the same.
+    plan = few if quick else [(0, 8), (1, 8), (10, 8), (50, 8), (50, UNLIMITED), (10, 4), (50, 4)]
     alone: Run | None = None
     for observers, limit in plan:
         run = measure(observers, limit, requests)
