@@ -149,8 +149,10 @@ class Execution:
                 "wrong_chain", "the transaction is for another network", self.network.chain_id, transaction.chain_id
             )
         body = transaction.body
-        # What many administrators sign may be longer than what a network lets one person say.
-        if len(transaction.raw) > self.network.transaction_bytes_max and not isinstance(body, Recovery):
+        # What many sign, administrators or validators, may be longer than what a network lets one person say.
+        if len(transaction.raw) > self.network.transaction_bytes_max and not isinstance(
+            body, Recovery | ValidatorSettle
+        ):
             raise _refuse(
                 "too_large",
                 "the transaction is too long for this network",

@@ -6,11 +6,12 @@ import pytest
 
 from ledger import actions, bodies
 from ledger.actions import Administrator
-from ledger.keyspace import organisation_key
+from ledger.keyspace import Table, height_key, organisation_key
 from ledger.limits import NETWORK_LIMITS
 from ledger.records import ProposalRecord, Standing
 from tests.testkit import patches
-from tests.testkit.ledger import Chain, attest_body, key_of, make_genesis, validator
+from tests.testkit.ledger import Chain, attest_body, key_of, make_certificate, make_genesis, validator
+from wire.certificate import encode_commit_certificate
 
 POLICY = actions.SetPolicy("", (("deny", "forbid (principal, action, resource);"),))
 NEW = Administrator("new@gamma", "New", key_of("new").public_key.spki)
@@ -141,6 +142,21 @@ def test_a_suspended_organisation_gets_no_new_node_and_is_suspended_once(chain: 
         assert chain.refused(bodies.ProposalCreate(action, ""), "ada@acme") == f"ledger.proposal.{code}"
     # What brings it back to itself is possible meanwhile.
     chain.adopt(actions.AddAdministrator("gamma", NEW))
+
+
+def test_no_limit_keeps_a_change_of_many_validators_from_its_end() -> None:
+    """All of 50 validators have signed: their certificate alone is longer than the shortest longest transaction."""
+    chain = Chain(make_genesis(validators=50))
+    chain.adopt(actions.SetLimits(4096, 65536, 2))
+    chain.adopt(actions.RemoveValidator("v50"))
+    block = chain.blocks[-1]
+    certificate = make_certificate(chain.genesis.chain_id, chain.node_keys, block)
+    row = (Table.CERTIFICATE, height_key(block.header.height))
+    chain.store.apply({row: encode_commit_certificate(certificate)})
+    settlement = chain.sign_settlement()
+    assert len(settlement.raw) > 4096
+    chain.commit(settlement)
+    assert len(chain.view.validators().validators) == 49
 
 
 def test_limits_count_from_the_next_block_on(chain: Chain) -> None:
