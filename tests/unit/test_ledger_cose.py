@@ -260,6 +260,7 @@ def test_the_form_is_strict(chain: Chain) -> None:
         change_one(data, lambda _, header: header.update({15: {1: "somebody"}})),
         change_one(data, lambda _, header: header.update({15: 1})),
         change_one(data, lambda _, header: header.update({5: 1})),
+        change_one(data, lambda _, header: header.update({2: [99], 99: 1})),
         change_one(data, lambda parts, _: parts.__setitem__(1, {})),
         change_one(data, lambda parts, _: parts.__setitem__(1, {396: {}})),
         change_one(data, lambda parts, _: parts.__setitem__(1, {396: {-1: []}})),

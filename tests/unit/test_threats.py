@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.gallery import get_template, with_templates
 from agent.policy_text import default_policy_set
 from agent.results import ResultCode
 from ledger import actions
+from provenance.patchfile import build_patch_file
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, TARGET, World, read_tree
 from tests.testkit.cli import refused
@@ -83,6 +85,18 @@ async def test_every_hostile_patch_file_is_refused_and_changes_nothing(world: Wo
     ]
     assert len(hostile) > 20
     await refuse_all(world, hostile)
+
+
+async def test_a_result_other_than_the_signed_one_is_refused(world: World) -> None:
+    """What a diff leaves of a file follows from the file too: here its author promises another content."""
+    metadata, diff = patches.make_metadata()
+    (component,) = metadata.affected_components
+    assert component.post is not None
+    promised = replace(component, post=replace(component.post, sha256="5a" * 32))
+    data = build_patch_file(replace(metadata, affected_components=(promised,)), diff, patches.ALICE)
+    await refuse_all(
+        world, [("another content", world.release(data), ResultCode.APPLY_FAILED, "agent.apply.post_image")]
+    )
 
 
 # Oversize
