@@ -54,14 +54,14 @@ def what_if(  # noqa: PLR0917 - one parameter for each option
 
     policy_set = load_set(session, source)
     engine = PolicyEngine(check_policy_set(policy_set.schema, policy_set.policies))
-    rows, history_start = [], 0
+    rows: list[dict[str, Any]] = []
+    history_start = 0
     since_ms = 0 if days is None else _newest_ms(session) - days * _DAY_MS
     with Progress("decisions judged", 0, shown=not session.output.as_json) as progress:
-        for document, start in _decisions(session, from_, to, host):
-            history_start = start
-            if document["time_ms"] >= since_ms:
-                rows.append(_judge(engine, document))
-                progress.update(len(rows))
+        for page in _pages(session, from_, to, host):
+            history_start = page["history_start"]
+            rows += [_judge(engine, each) for each in page["decisions"] if each["time_ms"] >= since_ms]
+            progress.update(len(rows))
     counts = {what: sum(row["change"] == what for row in rows) for what in (ALLOWED_THEN, DENIED_THEN, SAME, UNKNOWN)}
     answer = {
         "set": policy_set.label,
@@ -82,17 +82,14 @@ def _newest_ms(session: Session) -> int:
     return int(newest["time_ms"])
 
 
-def _decisions(
-    session: Session, from_: int | None, to: int | None, host: str | None
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the decisions page by page, and below which height the node keeps none."""
+def _pages(session: Session, from_: int | None, to: int | None, host: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the node's answers: decisions, and below which height it keeps none. The last one is empty."""
     height, after = from_, None
     while True:
-        page = session.client().call(
+        page: dict[str, Any] = session.client().call(
             "policy.decisions", **{"from": height, "after": after, "to": to, "host": host, "limit": PAGE}
         )
-        for document in page["decisions"]:
-            yield document, page["history_start"]
+        yield page
         if not page["decisions"]:
             return
         last = page["decisions"][-1]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -339,3 +343,31 @@ def test_whatever_stands_in_the_facts_they_are_refused_or_judged(
     verdict = engine.evaluate(facts)
     assert verdict.allowed == bool(verdict.allowed_by)
     assert verdict.allowed == (not verdict.forbidden_by)
+
+
+_EVALUATE = """
+from agent.decision import make_decision
+from agent.gallery import list_templates, with_templates
+from agent.pipeline import encode_decision
+from agent.policy import PolicyEngine
+from agent.policy_text import check_policy_set
+from agent.sample_facts import FULL_FACTS
+from wire.hashing import sha256
+policies = with_templates(list_templates())
+verdict = PolicyEngine(check_policy_set(*policies)).evaluate(FULL_FACTS)
+print(len(verdict.forbidden_by), sha256(encode_decision(make_decision(verdict, FULL_FACTS, (), 1, bytes(32)))).hex())
+"""
+
+
+def test_every_process_comes_to_the_same_bytes(repository_root: Path) -> None:
+    """Sets and dictionaries have another order in each process; a decision has not."""
+    said = set()
+    for seed in ("0", "1", "4711"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(repository_root)}
+        done = subprocess.run(
+            [sys.executable, "-c", _EVALUATE], env=environment, capture_output=True, text=True, check=True
+        )
+        said.add(done.stdout)
+    (answer,) = said
+    # Many rules forbid, so their order had every chance to differ.
+    assert int(answer.split()[0]) > 5

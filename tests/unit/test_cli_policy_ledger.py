@@ -21,7 +21,7 @@ from agent.policy_text import check_policy_set, default_policy_set
 from agent.sample_facts import SAMPLE_FACTS
 from ledger import bodies
 from ledger.actions import SetPolicy, SetPolicyCases, SetThreshold
-from ledger.block import ZERO_DIGEST
+from ledger.block import ZERO_DIGEST, Block
 from ledger.bodies import ProposalCreate
 from ledger.governance_story import find_story
 from ledger.records import hash_policy
@@ -50,11 +50,12 @@ class PolicyNode:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
+        self.kept: StateView | None = None
         self.methods = PolicyServices(SimpleNamespace(replica=SimpleNamespace(view=self._view))).methods()  # type: ignore[arg-type]
 
     @contextmanager
     def _view(self) -> Iterator[StateView]:
-        yield self.chain.view
+        yield self.kept or self.chain.view
 
     def call(self, method: str, **params: Any) -> Any:
         view = self.chain.view
@@ -116,7 +117,8 @@ def replace_approvals() -> Any:
 def outcome(  # noqa: PLR0917 - what differs between outcomes, in their order
     counter: int, previous: bytes, patch: bytes, intent: bytes | None, result: str, detail: bytes
 ) -> bodies.DeploymentOutcome:
-    return bodies.DeploymentOutcome(counter, previous, "app", patch, intent, result, ZERO_DIGEST, ZERO_DIGEST, detail)
+    after = b"\1" * 32 if result == "SUCCESS" else ZERO_DIGEST
+    return bodies.DeploymentOutcome(counter, previous, "app", patch, intent, result, ZERO_DIGEST, after, detail)
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +239,26 @@ def test_pages_of_decisions_neither_repeat_nor_skip(node: PolicyNode) -> None:
     whole = node.call("policy.decisions")["decisions"]
     assert found == [each["deployment_id"] for each in whole]
     assert [each["decision"] is None for each in whole] == [False, False, True]
+
+
+class PrunedView(StateView):
+    """A replica that keeps no blocks."""
+
+    def block(self, height: int) -> Block | None:
+        return None
+
+    @property
+    def history_start(self) -> int:
+        return self.height
+
+
+def test_node_that_has_pruned_its_blocks_says_so(node: PolicyNode, chain: Chain) -> None:
+    whole = node.call("policy.decisions")["decisions"]
+    node.kept = PrunedView(chain.store)
+    document = run_json("policy", "what-if", "current")
+    assert (document["decisions"], document["history_start"]) == (0, chain.height)
+    assert f"keeps no decisions below height {chain.height}" in run("policy", "what-if", "current").out
+    assert refused("policy", "explain", "--deployment", whole[0]["deployment_id"], code=3) == "ledger.history.pruned"
 
 
 # -- explaining --------------------------------------------------------------------------------------------------------
