@@ -74,6 +74,11 @@ class Files:
         self._step("link", path)
         os.link(path, path, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
 
+    def make_link(self, target: bytes, path: Path, *, dir_fd: int | None = None) -> None:
+        """Create a symbolic link. Raises OSError."""
+        self._step("symlink", path)
+        os.symlink(target, path, dir_fd=dir_fd)
+
     def exchange(self, one: Path, other: Path) -> None:
         """Swap two names in one step: nobody ever sees neither, or both alike. Raises OSError."""
         self._step("exchange", one)

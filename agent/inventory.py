@@ -21,8 +21,8 @@ from typing import Final, NamedTuple
 
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX
-from provenance.diff_model import MODE_EXECUTABLE, MODE_REGULAR
-from provenance.tree_digest import MODE_LINK, blob_digest, blob_header, tree_digest
+from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR
+from provenance.tree_digest import blob_digest, blob_header, tree_digest
 from wire.hashing import Digest
 
 GIT_DIRECTORY: Final = b".git"

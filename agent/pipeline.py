@@ -238,7 +238,7 @@ class _Run:
         return engine.evaluate(facts)
 
     def _plan(self) -> str:
-        plan = make_plan(self._verified(), self._case.root_fd, self._case.inventory)
+        plan = make_plan(self._verified(), self._case.root_fd, self._case.inventory, self._case.config.allowed)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
 

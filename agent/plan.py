@@ -18,7 +18,7 @@ from agent.files import is_missing
 from agent.inventory import Inventory, read_file
 from provenance.components import FileImage
 from provenance.diff_apply import apply_diff
-from provenance.diff_model import FileState
+from provenance.diff_model import MODE_LINK, Allowance, FileState
 from provenance.verify import VerifiedPatch
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -44,20 +44,30 @@ class Plan:
     """One for each touched path, sorted by path."""
     pre_images: Mapping[bytes, FileImage | None]
     """Digest and mode of every touched path before; None where nothing may be."""
+    removes_directories: bool = False
+    """Whether directories that the patch empties are removed; otherwise they stay, empty."""
 
 
-def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) -> Plan:
+def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed: tuple[Allowance, ...] = ()) -> Plan:
     """Return the plan of a verified patch for the tree that `inventory` describes.
 
+    Args:
+        patch: What its author signed.
+        root_fd: The target's root, open.
+        inventory: The target as it is.
+        allowed: What the target's operator lets patches do besides changing text.
+
     Raises:
-        ApplyRefusedError: ``agent.apply.pre_image``, ``agent.apply.post_image``, ``agent.apply.link``, ``agent.apply.not_a_file``,
-            ``agent.apply.hard_link``, ``agent.apply.special_mode``.
+        ApplyRefusedError: ``agent.apply.not_allowed``, ``agent.apply.pre_image``, ``agent.apply.post_image``, ``agent.apply.link``,
+            ``agent.apply.not_a_file``, ``agent.apply.hard_link``, ``agent.apply.special_mode``.
         provenance.errors.ApplyRefusedError: ``provenance.apply.*``.
         ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
     """
+    _check_allowed(patch.metadata.allowances, allowed)
+    links = Allowance.SYMLINK in patch.metadata.allowances
     expected = _images(patch, before=True)
     promised = _images(patch, before=False)
-    pre = {path: _read_state(root_fd, inventory, path) for path in patch.diff.paths}
+    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in patch.diff.paths}
     for path, state in pre.items():
         _check_image("pre_image", path, state, expected[path])
     post = apply_diff(patch.diff, pre)
@@ -69,7 +79,8 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) -> Plan:
     )
     for change in changes:
         _check_preservable(change, inventory)
-    return Plan(changes, {path.encode(): image for path, image in expected.items()})
+    images = {path.encode(): image for path, image in expected.items()}
+    return Plan(changes, images, Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
 
 
 def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
@@ -80,7 +91,8 @@ def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
         ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
     """
     for path, image in plan.pre_images.items():
-        _check_image("pre_image", path.decode(), _read_state(root_fd, inventory, path.decode()), image)
+        links = image is not None and image.mode == MODE_LINK
+        _check_image("pre_image", path.decode(), _read_state(root_fd, inventory, path.decode(), links=links), image)
 
 
 def _images(patch: VerifiedPatch, *, before: bool) -> dict[str, FileImage | None]:
@@ -97,8 +109,20 @@ def _images(patch: VerifiedPatch, *, before: bool) -> dict[str, FileImage | None
     return images
 
 
-def _read_state(root_fd: int, inventory: Inventory, path: str) -> FileState | None:
-    """Return the file at `path`, or None when nothing is there."""
+def _check_allowed(wanted: tuple[Allowance, ...], allowed: tuple[Allowance, ...]) -> None:
+    for each in wanted:
+        if each not in allowed:
+            raise ApplyRefusedError(
+                "agent.apply.not_allowed",
+                f"the patch needs an allowance that this target does not give: {each.value}",
+                expected=", ".join(allowed) or "none",
+                actual=each.value,
+                hint="the target's operator decides: agent target allow",
+            )
+
+
+def _read_state(root_fd: int, inventory: Inventory, path: str, *, links: bool) -> FileState | None:
+    """Return the file at `path`, or None when nothing is there; a link only where the patch may be about one."""
     raw = path.encode()
     _check_directories(root_fd, raw)
     try:
@@ -107,9 +131,15 @@ def _read_state(root_fd: int, inventory: Inventory, path: str) -> FileState | No
         if is_missing(error):
             return None
         raise ApplyFailedError("agent.target.unreadable", f"{path} cannot be read ({error.strerror})") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise _refuse("link", "the patch names a path that is a symbolic link here", path)
     entry = inventory.entries.get(raw)
+    if stat.S_ISLNK(status.st_mode):
+        if not links:
+            raise _refuse("link", "the patch names a path that is a symbolic link here", path)
+        if entry is None or entry.inode != status.st_ino:
+            raise ApplyFailedError(
+                "agent.target.changing", "a link of the target changes while it is read", actual=path
+            )
+        return FileState(MODE_LINK, os.readlink(raw, dir_fd=root_fd))
     if not stat.S_ISREG(status.st_mode):
         raise _refuse("not_a_file", "the patch names a path that is no regular file here", path)
     if entry is None or entry.inode != status.st_ino:

@@ -54,6 +54,7 @@ class TargetStatus:
             "root": self.config.root,
             "components": list(self.config.components),
             "windows": [window.text for window in self.config.windows],
+            "allowed": [each.value for each in self.config.allowed],
             "frozen": self.config.frozen,
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex(),
@@ -223,7 +224,7 @@ class Registry:
         """Return the status of a new target, whose tree as it is becomes the recorded one.
 
         Args:
-            document: Name, root, components, windows and frozen, as `TargetConfig.to_json` writes them; untrusted.
+            document: Name, root, components, windows, frozen and allowed, as `TargetConfig.to_json` writes them; untrusted.
 
         Raises:
             RejectedError: ``agent.target.*``, ``wire.field.*``.

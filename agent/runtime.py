@@ -250,7 +250,7 @@ class Agent:
         """Return the status of a new target; its tree as it is becomes the baseline, and the ledger is told.
 
         Args:
-            document: ``name``, ``root``, ``components``, ``windows``, ``frozen``; untrusted.
+            document: ``name``, ``root``, ``components``, ``windows``, ``frozen`` and ``allowed``; untrusted.
 
         Raises:
             RejectedError: ``agent.target.*``, ``wire.field.*``.
@@ -294,6 +294,13 @@ class Agent:
         slot = self._registry.get(name)
         async with self._lock(slot):
             await run_blocking(slot.change, replace(slot.config, frozen=frozen))
+
+    async def allow_target(self, name: str, allowed: object) -> None:
+        """Let patches do these things at a target, and no others. Raises TargetRefusedError, StateWriteError."""
+        slot = self._registry.get(name)
+        async with self._lock(slot):
+            config = type(slot.config).from_json_untrusted({**slot.config.to_json(), "allowed": allowed})
+            await run_blocking(slot.change, config)
 
     async def remove_target(self, name: str) -> None:
         """Forget a target; its tree and its history stay. Raises TargetRefusedError, StateWriteError."""

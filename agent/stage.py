@@ -20,7 +20,7 @@ from agent.errors import ApplyFailedError, ApplyRefusedError
 from agent.files import Files
 from agent.inventory import Entry, Inventory, complete_inventory, open_root, scan_tree
 from agent.plan import Plan, PlannedChange
-from provenance.diff_model import MODE_EXECUTABLE
+from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK
 from provenance.tree_digest import blob_digest
 from wire.hashing import Digest
 
@@ -80,6 +80,7 @@ class _Stage:
         self._stage_fd = stage_fd
         self._inventory = inventory
         self._changes = {change.path: change for change in plan.changes}
+        self._removes_directories = plan.removes_directories
 
     def build(self) -> None:
         """Make every directory, link every unchanged file, write every changed one, then give the directories their status."""
@@ -90,7 +91,8 @@ class _Stage:
                 directories[path] = entry
             elif path not in self._changes:
                 self._files.link(path, source_fd=self._root_fd, destination_fd=self._stage_fd)
-        self._remove_emptied(directories)
+        if self._removes_directories:
+            self._remove_emptied(directories)
         for change in self._changes.values():
             if change.post is not None:
                 self._write(change, directories)
@@ -129,6 +131,10 @@ class _Stage:
         source = None if change.inherits is None else self._inventory.entries[change.inherits]
         executable = change.post.mode == MODE_EXECUTABLE
         owner = parent if source is None else source
+        if change.post.mode == MODE_LINK:
+            self._files.make_link(change.post.content, change.path, dir_fd=self._stage_fd)
+            self._own_link(change.path, owner)
+            return
         descriptor = self._files.create(change.path, dir_fd=self._stage_fd)
         try:
             self._files.write(descriptor, change.post.content, change.path)
@@ -158,6 +164,15 @@ class _Stage:
             return
         try:
             self._files.set_owner(descriptor, owner.owner, owner.group, path)
+        except PermissionError as error:
+            raise _ownership(path, owner) from error
+
+    def _own_link(self, path: bytes, owner: Entry) -> None:
+        status = os.lstat(path, dir_fd=self._stage_fd)
+        if (status.st_uid, status.st_gid) == (owner.owner, owner.group):
+            return
+        try:
+            self._files.change_owner(path, owner.owner, owner.group, dir_fd=self._stage_fd)
         except PermissionError as error:
             raise _ownership(path, owner) from error
 

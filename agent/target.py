@@ -26,6 +26,7 @@ from agent.files import Files
 from agent.limits import PATTERNS_MAX, WINDOWS_MAX
 from agent.maintenance import Window, parse_window_untrusted
 from agent.state_file import damaged, read_state, write_state
+from provenance.diff_model import Allowance
 from provenance.limits import COMPONENT_NAME_BYTES_MAX
 from wire.errors import RejectedError
 from wire.fields import as_bool, as_identifier, as_int, as_text
@@ -56,6 +57,8 @@ class TargetConfig:
     """When it may be changed; none means always."""
     frozen: bool = False
     """Whether the operator has stopped all changes."""
+    allowed: tuple[Allowance, ...] = ()
+    """What patches may do here besides changing text, sorted; a patch must allow it to itself as well."""
 
     def carries(self, component: str) -> bool:
         """Return whether the target is configured to carry `component`."""
@@ -79,6 +82,7 @@ class TargetConfig:
             "components": list(self.components),
             "windows": [window.text for window in self.windows],
             "frozen": self.frozen,
+            "allowed": [each.value for each in self.allowed],
         }
 
     @classmethod
@@ -100,6 +104,8 @@ class TargetConfig:
             components=tuple(as_text(each, "components", COMPONENT_NAME_BYTES_MAX, 1) for each in components),
             windows=tuple(parse_window_untrusted(as_text(each, "windows", 64)) for each in windows),
             frozen=as_bool(document.get("frozen"), "frozen"),
+            # A target of before there were allowances has none.
+            allowed=_as_allowances(document.get("allowed", [])),
         )
 
 
@@ -251,6 +257,18 @@ class TargetStore:
     def keep_patch(self, patch_id: str, data: bytes) -> None:
         """Make the patch file durable under its id. Raises OSError."""
         self._files.replace(self.patch_path(patch_id), data)
+
+
+def _as_allowances(value: object) -> tuple[Allowance, ...]:
+    known = {each.value: each for each in Allowance}
+    if not isinstance(value, list | tuple) or any(not isinstance(each, str) or each not in known for each in value):
+        raise TargetRefusedError(
+            "agent.target.allowance",
+            "a target allows a list of the known allowances",
+            expected=", ".join(known),
+            actual=value,
+        )
+    return tuple(sorted({known[each] for each in value}))
 
 
 def _as_root(value: object) -> str:

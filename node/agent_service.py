@@ -95,6 +95,7 @@ class AgentService:
             "agent.target.show": self.target_show,
             "agent.target.adopt": self.target_adopt,
             "agent.target.freeze": self.target_freeze,
+            "agent.target.allow": self.target_allow,
             "agent.target.remove": self.target_remove,
             "agent.split.list": self.split_list,
             "agent.split.settle": self.split_settle,
@@ -136,6 +137,7 @@ class AgentService:
             "components": params.get("components"),
             "windows": params.get("windows") or [],
             "frozen": as_flag(params, "frozen"),
+            "allowed": params.get("allowed") or [],
         }
         return (await self._agent.add_target(document)).to_json()
 
@@ -157,6 +159,12 @@ class AgentService:
         name, frozen = as_name(params, "target"), as_flag(params, "frozen", default=True)
         await self._agent.freeze_target(name, frozen=frozen)
         return {"target": name, "frozen": frozen}
+
+    async def target_allow(self, params: Params) -> Document:
+        """Let patches do these things at a target besides changing text, and no others."""
+        name, allowed = as_name(params, "target"), params.get("allowed") or []
+        await self._agent.allow_target(name, allowed)
+        return {"target": name, "allowed": allowed}
 
     async def target_remove(self, params: Params) -> Document:
         """Forget a target; its tree and its history stay."""

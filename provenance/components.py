@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from provenance.diff_model import MODES, ChangeKind, Diff, FileChange, FileState
+from provenance.diff_model import MODE_LINK, MODES, Allowance, BinaryPart, ChangeKind, Diff, FileChange, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import DiffRefusedError, InvalidMetadataError, refuse_as
 from provenance.limits import COMPONENT_NAME_BYTES_MAX, COMPONENTS_MAX
@@ -32,18 +32,18 @@ from wire.hashing import sha256
 
 _IMAGE_MEMBERS: Final = frozenset({"sha256", "mode"})
 _COMPONENT_MEMBERS: Final = frozenset({"name", "path", "previous_path", "change", "pre", "post"})
-_MODE_TEXTS: Final = tuple(f"{mode:06o}" for mode in MODES)
+_MODE_TEXTS: Final = tuple(f"{mode:06o}" for mode in (*MODES, MODE_LINK))
 _PURL: Final = re.compile(r"pkg:[a-z][a-z0-9.+-]*/[!-~]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class FileImage:
-    """One regular file at one moment, by digest."""
+    """One regular file, or symbolic link, at one moment, by digest."""
 
     sha256: str
-    """Of its content, 64 hexadecimal digits."""
+    """Of its content (of a link: its target), 64 hexadecimal digits."""
     mode: int
-    """One of `MODES`."""
+    """One of `MODES`, or `MODE_LINK`."""
 
     @classmethod
     def of(cls, state: FileState) -> FileImage:
@@ -179,6 +179,23 @@ def describe_components(
     return tuple(sorted(components, key=lambda component: component.path.encode()))
 
 
+def check_allowances(allowances: tuple[Allowance, ...], diff: Diff) -> None:
+    """Return when the author allows nothing that the diff has no use for; what it needs and does not have, its parser has refused.
+
+    Raises:
+        InvalidMetadataError: ``provenance.metadata.allowance_unused``.
+    """
+    useful = set(diff.needs)
+    if any(change.kind in (ChangeKind.DELETE, ChangeKind.RENAME) and "/" in change.paths[0] for change in diff.files):
+        useful.add(Allowance.REMOVE_DIRECTORY)
+    if unused := sorted(set(allowances) - useful):
+        raise InvalidMetadataError(
+            "provenance.metadata.allowance_unused",
+            "the metadata allow something that the diff does not do",
+            actual=unused[0].value,
+        )
+
+
 def check_components(components: tuple[AffectedComponent, ...], diff: Diff) -> None:
     """Return when the components are those of the diff: paths, kinds, modes, and the digests that the diff determines.
 
@@ -209,15 +226,26 @@ def _check_component(component: AffectedComponent, change: FileChange) -> None:
         demanded = f"{change.kind} from {previous_path}" if previous_path else change.kind
         raise _disagree("component_change", path, "the change is not the diff's", demanded, found)
     _check_modes(component, change)
-    if component.pre and component.post:
+    if change.binary is not None:
+        _check_binary(component, change.binary)
+    elif component.pre and component.post:
         # Without hunks the content stays; hunks that leave it as it was would say nothing and are refused.
-        if (component.pre.sha256 == component.post.sha256) != (not change.hunks):
+        if (component.pre.sha256 == component.post.sha256) != (not change.changes_content):
             raise _disagree("component_digest", path, "the digests before and after do not fit the hunks", None, None)
     # An added file is all there in the diff, a deleted one too.
     elif component.post and component.post.sha256 != (digest := _content_digest(change, b"+")):
         raise _disagree("component_digest", path, "post is not the added file's digest", digest, component.post.sha256)
     elif component.pre and component.pre.sha256 != (digest := _content_digest(change, b"-")):
         raise _disagree("component_digest", path, "pre is not the deleted file's digest", digest, component.pre.sha256)
+
+
+def _check_binary(component: AffectedComponent, binary: tuple[BinaryPart, BinaryPart]) -> None:
+    """Refuse images that are not the two contents that stand in the diff."""
+    for image, part, member in zip((component.pre, component.post), binary, ("pre", "post"), strict=True):
+        if image and image.sha256 != (digest := sha256(part.content).hex()):
+            raise _disagree(
+                "component_digest", component.path, f"{member} is not the content's digest", digest, image.sha256
+            )
 
 
 def _check_modes(component: AffectedComponent, change: FileChange) -> None:
@@ -228,6 +256,10 @@ def _check_modes(component: AffectedComponent, change: FileChange) -> None:
             raise _disagree(
                 "component_mode", component.path, f"{member}.mode is not the diff's", f"{mode:06o}", f"{image.mode:06o}"
             )
+    if not change.is_link and any(image and image.mode == MODE_LINK for image in (pre, post)):
+        raise _disagree(
+            "component_mode", component.path, "the diff does not say that it is a link", None, f"{MODE_LINK:06o}"
+        )
     if pre and post and change.old_mode == change.new_mode and pre.mode != post.mode:
         raise _disagree(
             "component_mode",

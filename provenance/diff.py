@@ -2,6 +2,7 @@
 
 Accepted is what `git diff` prints for text: modified, added, deleted and renamed files with modes 100644 and 100755. Whatever two of
 git, GNU patch and busybox patch read differently is refused, as is every text that the printed form does not give back byte for byte.
+Binary content and symbolic links are read only with an `Allowance`.
 The reader goes once over the lines; all its work is linear in the size of the text.
 
 ======================  =======================================================
@@ -11,6 +12,7 @@ module                  holds
 ``diff_paths``          which path names are allowed
 ``diff_reader``         the lines and the place in them
 ``diff_hunks``          the reader of hunks
+``diff_binary``         the reader of binary content
 ``diff`` (this one)     the reader of sections; also the door to the values
 ``diff_apply``          the exact application to pre-images
 ``diff_match``          which lines of two files differ
@@ -24,11 +26,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from provenance.diff_binary import BINARY_BYTES_MAX, begins_binary, read_binary
 from provenance.diff_hunks import read_hunks
 from provenance.diff_model import (
     MODE_EXECUTABLE,
+    MODE_LINK,
     MODE_REGULAR,
     MODES,
+    Allowance,
+    BinaryPart,
     ChangeKind,
     Diff,
     FileChange,
@@ -37,7 +43,7 @@ from provenance.diff_model import (
     name_tail,
     print_diff,
 )
-from provenance.diff_paths import check_no_nesting, decode_path_untrusted
+from provenance.diff_paths import check_link_target, check_no_nesting, decode_path_untrusted
 from provenance.diff_reader import Reader, refusal
 from provenance.errors import DiffRefusedError
 from wire.limits import PATCH_FILE_BYTES_MAX
@@ -45,7 +51,9 @@ from wire.limits import PATCH_FILE_BYTES_MAX
 __all__ = [
     "MODES",
     "MODE_EXECUTABLE",
+    "MODE_LINK",
     "MODE_REGULAR",
+    "Allowance",
     "ChangeKind",
     "Diff",
     "FileChange",
@@ -74,13 +82,17 @@ _EMPTY_BLOBS: Final = (
 """Git's names of empty content, with SHA-1 and with SHA-256."""
 
 
-def parse_diff_untrusted(data: bytes) -> Diff:
+_NOTHING: Final[frozenset[Allowance]] = frozenset()
+
+
+def parse_diff_untrusted(data: bytes, allowed: frozenset[Allowance] = _NOTHING) -> Diff:
     """Return the diff that `data` is, whole: nothing stands before, between or after its sections.
 
     The caller must still compare pre-images: a diff says nothing about the tree that it is meant for.
 
     Args:
         data: The diff's bytes, at most `DIFF_BYTES_MAX`, from `diff --git ` up to and including the last newline.
+        allowed: What its author allows it to hold besides text.
 
     Returns:
         A diff for which `print_diff` gives `data` again.
@@ -113,9 +125,11 @@ def parse_diff_untrusted(data: bytes) -> Diff:
     reader = Reader(lines)
     files: list[FileChange] = []
     touched: set[str] = set()
+    room = BINARY_BYTES_MAX
     while not reader.at_end:
         at = reader.number
-        change = _read_section(reader)
+        change = _read_section(reader, allowed, room)
+        room -= sum(len(part.content) for part in change.binary or ())
         for path in change.paths:
             if path in touched:
                 raise refusal("duplicate_path", "two sections touch one path", at, actual=path)
@@ -134,11 +148,12 @@ def parse_diff_untrusted(data: bytes) -> Diff:
     return diff
 
 
-def _read_section(reader: Reader) -> FileChange:
-    """Read one section, header and hunks."""
+def _read_section(reader: Reader, allowed: frozenset[Allowance], room: int) -> FileChange:
+    """Read one section, header and content."""
     at = reader.number
     names = reader.demand(b"diff --git ", "a section begins with 'diff --git '")
-    kind, old_mode, new_mode = _read_modes(reader)
+    links = Allowance.SYMLINK in allowed
+    kind, old_mode, new_mode = _read_modes(reader, links=links)
     similarity: int | None = None
     if reader.line.startswith(b"similarity index "):
         if kind is not ChangeKind.MODIFY:
@@ -150,18 +165,23 @@ def _read_section(reader: Reader) -> FileChange:
         raise refusal("header_order", "'similarity index' stands before 'rename from'", reader.number)
     else:
         old = new = _split_names(names, at)
-    blobs, index_mode = _read_index(reader, kind)
+    blobs, index_mode = _read_index(reader, kind, links=links)
     if index_mode is not None:
         if old_mode is not None or kind not in (ChangeKind.MODIFY, ChangeKind.RENAME):
             raise refusal("index_line", "an index line names a mode only where no other line does", reader.number - 1)
         old_mode = new_mode = index_mode
     hunks: tuple[Hunk, ...] = ()
-    if reader.line.startswith((b"--- ", b"@@ ", b"+++ ")):
+    binary: tuple[BinaryPart, BinaryPart] | None = None
+    if Allowance.BINARY in allowed and begins_binary(reader):
+        binary = read_binary(reader, blobs, room)
+    elif reader.line.startswith((b"--- ", b"@@ ", b"+++ ")):
         _read_name_line(reader, b"--- ", b"a/", None if kind is ChangeKind.ADD else old)
         _read_name_line(reader, b"+++ ", b"b/", None if kind is ChangeKind.DELETE else new)
         hunks = read_hunks(reader, kind)
     elif not reader.at_end and not reader.line.startswith(b"diff --git "):
         raise reader.unexpected("after its header a section goes on with '--- ', or ends")
+    if binary is not None and not reader.at_end and not reader.line.startswith(b"diff --git "):
+        raise reader.unexpected("a binary change ends its section")
     change = FileChange(
         kind=kind,
         old_path=None if kind is ChangeKind.ADD else old,
@@ -171,17 +191,20 @@ def _read_section(reader: Reader) -> FileChange:
         similarity=similarity,
         blobs=blobs,
         hunks=hunks,
+        binary=binary,
     )
     _check_substance(change, at)
+    if change.is_link:
+        _check_link(change, at)
     return change
 
 
-def _read_modes(reader: Reader) -> tuple[ChangeKind, int | None, int | None]:
+def _read_modes(reader: Reader, *, links: bool) -> tuple[ChangeKind, int | None, int | None]:
     """Read the lines that say what happens to the file and its mode; none of them: modified, mode not said."""
     if (text := reader.take(b"new file mode ")) is not None:
-        return ChangeKind.ADD, None, _parse_mode(text, reader.number - 1)
+        return ChangeKind.ADD, None, _parse_mode(text, reader.number - 1, links=links)
     if (text := reader.take(b"deleted file mode ")) is not None:
-        return ChangeKind.DELETE, _parse_mode(text, reader.number - 1), None
+        return ChangeKind.DELETE, _parse_mode(text, reader.number - 1, links=links), None
     if (text := reader.take(b"old mode ")) is not None:
         old = _parse_mode(text, reader.number - 1)
         new = _parse_mode(reader.demand(b"new mode ", "'new mode' follows 'old mode'"), reader.number - 1)
@@ -191,13 +214,18 @@ def _read_modes(reader: Reader) -> tuple[ChangeKind, int | None, int | None]:
     return ChangeKind.MODIFY, None, None
 
 
-def _parse_mode(text: bytes, line: int) -> int:
+def _parse_mode(text: bytes, line: int, *, links: bool = False) -> int:
     if _MODE.fullmatch(text) is None:
         raise refusal("mode", "a mode has six octal digits", line, actual=text)
     mode = int(text, 8)
+    if links and mode == MODE_LINK:
+        return mode
     if mode & 0o170000 != 0o100000:
         raise refusal(
-            "file_type", "only regular files are accepted, no links, submodules or directories", line, actual=text
+            "file_type",
+            "only regular files are accepted, and links where the author allows them (symlink)",
+            line,
+            actual=text,
         )
     if mode not in MODES:
         raise refusal("mode", "a mode is 100644 or 100755", line, actual=text)
@@ -216,7 +244,7 @@ def _read_rename(reader: Reader) -> tuple[int, str, str]:
     return int(text[:-1]), old, new
 
 
-def _read_index(reader: Reader, kind: ChangeKind) -> tuple[tuple[str, str] | None, int | None]:
+def _read_index(reader: Reader, kind: ChangeKind, *, links: bool) -> tuple[tuple[str, str] | None, int | None]:
     """Read the optional index line: both blob names and the mode."""
     text = reader.take(b"index ")
     if text is None:
@@ -233,7 +261,7 @@ def _read_index(reader: Reader, kind: ChangeKind) -> tuple[tuple[str, str] | Non
         )
     if old == new:
         raise refusal("index_line", "an index line names two contents", line, actual=text)
-    return (old, new), None if match[3] is None else _parse_mode(match[3], line)
+    return (old, new), None if match[3] is None else _parse_mode(match[3], line, links=links)
 
 
 def _read_name_line(reader: Reader, marker: bytes, prefix: bytes, path: str | None) -> None:
@@ -279,22 +307,34 @@ def _check_substance(change: FileChange, line: int) -> None:
     """Raise unless the section's parts fit each other: something changes, and no line speaks of content that stays."""
     match change.kind:
         case ChangeKind.ADD | ChangeKind.DELETE:
-            if not change.hunks:
+            if not change.changes_content:
                 _check_empty(change, line)
         case ChangeKind.MODIFY:
-            if not change.hunks and change.old_mode == change.new_mode:
+            if not change.changes_content and change.old_mode == change.new_mode:
                 raise refusal("no_change", "a section changes something", line)
-            if change.blobs is not None and not change.hunks:
+            if change.blobs is not None and not change.changes_content:
                 raise refusal("index_line", "an index line stands only where content changes", line)
         case ChangeKind.RENAME:
-            if (change.similarity == 100) == bool(change.hunks):
+            if (change.similarity == 100) == change.changes_content:
                 raise refusal("similarity", "a rename has hunks exactly if its similarity is below 100%", line)
-            if change.blobs is not None and not change.hunks:
+            if change.blobs is not None and not change.changes_content:
                 raise refusal("index_line", "an index line stands only where content changes", line)
-    if not change.hunks and any(" " in path for path in change.paths):
+    if not change.changes_content and any(" " in path for path in change.paths):
         raise refusal(
             "name_space", "GNU patch does not find a name with a space in a section without '---' and '+++'", line
         )
+
+
+def _check_link(change: FileChange, line: int) -> None:
+    """Raise unless a section about a link shows the targets whole, and the one it is to have is below the root."""
+    if change.kind is ChangeKind.RENAME or change.binary is not None or len(change.hunks) != 1:
+        raise refusal("link_form", "a link is added, changed or deleted by one hunk with its whole target", line)
+    lines = change.hunks[0].lines
+    expected = {ChangeKind.ADD: (b"+",), ChangeKind.DELETE: (b"-",)}.get(change.kind, (b"-", b"+"))
+    if tuple(each[:1] for each in lines) != expected or any(each.endswith(b"\n") for each in lines):
+        raise refusal("link_form", "a link's target is one line without newline", line)
+    if lines[-1][:1] == b"+":
+        check_link_target(lines[-1][1:], change.path, line=line)
 
 
 def _check_empty(change: FileChange, line: int) -> None:

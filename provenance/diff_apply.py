@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from provenance.diff_hunks import CONTEXT_LINES
-from provenance.diff_model import MODES, ChangeKind, Diff, FileChange, FileState, Hunk
+from provenance.diff_model import MODE_LINK, MODES, ChangeKind, Diff, FileChange, FileState, Hunk
 from provenance.errors import ApplyRefusedError
 
 
@@ -52,10 +52,10 @@ def _apply_change(change: FileChange, pre: Mapping[str, FileState | None]) -> di
     if change.kind is ChangeKind.ADD:
         if pre[path] is not None:
             raise _refusal("exists", "a file to add is already there", path)
-        return {path: FileState(_demand_mode(change.new_mode), _apply_hunks(change.hunks, b"", path))}
+        return {path: FileState(_demand_mode(change.new_mode), _apply_content(change, b"", path))}
     old_path = change.paths[0]
     state = _demand_state(pre[old_path], change.old_mode, old_path)
-    content = _apply_hunks(change.hunks, state.content, old_path)
+    content = _apply_content(change, state.content, old_path)
     mode = state.mode if change.new_mode is None else change.new_mode
     match change.kind:
         case ChangeKind.DELETE:
@@ -76,7 +76,7 @@ def _demand_state(state: FileState | None, mode: int | None, path: str) -> FileS
     """Return the pre-image's state, with the mode that the diff claims if it claims one."""
     if state is None:
         raise _refusal("absent", "a file to change is not there", path)
-    if state.mode not in MODES:
+    if state.mode not in MODES and (state.mode, mode) != (MODE_LINK, MODE_LINK):
         raise _refusal(
             "mode", "only regular files with mode 100644 or 100755 are changed", path, actual=f"{state.mode:06o}"
         )
@@ -95,6 +95,16 @@ def _demand_mode(mode: int | None) -> int:
     if mode is None:  # pragma: no cover - a parsed addition always carries its mode
         raise AssertionError("an addition carries a mode")
     return mode
+
+
+def _apply_content(change: FileChange, content: bytes, path: str) -> bytes:
+    """Return the content after the section, whichever way it says it."""
+    if change.binary is None:
+        return _apply_hunks(change.hunks, content, path)
+    before, after = change.binary
+    if content != before.content:
+        raise _refusal("mismatch", "the file has the binary content that the diff expects", path)
+    return after.content
 
 
 def _apply_hunks(hunks: tuple[Hunk, ...], content: bytes, path: str) -> bytes:

@@ -37,6 +37,8 @@ class LintRule(StrEnum):
     """A line ends with CR LF: `git am` strips the CR unless it is told `--keep-cr`."""
     BUSYBOX = "busybox"
     """busybox patch leaves another result, or none."""
+    GNU_PATCH = "gnu_patch"
+    """GNU patch leaves the section out, with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,15 @@ def lint_diff(diff: Diff, pre: Mapping[str, FileState | None] | None = None) -> 
 def _count_lines(change: FileChange) -> int:
     """Return the number of text lines of a section."""
     lacking = sum(not line.endswith(b"\n") for hunk in change.hunks for line in hunk.lines)
-    return print_header(change).count(b"\n") + sum(1 + len(hunk.lines) for hunk in change.hunks) + lacking
+    binary = sum(2 + part.encoded.count(b"\n") for part in change.binary or ()) + (change.binary is not None)
+    return print_header(change).count(b"\n") + binary + sum(1 + len(hunk.lines) for hunk in change.hunks) + lacking
 
 
 def _lint_change(change: FileChange, line: int, pre: Mapping[str, FileState | None] | None) -> Iterator[Finding]:
     for message in _lint_for_busybox(change):
         yield Finding(LintRule.BUSYBOX, change.path, line, message)
+    if change.binary is not None:
+        yield Finding(LintRule.GNU_PATCH, change.path, line, "GNU patch does not apply binary changes")
     state = None if pre is None else pre.get(change.paths[0])
     lines = None if state is None else split_lines(state.content)
     done = 0
@@ -141,6 +146,10 @@ def _lint_change(change: FileChange, line: int, pre: Mapping[str, FileState | No
 
 def _lint_for_busybox(change: FileChange) -> Iterator[str]:
     """Yield what busybox patch (measured: 1.35) cannot do."""
+    if change.binary is not None:
+        yield "busybox patch does not apply binary changes, and says nothing"
+    if change.is_link:
+        yield "busybox patch makes a file of a link"
     match change.kind:
         case ChangeKind.RENAME:
             yield "busybox patch does not rename"

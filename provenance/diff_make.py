@@ -6,7 +6,6 @@ before it is returned, so a caller never holds a diff that says something else t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,9 +13,10 @@ from typing import Final
 
 from provenance.diff import parse_diff_untrusted
 from provenance.diff_apply import apply_diff, split_lines
+from provenance.diff_binary import blob_name, make_part
 from provenance.diff_hunks import CONTEXT_LINES
 from provenance.diff_match import Edit, find_edits
-from provenance.diff_model import MODES, ChangeKind, Diff, FileChange, FileState, Hunk, print_diff
+from provenance.diff_model import MODE_LINK, MODES, Allowance, ChangeKind, Diff, FileChange, FileState, Hunk, print_diff
 from provenance.diff_paths import check_path
 from provenance.errors import MakeRefusedError
 
@@ -31,6 +31,7 @@ def make_diff(
     pre: Mapping[str, FileState | None],
     post: Mapping[str, FileState | None],
     renames: Mapping[str, str] = _NO_RENAMES,
+    allowed: frozenset[Allowance] = frozenset(),
 ) -> bytes:
     """Return the diff that turns `pre` into `post`; equal states always give equal bytes.
 
@@ -38,6 +39,7 @@ def make_diff(
         pre: State before; a path that is missing here is absent, like one with None.
         post: State after; likewise. A path that stands in neither or is equal in both is not mentioned.
         renames: Old path by new path, for files to show as renamed instead of deleted and added.
+        allowed: What the diff may hold besides text.
 
     Returns:
         A diff that `parse_diff_untrusted` accepts and `apply_diff` turns into exactly `post`.
@@ -48,13 +50,13 @@ def make_diff(
 
     Source: docs/spec/diff.md 6.
     """
-    changes = list(_find_changes(pre, post, renames))
+    changes = list(_find_changes(pre, post, renames, allowed))
     if not changes:
         raise MakeRefusedError("provenance.make.no_change", "both states are equal, so there is nothing to describe")
     changes.sort(key=lambda change: change.path.encode())
     added = sum(change.lines_added for change in changes)
     removed = sum(change.lines_removed for change in changes)
-    diff = parse_diff_untrusted(print_diff(Diff(tuple(changes), b"", added, removed)))
+    diff = parse_diff_untrusted(print_diff(Diff(tuple(changes), b"", added, removed)), allowed)
     given = {path: pre.get(path) for path in diff.paths}
     if apply_diff(diff, given) != {
         path: post.get(path) for path in diff.paths
@@ -64,7 +66,10 @@ def make_diff(
 
 
 def _find_changes(
-    pre: Mapping[str, FileState | None], post: Mapping[str, FileState | None], renames: Mapping[str, str]
+    pre: Mapping[str, FileState | None],
+    post: Mapping[str, FileState | None],
+    renames: Mapping[str, str],
+    allowed: frozenset[Allowance],
 ) -> Iterator[FileChange]:
     renamed: set[str] = set()
     for new_path, old_path in sorted(renames.items()):
@@ -82,11 +87,11 @@ def _find_changes(
                 actual=f"{old_path} to {new_path}",
             )
         renamed |= {old_path, new_path}
-        yield _describe(_Pair(old_path, old, new_path, new))
+        yield _describe(_Pair(old_path, old, new_path, new), allowed)
     for path in sorted({*pre, *post} - renamed):
         old, new = pre.get(path), post.get(path)
         if old != new:
-            yield _describe(_Pair(path, old, path, new))
+            yield _describe(_Pair(path, old, path, new), allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +112,32 @@ class _Pair:
         return ChangeKind.MODIFY if self.old_path == self.new_path else ChangeKind.RENAME
 
 
-def _describe(pair: _Pair) -> FileChange:
+def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
     """Return the section for one file."""
+    links = Allowance.SYMLINK in allowed
+    modes = {state.mode for state in (pair.old, pair.new) if state is not None}
+    if MODE_LINK in modes and (len(modes) > 1 or pair.kind is ChangeKind.RENAME):
+        raise MakeRefusedError(
+            "provenance.make.mode",
+            f"{pair.new_path!a}: a link does not become a file, nor a file a link, nor is it renamed",
+        )
     for path, state in ((pair.old_path, pair.old), (pair.new_path, pair.new)):
         check_path(path)
-        if state is not None and state.mode not in MODES:
+        if state is not None and state.mode not in MODES and not (links and state.mode == MODE_LINK):
             raise MakeRefusedError(
                 "provenance.make.mode", f"{path!a}: a mode is 100644 or 100755", actual=f"{state.mode:06o}"
             )
     old_content = b"" if pair.old is None else pair.old.content
     new_content = b"" if pair.new is None else pair.new.content
-    if old_content != new_content and (b"\0" in old_content or b"\0" in new_content):
+    is_binary = old_content != new_content and (b"\0" in old_content or b"\0" in new_content)
+    if is_binary and Allowance.BINARY not in allowed:
         raise MakeRefusedError(
             "provenance.make.binary",
             f"{pair.new_path!a}: a file with NUL bytes has no text diff",
-            hint="Leave binary files out of the patch; version 1 carries text only.",
+            hint="Leave it out of the patch, or allow binary changes (binary), which only git's tools and the agent apply.",
         )
+    if is_binary:
+        return _describe_binary(pair, old_content, new_content)
     old_lines, new_lines = split_lines(old_content), split_lines(new_content)
     edits = find_edits(old_lines, new_lines)
     kind = pair.kind
@@ -145,11 +160,27 @@ def _describe(pair: _Pair) -> FileChange:
     )
 
 
+def _describe_binary(pair: _Pair, old_content: bytes, new_content: bytes) -> FileChange:
+    """Return the section of a file that is or becomes binary."""
+    kind = pair.kind
+    return FileChange(
+        kind=kind,
+        old_path=None if kind is ChangeKind.ADD else pair.old_path,
+        new_path=None if kind is ChangeKind.DELETE else pair.new_path,
+        old_mode=None if pair.old is None else pair.old.mode,
+        new_mode=None if pair.new is None else pair.new.mode,
+        similarity=0 if kind is ChangeKind.RENAME else None,
+        blobs=(_blob_name(pair.old), _blob_name(pair.new)),
+        hunks=(),
+        binary=(make_part(old_content), make_part(new_content)),
+    )
+
+
 def _blob_name(state: FileState | None) -> str:
     """Return git's SHA-1 name of a content. It helps `git am -3` to find the file; nothing of ours relies on it."""
     if state is None:
         return _BLOB_ABSENT
-    return hashlib.sha1(b"blob %d\0" % len(state.content) + state.content, usedforsecurity=False).hexdigest()
+    return blob_name(state.content, len(_BLOB_ABSENT))
 
 
 def _similarity(old: Sequence[bytes], new: Sequence[bytes], edits: Sequence[Edit]) -> int:

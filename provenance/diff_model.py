@@ -16,10 +16,23 @@ MODE_REGULAR: Final = 0o100644
 MODE_EXECUTABLE: Final = 0o100755
 """An executable regular file."""
 MODES: Final = (MODE_REGULAR, MODE_EXECUTABLE)
-"""The modes that a diff may name; every other one (links, submodules, set-user-id) is refused."""
+"""The modes that a diff may name; every other one (submodules, set-user-id) is refused."""
+MODE_LINK: Final = 0o120000
+"""A symbolic link, whose content is its target: only with `Allowance.SYMLINK`."""
 
 NO_NEWLINE_LINE: Final = b"\\ No newline at end of file\n"
 """What follows a hunk line whose own newline is not in the file."""
+
+
+class Allowance(StrEnum):
+    """What a patch does only if its author says so in the metadata and the target's operator in its configuration."""
+
+    BINARY = "binary"
+    """Changes of files that hold NUL bytes: GNU patch and busybox patch leave them out."""
+    REMOVE_DIRECTORY = "remove-directory"
+    """Directories that the patch empties are removed, as git does; without it they stay, empty."""
+    SYMLINK = "symlink"
+    """Symbolic links are added, changed and deleted."""
 
 
 class ChangeKind(StrEnum):
@@ -70,6 +83,16 @@ class Hunk:
 
 
 @dataclass(frozen=True, slots=True)
+class BinaryPart:
+    """One side of a binary change."""
+
+    content: bytes
+    """All its bytes; b"" where there is no file."""
+    encoded: bytes
+    """The lines of the diff that it stands in, without `literal SIZE` and the empty line."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileChange:
     """One section of a diff: everything it does to one path (two for a rename)."""
 
@@ -87,7 +110,19 @@ class FileChange:
     blobs: tuple[str, str] | None
     """Git's names of both contents as the `index` line gives them (4–64 hexadecimal digits). Shown, never trusted."""
     hunks: tuple[Hunk, ...]
-    """In the order of the file; empty when the content stays or is empty."""
+    """In the order of the file; empty when the content stays, is empty or binary."""
+    binary: tuple[BinaryPart, BinaryPart] | None = None
+    """Content before and after, of a binary change."""
+
+    @property
+    def changes_content(self) -> bool:
+        """Return whether the section says anything about content."""
+        return bool(self.hunks) or self.binary is not None
+
+    @property
+    def is_link(self) -> bool:
+        """Return whether the section is about a symbolic link."""
+        return MODE_LINK in (self.old_mode, self.new_mode)
 
     @property
     def path(self) -> str:
@@ -129,6 +164,14 @@ class Diff:
     """`-` lines in all sections."""
 
     @property
+    def needs(self) -> frozenset[Allowance]:
+        """Return the allowances without which the diff would have been refused."""
+        needed = {Allowance.BINARY} if any(change.binary is not None for change in self.files) else set()
+        if any(change.is_link for change in self.files):
+            needed.add(Allowance.SYMLINK)
+        return frozenset(needed)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Return every touched path, sorted by its UTF-8 bytes."""
         return tuple(sorted((path for change in self.files for path in change.paths), key=str.encode))
@@ -136,12 +179,12 @@ class Diff:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One regular file at one moment."""
+    """One regular file, or symbolic link, at one moment."""
 
     mode: int
-    """`MODE_REGULAR` or `MODE_EXECUTABLE`."""
+    """`MODE_REGULAR`, `MODE_EXECUTABLE` or `MODE_LINK`."""
     content: bytes
-    """All its bytes."""
+    """All its bytes; of a link, its target."""
 
 
 def print_diff(diff: Diff) -> bytes:
@@ -170,6 +213,11 @@ def name_tail(path: str) -> bytes:
 def _print_change(change: FileChange) -> Iterator[bytes]:
     """Yield the section's text."""
     yield from _print_header(change)
+    if change.binary is not None:
+        old, new = change.binary
+        yield b"GIT binary patch\n"
+        for part in (new, old):
+            yield b"literal %d\n%s\n" % (len(part.content), part.encoded)
     for hunk in change.hunks:
         yield from print_hunk(hunk)
 

@@ -93,6 +93,32 @@ def check_path(path: str, *, line: int | None = None) -> None:
         _check_component(component, path, line)
 
 
+def check_link_target(target: bytes, path: str, *, line: int | None = None) -> None:
+    """Raise unless a link at `path` leads to a place below the root: relative, `..` only in front and never out.
+
+    What it leads to may be absent, and may itself be a link of the tree, whose own target is not looked at.
+
+    Raises:
+        DiffRefusedError: `provenance.diff.link_target`.
+
+    Source: docs/spec/diff.md 3.
+    """
+    components = target.split(b"/")
+    up = 0
+    while up < len(components) and components[up] == b"..":
+        up += 1
+    rest = b"/".join(components[up:])
+    if up > path.count("/") or not (rest or up):
+        raise _refusal("link_target", "a link leads to a place below the root of the tree", line, actual=target)
+    if rest:
+        try:
+            check_path(rest.decode("utf-8"), line=line)
+        except UnicodeDecodeError:
+            raise _refusal("link_target", "the target of a link is UTF-8", line, actual=target) from None
+        except DiffRefusedError as error:
+            raise _refusal("link_target", f"the target of a link is a path: {error.message}", line) from error
+
+
 def check_no_nesting(paths: Iterable[str]) -> None:
     """Raise if one path would be a directory of another: tools disagree about the order of such changes.
 

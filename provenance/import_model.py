@@ -103,6 +103,19 @@ class ForeignHunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignBinary:
+    """A binary change in git's form, forward only."""
+
+    is_delta: bool
+    """`data` says how to make the new content from the old one; otherwise it is the new content."""
+    data: bytes
+    old_name: str
+    """Git's name of the content before, whole or its beginning; zeros for none."""
+    new_name: str
+    """Of the content after."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignFile:
     """One section of a foreign patch."""
 
@@ -126,6 +139,8 @@ class ForeignFile:
     hunks: tuple[ForeignHunk, ...]
     line: int
     """1-based line of the section in the patch."""
+    binary: ForeignBinary | None = None
+    """What stands in place of hunks in a binary change."""
 
 
 @dataclass(frozen=True, slots=True)

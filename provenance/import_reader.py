@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from provenance.diff_model import MODES
+from provenance.diff_binary import read_packed
+from provenance.diff_model import MODE_LINK, MODES
 from provenance.errors import ImportRefusedError
-from provenance.import_model import ForeignFile, ForeignHunk, Note
+from provenance.import_model import ForeignBinary, ForeignFile, ForeignHunk, Note
 
 TRAILING_BLANKS_MAX: Final = 3
 """Blank context lines that may be missing at the very end: mail programs cut them, and every tool puts them back."""
@@ -29,6 +30,7 @@ _DATE: Final = re.compile(
     rb"[ \t]+(?:(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2}) (?P<time>[0-9]{2}:[0-9]{2})(?P<seconds>:[0-9]{2}(?:\.[0-9]+)?)?"
     rb"(?: (?P<zone>[+-][0-9]{4}))?|[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} (?:[A-Z]{3,5} )?[0-9]{4}(?: [+-][0-9]{4})?)[ \t]*"
 )
+_BINARY_PART: Final = re.compile(rb"(literal|delta) (0|[1-9][0-9]{0,8})")
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPED: Final = {
@@ -55,6 +57,7 @@ class _GitHeader:
     source: bytes | None = None
     target: bytes | None = None
     is_copy: bool = False
+    blobs: tuple[str, str] = ("", "")
 
 
 class Reader:
@@ -113,6 +116,7 @@ class Reader:
             git = self._read_git_header()
         old_name: str | None
         new_name: str | None
+        binary: ForeignBinary | None = None
         if self._is_name_pair():
             has_returns = all(self.lines[self.index + ahead].endswith(b"\r\n") for ahead in (0, 1))
             old_name = self._parse_name(self.line()[4:])
@@ -121,6 +125,7 @@ class Reader:
             hunks = self._read_hunks()
         else:
             has_returns, hunks = False, ()
+            binary = self._read_binary(git)
             old_name = new_name = self._common_git_name(git_names, at, git)
         if git is not None:
             old_name = None if git.is_new else old_name
@@ -141,6 +146,7 @@ class Reader:
             has_carriage_returns=has_returns,
             hunks=hunks,
             line=at + 1,
+            binary=binary,
         )
 
     def _is_section(self) -> bool:
@@ -169,7 +175,10 @@ class Reader:
                     header.is_copy = word == b"copy from"
                 case b"rename to" | b"copy to":
                     header.target = rest
-                case b"similarity index" | b"dissimilarity index" | b"index":
+                case b"index":
+                    old, _, new = rest.partition(b" ")[0].decode("ascii", "replace").partition("..")
+                    header.blobs = (old, new)
+                case b"similarity index" | b"dissimilarity index":
                     pass
                 case _:
                     break
@@ -205,8 +214,10 @@ class Reader:
             # Old git versions recorded group-writable files; git itself has long read them so.
             self._note(self.index, "mode 100664 is read as 100644")
             mode = 0o100644
-        if mode not in MODES:
-            raise refusal("mode", "only regular files with mode 100644 or 100755 are accepted", self.index, actual=text)
+        if mode not in (*MODES, MODE_LINK):
+            raise refusal(
+                "mode", "only links and regular files with mode 100644 or 100755 are accepted", self.index, actual=text
+            )
         return mode
 
     def _parse_name(self, text: bytes, ahead: int = 0) -> str | None:
@@ -253,6 +264,27 @@ class Reader:
         ):
             return self._decode(second, index)
         raise refusal("no_names", "a section without hunks names its file twice in the same way", index, actual=names)
+
+    def _read_binary(self, git: _GitHeader | None) -> ForeignBinary | None:
+        """Read both parts of a binary change and return the first, if one stands here."""
+        if git is None or self.line() != b"GIT binary patch":
+            return None
+        at = self.index
+        self.index += 1
+        parts: list[tuple[bool, bytes]] = []
+        while len(parts) < 2 and (match := _BINARY_PART.fullmatch(self.line())) is not None:
+            self.index += 1
+            begin = self.index
+            while self.line():
+                self.index += 1
+            data = read_packed([line.rstrip(b"\r\n") for line in self.lines[begin : self.index]], int(match[2]))
+            if data is None:
+                raise refusal("binary", "a part of a binary change is damaged", begin)
+            parts.append((match[1] == b"delta", data))
+            self.index += not self.at_end
+        if not parts:
+            raise refusal("binary", "a binary change begins with its new content", at)
+        return ForeignBinary(*parts[0], *git.blobs)
 
     def _read_hunks(self) -> tuple[ForeignHunk, ...]:
         hunks: list[ForeignHunk] = []

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from provenance.diff_apply import split_lines
+from provenance.diff_binary import apply_delta, blob_name
 from provenance.diff_match import find_lines
 from provenance.diff_model import MODE_REGULAR, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import ImportRefusedError
-from provenance.import_model import ForeignFile, ForeignHunk, ForeignPatch, Move, Note, Rebased
+from provenance.import_model import ForeignBinary, ForeignFile, ForeignHunk, ForeignPatch, Move, Note, Rebased
 from wire.errors import RejectedError
 
 SEARCH_LINES_MAX: Final = 50_000_000
@@ -171,6 +172,8 @@ class _Base:
         return "/".join(components[self._strip :])
 
     def _apply_hunks(self, file: ForeignFile, content: bytes, path: str) -> bytes:
+        if file.binary is not None:
+            return _apply_binary(file.binary, content, path, file.line)
         if not file.has_carriage_returns:
             return self._place(file.hunks, content, path)
         # The whole section has gone through a conversion to CR LF, or it really changes a file with such lines.
@@ -246,6 +249,23 @@ class _Base:
         return _refusal(
             "mismatch", f"a hunk fits nowhere in {path!a}", hunk.line, expected=_show(wanted), actual=_show(found)
         )
+
+
+def _apply_binary(binary: ForeignBinary, content: bytes, path: str, line: int) -> bytes:
+    """Return the content after a binary change, whose own names of both contents must hold."""
+    if not _has_name(content, binary.old_name):
+        raise _refusal("mismatch", f"a binary change was made for another content of {path!a}", line)
+    result = apply_delta(content, binary.data) if binary.is_delta else binary.data
+    if result is None or not _has_name(result, binary.new_name):
+        raise _refusal("binary", f"a binary change does not give what it names: {path!a}", line)
+    return result
+
+
+def _has_name(content: bytes, name: str) -> bool:
+    """Return whether git's name of a content is this, or begins so; zeros, or no name, for an absent or empty one."""
+    if not name.strip("0"):
+        return not content
+    return any(blob_name(content, digits).startswith(name) for digits in (40, 64))
 
 
 def _adds_whole_file(hunks: Sequence[ForeignHunk]) -> bool:

@@ -16,7 +16,7 @@ from typing import Final
 
 from provenance.diff import parse_diff_untrusted
 from provenance.diff_make import make_diff
-from provenance.diff_model import Diff, FileState
+from provenance.diff_model import Allowance, Diff, FileState
 from provenance.errors import ImportRefusedError
 from provenance.import_model import ForeignMetadata, ForeignPatch, Rebased
 from provenance.import_rebase import ReadState, rebase
@@ -100,12 +100,18 @@ def order_mails(metadata: Sequence[ForeignMetadata]) -> list[int]:
     return sorted(range(len(metadata)), key=lambda index: numbers[index])
 
 
-def import_series(sources: Sequence[Source], read: ReadState) -> Iterator[Imported | Refused]:
+_NOTHING: Final[frozenset[Allowance]] = frozenset()
+
+
+def import_series(
+    sources: Sequence[Source], read: ReadState, allowed: frozenset[Allowance] = _NOTHING
+) -> Iterator[Imported | Refused]:
     """Yield every patch of a series, exact for the base with all accepted patches before it applied.
 
     Args:
         sources: In their order.
         read: The base before the first one.
+        allowed: What the exact diffs may hold besides text.
 
     Raises:
         ImportRefusedError: `provenance.import.series_length`.
@@ -119,7 +125,7 @@ def import_series(sources: Sequence[Source], read: ReadState) -> Iterator[Import
 
     for source in sources:
         try:
-            imported = import_one(source, read_now)
+            imported = import_one(source, read_now, allowed)
         except RejectedError as error:
             yield Refused(source.name, error)
             continue
@@ -127,7 +133,7 @@ def import_series(sources: Sequence[Source], read: ReadState) -> Iterator[Import
         yield imported
 
 
-def import_one(source: Source, read: ReadState) -> Imported:
+def import_one(source: Source, read: ReadState, allowed: frozenset[Allowance] = _NOTHING) -> Imported:
     """Return one patch made exact for the base behind `read`.
 
     Raises:
@@ -137,7 +143,7 @@ def import_one(source: Source, read: ReadState) -> Imported:
     if source.metadata is not None:
         foreign = replace(foreign, metadata=source.metadata)
     rebased = rebase(foreign, read, strip=source.strip)
-    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames))
+    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames, allowed), allowed)
     return Imported(source.name, foreign, rebased, diff)
 
 

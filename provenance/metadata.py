@@ -1,7 +1,7 @@
 """The author's metadata: the predicate of the author statement, field by field.
 
 Every record prints itself with `to_json` and is read back by `from_json_untrusted`; both directions meet in `check_metadata_form`, so that
-what our own tools build passes exactly the checks that a stranger's file passes. All members are always present, in one form.
+what our own tools build passes exactly the checks that a stranger's file passes. All members but the last are always present, in one form.
 
 ==========================  ====================================================================
 `creation_timestamp`        RFC 3339, UTC, seconds, `Z`
@@ -15,6 +15,7 @@ what our own tools build passes exactly the checks that a stranger's file passes
 `supersedes`                patch ids, sorted
 `prerequisites`             patch ids, sorted
 `not_after`                 timestamp or null
+`allowances`                only where there are any: what the diff does besides changing text, sorted
 ==========================  ====================================================================
 
 Source: docs/spec/patch-file.md 4.
@@ -31,7 +32,7 @@ from unicodedata import normalize
 
 from provenance.build_environment import BuildEnvironment
 from provenance.components import AffectedComponent, FileImage, read_components_untrusted
-from provenance.diff_model import ChangeKind, Diff
+from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, Diff
 from provenance.errors import InvalidMetadataError
 from provenance.identity import CreatorIdentity, CreatorKind
 from provenance.limits import DESCRIPTION_BYTES_MAX, PATCH_IDS_MAX, REFERENCE_BYTES_MAX, REFERENCES_MAX, TITLE_BYTES_MAX
@@ -55,6 +56,7 @@ from wire.limits import JSON_INTEGER_MAX
 __all__ = [
     "DIFF_FORMAT",
     "AffectedComponent",
+    "Allowance",
     "BuildEnvironment",
     "Category",
     "ChangeKind",
@@ -95,6 +97,8 @@ _METADATA_MEMBERS: Final = frozenset(
         "not_after",
     }
 )
+_ALLOWANCES: Final = "allowances"
+"""The only member that is left out where it would be empty: files without it are what they were before there was one."""
 
 
 class Category(StrEnum):
@@ -227,10 +231,14 @@ class PatchMetadata:
     """Patch ids that must be installed before, sorted, none twice, none of `supersedes`."""
     not_after: str | None = None
     """No host applies the patch later than this; None for no end. Later than `creation_timestamp`."""
+    allowances: tuple[Allowance, ...] = ()
+    """What the patch does that a host must allow by itself, sorted; exactly what the diff needs, and `REMOVE_DIRECTORY` if it is to."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the predicate of the author statement."""
+        allowances: list[JsonValue] = [each.value for each in self.allowances]
         return {
+            **({_ALLOWANCES: allowances} if allowances else {}),
             "creation_timestamp": self.creation_timestamp,
             "creator_identity": self.creator_identity.to_json(),
             "reason_for_patch": self.reason_for_patch.to_json(),
@@ -250,9 +258,11 @@ class PatchMetadata:
 
         Raises:
             InvalidMetadataError: ``provenance.field.*``, ``provenance.diff.path_*``, ``provenance.metadata.build_environment_digest``,
-                ``provenance.metadata.not_after`` (it ends before it begins), ``provenance.metadata.prerequisite_superseded``.
+                ``provenance.metadata.not_after`` (it ends before it begins), ``provenance.metadata.prerequisite_superseded``,
+                ``provenance.metadata.allowance_missing`` (a link without `symlink`).
         """
-        members = read_object(value, "predicate", _METADATA_MEMBERS)
+        allows = isinstance(value, dict) and _ALLOWANCES in value
+        members = read_object(value, "predicate", _METADATA_MEMBERS | {_ALLOWANCES} if allows else _METADATA_MEMBERS)
         metadata = cls(
             creation_timestamp=read_timestamp(members["creation_timestamp"], "creation_timestamp"),
             creator_identity=CreatorIdentity.from_json_untrusted(members["creator_identity"]),
@@ -265,7 +275,9 @@ class PatchMetadata:
             supersedes=read_patch_ids(members["supersedes"], "supersedes"),
             prerequisites=read_patch_ids(members["prerequisites"], "prerequisites"),
             not_after=read_optional(members["not_after"], "not_after", read_timestamp),
+            allowances=_read_allowances(members[_ALLOWANCES]) if allows else (),
         )
+        _check_links(metadata)
         # Timestamps have one form of fixed length, so the order of their texts is the order of time.
         if metadata.not_after is not None and metadata.not_after <= metadata.creation_timestamp:
             raise InvalidMetadataError(
@@ -305,6 +317,29 @@ def read_patch_ids(value: object, name: str) -> tuple[str, ...]:
         if patch_id >= following:
             raise refuse_field("order", name, "is not sorted, or names one patch twice", None, following)
     return ids
+
+
+def _read_allowances(value: object) -> tuple[Allowance, ...]:
+    items = read_list(value, _ALLOWANCES, len(Allowance), 1)
+    found = [Allowance(read_choice(item, f"{_ALLOWANCES}[{i}]", tuple(Allowance))) for i, item in enumerate(items)]
+    for one, following in pairwise(found):
+        if one >= following:
+            raise refuse_field("order", _ALLOWANCES, "is not sorted, or names one thing twice", None, following)
+    return tuple(found)
+
+
+def _check_links(metadata: PatchMetadata) -> None:
+    """Refuse images of links in a patch that may have none."""
+    if Allowance.SYMLINK in metadata.allowances:
+        return
+    for component in metadata.affected_components:
+        for image in (component.pre, component.post):
+            if image is not None and image.mode == MODE_LINK:
+                raise InvalidMetadataError(
+                    "provenance.metadata.allowance_missing",
+                    f"{component.path!a}: a link is described, which the patch does not allow itself",
+                    expected=Allowance.SYMLINK.value,
+                )
 
 
 def normalise_text(text: str, *, multiline: bool = False) -> str:

@@ -9,7 +9,7 @@ Source: docs/spec/patch-file.md 2 and 7.
 
 from __future__ import annotations
 
-from provenance.components import check_components
+from provenance.components import check_allowances, check_components
 from provenance.diff import parse_diff_untrusted
 from provenance.errors import AttestationRefusedError, InvalidMetadataError, MalformedPatchError
 from provenance.layout import BODY_END, PatchFile, PatchId, split_patch_file_untrusted
@@ -41,7 +41,8 @@ def build_body(metadata: PatchMetadata, diff: bytes) -> bytes:
         InvalidMetadataError: ``provenance.field.*``, ``provenance.metadata.*`` when the metadata does not describe this diff.
     """
     check_metadata_form(metadata)
-    parsed = parse_diff_untrusted(diff)
+    parsed = parse_diff_untrusted(diff, frozenset(metadata.allowances))
+    check_allowances(metadata.allowances, parsed)
     if metadata.patch_diff != (summary := DiffSummary.of(parsed)):
         raise InvalidMetadataError(
             "provenance.metadata.diff_digest",

@@ -65,6 +65,7 @@ def _comment_lines(metadata: PatchMetadata) -> Iterator[str]:
     yield from _labelled("Supersedes", metadata.supersedes)
     yield from _labelled("Prerequisites", metadata.prerequisites)
     yield from _labelled("Not-After", [metadata.not_after] if metadata.not_after else [])
+    yield from _labelled("Allowances", [", ".join(metadata.allowances)] if metadata.allowances else [])
 
 
 def _labelled(label: str, values: Sequence[str]) -> Iterator[str]:

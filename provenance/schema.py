@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from provenance.diff_model import MODES, ChangeKind
+from provenance.diff_model import MODE_LINK, MODES, Allowance, ChangeKind
 from provenance.errors import InvalidMetadataError
 from provenance.identity import decode_base64_untrusted, encode_base64
 from provenance.limits import (
@@ -118,12 +118,19 @@ def schema_document() -> dict[str, JsonValue]:
         "author_signature": _ref("signature", "The author's signature over body, diff and metadata."),
         "release_seal": _nullable(_ref("seal"), "The claim that the attestations are complete."),
     }
+    allowances = _list(
+        {"enum": [each.value for each in Allowance]},
+        len(Allowance),
+        1,
+        "What the patch does that a host must allow by itself; left out where there is nothing.",
+        unique=True,
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": "Patch provenance, version 1",
         "description": "What a signed patch file proves about itself. The format bounds lengths in bytes of UTF-8, this in characters.",
-        **_object(properties),
+        **_object(properties, {"allowances": allowances}),
         "$defs": _definitions(),
     }
 
@@ -157,7 +164,7 @@ def _definitions() -> _Schema:
                 "references": _list(_text(REFERENCE_BYTES_MAX, 1), REFERENCES_MAX, unique=True),
             }
         ),
-        "image": _object({"sha256": _ref("sha256"), "mode": {"enum": [f"{mode:06o}" for mode in MODES]}}),
+        "image": _object({"sha256": _ref("sha256"), "mode": {"enum": [f"{mode:06o}" for mode in (*MODES, MODE_LINK)]}}),
         "component": _object(
             {
                 "name": _text(COMPONENT_NAME_BYTES_MAX, 1),
@@ -242,9 +249,10 @@ def _creator(kind: str, key: _Schema) -> _Schema:
     return _object({"kind": {"const": kind}, member: key, **person})
 
 
-def _object(properties: _Schema) -> _Schema:
-    """Return the schema of an object with exactly these members."""
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def _object(properties: _Schema, optional: _Schema | None = None) -> _Schema:
+    """Return the schema of an object with exactly these members, and perhaps the optional ones."""
+    known = {**properties, **(optional or {})}
+    return {"type": "object", "properties": known, "required": list(properties), "additionalProperties": False}
 
 
 def _ref(name: str, description: str = "") -> _Schema:

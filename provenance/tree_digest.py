@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from provenance.diff_model import MODE_LINK
 from provenance.errors import InvalidMetadataError
 from provenance.limits import TREE_DEPTH_MAX
 from wire.hashing import DIGEST_BYTES, Digest
 
 MODE_DIRECTORY: Final = 0o040000
-MODE_LINK: Final = 0o120000
 _MODES: Final = frozenset({0o100644, 0o100755, MODE_LINK, MODE_DIRECTORY})
 """Submodules (160000) name a commit in another repository: their content is not here to be digested."""
 

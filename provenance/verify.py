@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from provenance.components import check_components
+from provenance.components import check_allowances, check_components
 from provenance.diff import parse_diff_untrusted
 from provenance.diff_model import Diff
 from provenance.errors import InvalidMetadataError, InvalidSignatureError, MalformedPatchError, refuse_as
@@ -178,12 +178,13 @@ def check_metadata(described: DescribedPatch) -> VerifiedPatch:
     Raises:
         DiffRefusedError: ``provenance.diff.*``.
         InvalidMetadataError: ``provenance.metadata.diff_digest``, ``.diff_size``, ``.diff_files``, ``.diff_lines_added``,
-            ``.diff_lines_removed``, ``.component_*``; ``provenance.seal.*``.
+            ``.diff_lines_removed``, ``.component_*``, ``.allowance_unused``; ``provenance.seal.*``.
 
     Source: docs/spec/patch-file.md 7.3 and 7.4.
     """
     signed, metadata = described.signed, described.metadata
-    diff = parse_diff_untrusted(signed.file.diff)
+    diff = parse_diff_untrusted(signed.file.diff, frozenset(metadata.allowances))
+    check_allowances(metadata.allowances, diff)
     _check_summary(metadata.patch_diff, DiffSummary.of(diff))
     check_components(metadata.affected_components, diff)
     author = signed.envelopes[0]

@@ -12,7 +12,7 @@ from node.cli.command import Command, Session, group
 from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
-from node.cli.params import DIGEST, EXISTING_DIRECTORY
+from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY
 
 _TRY_LATER: Final = frozenset({"ERROR_STALE_REPLICA", "ERROR_LEDGER_UNAVAILABLE"})
 """Endings that the same command may not have in a minute."""
@@ -41,6 +41,7 @@ target = group(
         "adopt": Place("node.cli.agent:target_adopt", "Accept a target's tree as it is."),
         "freeze": Place("node.cli.agent:target_freeze", "Stop all changes of a target."),
         "thaw": Place("node.cli.agent:target_thaw", "Allow changes of a frozen target again."),
+        "allow": Place("node.cli.agent:target_allow", "Say what patches may do at a target besides changing text."),
         "remove": Place("node.cli.agent:target_remove", "Forget a target; its tree stays."),
     },
 )
@@ -83,9 +84,22 @@ _TARGET = click.option("--target", "name", required=True, metavar="TARGET", help
     help="A maintenance window in UTC, such as 'mon-fri 22:00-04:00'; several times. Default: always.",
 )
 @click.option("--frozen", is_flag=True, help="Allow no changes for now.")
+@click.option(
+    "--allow",
+    "allowed",
+    type=click.Choice(ALLOWANCES),
+    multiple=True,
+    help="What patches may do here besides changing text; several times. Default: nothing.",
+)
 @click.pass_obj
 def target_add(  # noqa: PLR0917 - one parameter for each option
-    session: Session, name: str, root: Path, components: tuple[str, ...], windows: tuple[str, ...], frozen: bool
+    session: Session,
+    name: str,
+    root: Path,
+    components: tuple[str, ...],
+    windows: tuple[str, ...],
+    frozen: bool,
+    allowed: tuple[str, ...],
 ) -> None:
     """Take the tree DIR under guard as TARGET. As it is, it becomes the baseline, and the ledger is told."""
     document = session.client().call(
@@ -95,6 +109,7 @@ def target_add(  # noqa: PLR0917 - one parameter for each option
         components=list(components),
         windows=list(windows),
         frozen=frozen,
+        allowed=list(allowed),
     )
     session.output.emit(document, _target_lines(document))
 
@@ -129,6 +144,24 @@ def target_adopt(session: Session, name: str) -> None:
     """Accept the tree of TARGET as it is: it becomes the recorded one, and the ledger is told."""
     document = session.client().call("agent.target.adopt", target=name)
     session.output.emit(document, _target_lines(document))
+
+
+@click.command(
+    "allow",
+    cls=Command,
+    home=True,
+    examples=("patchwarden agent target allow app symlink remove-directory", "patchwarden agent target allow app"),
+)
+@_NAME
+@click.argument("allowed", type=click.Choice(ALLOWANCES), nargs=-1)
+@click.pass_obj
+def target_allow(session: Session, name: str, allowed: tuple[str, ...]) -> None:
+    """Say what patches may do at TARGET besides changing text: exactly the ALLOWED, or nothing.
+
+    A patch that needs more is refused; and each must also be allowed by the patch's own author, who signs it.
+    """
+    document = session.client().call("agent.target.allow", target=name, allowed=list(allowed))
+    session.output.emit(document, [f"target {name} allows: {', '.join(document['allowed']) or 'nothing but text'}"])
 
 
 @click.command("freeze", cls=Command, home=True, examples=("patchwarden agent target freeze app",))
@@ -345,6 +378,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 ("problem", document["problem"] or None),
                 ("components", ", ".join(document["components"])),
                 ("windows", ", ".join(document["windows"]) or "always"),
+                ("allows", ", ".join(document["allowed"]) or None),
                 ("tree", document["tree_digest"]),
                 ("recorded tree", document["recorded_tree_digest"] if document["drifted"] else None),
                 ("differs", f"{document['drifted_count']} paths: {paths}" if paths else None),

@@ -38,6 +38,8 @@ class IdentityType(click.ParamType[str]):
         return text
 
 
+ALLOWANCES: Final = ("binary", "remove-directory", "symlink")
+"""`provenance.diff_model.Allowance`, without the cost of importing it."""
 DIGEST: Final = DigestType()
 IDENTITY: Final = IdentityType()
 FILE: Final = click.Path(path_type=Path, dir_okay=False)

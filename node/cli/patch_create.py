@@ -14,12 +14,12 @@ import click
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, PATH, PATH_OR_DASH
+from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from provenance.diff_model import Diff
+    from provenance.diff_model import Allowance, Diff
     from provenance.imports import ForeignMetadata
     from provenance.metadata import CreatorIdentity, Reason
     from provenance.verify import VerifiedPatch
@@ -117,6 +117,12 @@ _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
     multiple=True,
     help="A patch that must be applied before; several times.",
 )
+@click.option(
+    "--allow",
+    type=click.Choice(ALLOWANCES),
+    multiple=True,
+    help="What the patch may do besides changing text; the target's operator must allow it too; several times.",
+)
 @click.option("--not-after", metavar="TIME", help="No host applies it later, such as 2027-01-31T00:00:00Z.")
 @click.option(
     "--out",
@@ -196,8 +202,8 @@ def _create_set(session: Session, out: Path, given: dict[str, Any]) -> None:
     key = session.key()
     entries = read_set(given["set_path"])
     texts = [read_diff(given["set_path"], entry) for entry in entries]
-    diffs = [_parse(split_header(text)[1]) for text in texts]
-    base = SourceTree(given["base"])
+    diffs = [_parse(split_header(text)[1], given["allow"]) for text in texts]
+    base = SourceTree(given["base"], links="symlink" in given["allow"])
     steps = _series_states(base, diffs)
     circumstances = _Circumstances.of(key, given, base)
     made: list[tuple[bytes, VerifiedPatch]] = []
@@ -252,8 +258,8 @@ def _build(session: Session, key: Signer, given: dict[str, Any]) -> tuple[bytes,
     from wire.limits import PATCH_FILE_BYTES_MAX
 
     text = read_file(given["diff_path"], PATCH_FILE_BYTES_MAX)
-    diff = _parse(split_header(text)[1])
-    base = SourceTree(given["base"])
+    diff = _parse(split_header(text)[1], given["allow"])
+    base = SourceTree(given["base"], links="symlink" in given["allow"])
     for path, _ in given["components_of"]:
         if path not in diff.paths:
             raise click.UsageError(f"--component-of names {path!r}, which the diff does not touch")
@@ -287,9 +293,18 @@ def _sign(
         supersedes=tuple(sorted(set(given["supersedes"]))),
         prerequisites=tuple(sorted(set(given["prerequisites"]))),
         not_after=given["not_after"],
+        allowances=_allowances(diff, given["allow"]),
     )
     data = build_patch_file(metadata, diff.raw, circumstances.key)
     return data, verify_patch_untrusted(data)
+
+
+def _allowances(diff: Diff, given: Sequence[str]) -> tuple[Allowance, ...]:
+    """Return what the diff needs, and the removal of directories if the author asks for it."""
+    from provenance.diff_model import Allowance
+
+    asked = {Allowance.REMOVE_DIRECTORY} if Allowance.REMOVE_DIRECTORY in given else set()
+    return tuple(sorted(diff.needs | asked))
 
 
 def split_header(text: bytes) -> tuple[bytes, bytes]:
@@ -313,15 +328,15 @@ def read_header(text: bytes) -> ForeignMetadata | None:
         return None  # The header only proposes; the diff itself is parsed strictly beside this.
 
 
-def _parse(raw_diff: bytes) -> Diff:
-    from provenance.diff import parse_diff_untrusted
+def _parse(raw_diff: bytes, allowed: Sequence[str]) -> Diff:
+    from provenance.diff import Allowance, parse_diff_untrusted
     from provenance.errors import DiffRefusedError
 
     hint = "make it exact first: patchwarden patch import --base DIR FILE --out FILE"
     if not raw_diff:
         raise CommandError("cli.diff.not_git", "there is no `diff --git` line in it", hint=hint)
     try:
-        return parse_diff_untrusted(raw_diff)
+        return parse_diff_untrusted(raw_diff, frozenset(Allowance(each) for each in allowed))
     except DiffRefusedError as error:
         raise DiffRefusedError(error.code, error.message, hint=error.hint or hint, details=error.details) from error
 

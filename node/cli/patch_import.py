@@ -11,7 +11,7 @@ import click
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import EXISTING_DIRECTORY, FILE_OR_DASH, PATH, PATH_OR_DASH
+from node.cli.params import ALLOWANCES, EXISTING_DIRECTORY, FILE_OR_DASH, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
     from provenance.import_rebase import ReadState
@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 @click.option(
     "--strip", type=click.IntRange(0, 1), help="Leading parts of its file names to take away. Default: found out."
 )
+@click.option(
+    "--allow",
+    type=click.Choice(ALLOWANCES),
+    multiple=True,
+    help="What the exact diff may do besides changing text; several times.",
+)
 @click.option("--skip-refused", is_flag=True, help="Leave refused patches out of a series, and name them.")
 @click.option(
     "--out",
@@ -68,8 +74,10 @@ def import_patch(session: Session, /, file: Path | None, out: Path, **given: Any
     """
     from dataclasses import replace
 
+    from provenance.diff_model import Allowance
     from provenance.import_series import import_series
 
+    allowed = frozenset(Allowance(each) for each in given["allow"])
     sources, said, read = _sources(file, given)
     if given["strip"] is not None:
         sources = [replace(each, strip=given["strip"]) for each in sources]
@@ -77,7 +85,7 @@ def import_patch(session: Session, /, file: Path | None, out: Path, **given: Any
         session.output.note(sentence)
     if not sources:
         raise CommandError("cli.import.empty", "there is no patch in it")
-    results = _followed(session, import_series(sources, read), len(sources))
+    results = _followed(session, import_series(sources, read, allowed), len(sources))
     if file is not None and len(sources) == 1:
         _emit_one(session, results[0], out)
     else:
@@ -90,17 +98,18 @@ def _sources(file: Path | None, given: dict[str, Any]) -> tuple[list[Source], li
     from node.cli.source_tree import SourceTree
 
     series, git_range, base = given["series"], given["git_range"], given["base"]
+    links = "symlink" in given["allow"]
     if sum(each is not None for each in (file, series, git_range)) != 1:
         raise click.UsageError("name one of FILE, --series and --git")
     if git_range is not None:
-        commits = GitRange(given["repository"], git_range)
-        return commits.sources(), [], commits.read if base is None else SourceTree(base).read
+        commits = GitRange(given["repository"], git_range, links=links)
+        return commits.sources(), [], commits.read if base is None else SourceTree(base, links=links).read
     if base is None:
         raise click.UsageError("name the unpatched tree with --base")
     if series is not None:
-        return from_series(series), [], SourceTree(base).read
+        return from_series(series), [], SourceTree(base, links=links).read
     assert file is not None, "one of the three is there"
-    return *from_file(file), SourceTree(base).read
+    return *from_file(file), SourceTree(base, links=links).read
 
 
 def _followed(session: Session, results: Iterator[Imported | Refused], total: int) -> list[Imported | Refused]:

@@ -13,7 +13,7 @@ from typing import Final
 from node.cli.errors import CommandError, FileError
 from node.cli.files import read_file
 from node.cli.source_tree import FILE_BYTES_MAX
-from provenance.diff_model import MODE_EXECUTABLE, MODE_REGULAR, FileState
+from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import ImportRefusedError
 from provenance.import_metadata import read_metadata
@@ -106,11 +106,12 @@ class GitRange:
         CommandError: ``cli.git.missing``, ``cli.git.range``, ``cli.git.failed``, ``cli.git.merge``.
     """
 
-    def __init__(self, repository: Path, text: str) -> None:
+    def __init__(self, repository: Path, text: str, *, links: bool = False) -> None:
         match = _RANGE.fullmatch(text)
         if match is None:
             raise CommandError("cli.git.range", "a range is written OLD..NEW", actual=text)
         self._repository = repository
+        self._links = links
         self._old = self._resolve(match["old"])
         new = self._resolve(match["new"])
         listed = (
@@ -150,6 +151,8 @@ class GitRange:
         if not listed:
             return None
         mode, kind, name, size = listed.partition(b"\t")[0].decode().split()
+        if mode == "120000" and self._links:
+            return FileState(MODE_LINK, self._git("cat-file", "blob", name))
         if mode == "120000":
             raise CommandError("cli.base.link", f"{path} is a symbolic link, and links are not patched")
         if kind != "blob":

@@ -162,7 +162,7 @@ def _verify_base(patch: VerifiedPatch, base: Path, report: Report) -> None:
     from provenance.errors import ApplyRefusedError
 
     def check() -> str:
-        pre = SourceTree(base).states(patch.diff)
+        pre = SourceTree(base, links="symlink" in patch.metadata.allowances).states(patch.diff)
         for component in patch.metadata.affected_components:
             before = pre[component.previous_path or component.path]
             image = None if before is None else FileImage.of(before)

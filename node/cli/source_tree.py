@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from node.cli.errors import CommandError, FileError
-from provenance.diff_model import MODE_EXECUTABLE, MODE_REGULAR, ChangeKind, Diff, FileChange, FileState, Hunk
+from provenance.diff_model import (
+    MODE_EXECUTABLE,
+    MODE_LINK,
+    MODE_REGULAR,
+    ChangeKind,
+    Diff,
+    FileChange,
+    FileState,
+    Hunk,
+)
 from provenance.diff_paths import check_path
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -25,10 +34,16 @@ _KINDS: Final = {
 
 
 class SourceTree:
-    """The tree beneath `base`."""
+    """The tree beneath `base`.
 
-    def __init__(self, base: Path) -> None:
+    Args:
+        base: A directory.
+        links: Whether a path may be a symbolic link itself, whose content then is its target.
+    """
+
+    def __init__(self, base: Path, *, links: bool = False) -> None:
         self.base = base
+        self._links = links
         if not base.is_dir():
             raise FileError(
                 "cli.base.missing", f"{base} is not a directory", hint="name the unpatched tree with --base"
@@ -52,6 +67,8 @@ class SourceTree:
             for part in parts:
                 place = place / part
                 mode = place.lstat().st_mode
+                if stat.S_ISLNK(mode) and self._links and place == self.base / path:
+                    return FileState(MODE_LINK, os.fsencode(place.readlink()))
                 if stat.S_ISLNK(mode):
                     raise CommandError("cli.base.link", f"{place} is a symbolic link, and links are not patched")
             if not stat.S_ISREG(mode):
@@ -94,6 +111,7 @@ def reverse_diff(diff: Diff) -> Diff:
                 )
                 for hunk in change.hunks
             ),
+            binary=None if change.binary is None else change.binary[::-1],
         )
         for change in diff.files
     )

@@ -99,8 +99,9 @@ def make_metadata(
     before: Tree = BEFORE, after: Tree = AFTER, renames: Mapping[str, str] | None = None, **changes: Any
 ) -> tuple[PatchMetadata, bytes]:
     """Return metadata by Alice and the diff it describes; `changes` replaces fields of the metadata."""
-    diff = make_diff(before, after, renames or {})
-    parsed = parse_diff_untrusted(diff)
+    allowed = frozenset(changes.get("allowances", ()))
+    diff = make_diff(before, after, renames or {}, allowed)
+    parsed = parse_diff_untrusted(diff, allowed)
     metadata = PatchMetadata(
         creation_timestamp=CREATED,
         creator_identity=CreatorIdentity.from_key(ALICE.public_key, "Alice Example", "alice@acme.example"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SECTIONS = {
-    "diff": (("diff", "diff_reader", "diff_hunks", "diff_paths"), "## 4.", "## 5."),
+    "diff": (("diff", "diff_reader", "diff_hunks", "diff_paths", "diff_binary"), "## 4.", "## 5."),
     "apply": (("diff_apply",), "## 5.", "## 6."),
     "make": (("diff_make",), "## 6.", "## 7."),
     "import": (("imports", "import_reader", "import_rebase", "import_series"), "### 7.5", "## 8."),

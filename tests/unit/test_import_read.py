@@ -125,7 +125,10 @@ MAIL = b"From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\
         pytest.param(b"*** a\n--- b\n***************\n*** 1 ****\n", "not_unified", 1, id="context diff"),
         pytest.param(PLAIN + b"*** a\n--- b\n***************\n", "not_unified", 8, id="context diff later"),
         pytest.param(
-            PLAIN + b"diff --git a/x b/x\nindex 1..2\nGIT binary patch\nliteral 0\n", "binary", 10, id="binary patch"
+            PLAIN + b"diff --git a/x b/x\nindex 1..2\nGIT binary patch\nliteral 0\n",
+            "binary",
+            12,
+            id="damaged binary patch",
         ),
         pytest.param(b"diff --git a/x b/x\nBinary files a/x and b/x differ\n", "binary", 2, id="binary files"),
         pytest.param(MAIL + PLAIN + MAIL + PLAIN, "several_patches", 12, id="two mails"),
@@ -150,7 +153,10 @@ MAIL = b"From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\
         pytest.param(b"--- a/\xff\n+++ b/x\n" + HUNK, "name", 1, id="name that is no UTF-8"),
         pytest.param(b"--- a/x\n+++ b/\xff\n" + HUNK, "name", 2, id="new name that is no UTF-8"),
         pytest.param(b"--- a/x" + b" " * 8200 + b"\n+++ b/x\n" + HUNK, "name", 1, id="name line without end"),
-        pytest.param(b"diff --git a/x b/x\nnew file mode 120000\n", "mode", 2, id="symbolic link"),
+        pytest.param(b"diff --git a/x b/x\nnew file mode 160000\n", "mode", 2, id="submodule"),
+        pytest.param(
+            b"diff --git a/x b/x\nindex 1..2\nGIT binary patch\n", "binary", 3, id="binary patch without content"
+        ),
         pytest.param(b"diff --git a/x b/x\nnew file mode rwxr-xr-x\n", "mode", 2, id="no mode"),
         pytest.param(PLAIN.replace(b"-1,3", b"-1,2"), "hunk_count", 7, id="count too small"),
         pytest.param(PLAIN.replace(b"-1,3 +1,3", b"-1,7 +1,7"), "hunk_count", 3, id="count too large at the end"),
