@@ -10,7 +10,7 @@ from typing import Any
 
 from provenance.build_environment import BuildEnvironment
 from provenance.components import read_components_untrusted
-from provenance.diff import MODE_EXECUTABLE, MODE_REGULAR, FileState, parse_diff_untrusted
+from provenance.diff import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR, Allowance, FileState, parse_diff_untrusted
 from provenance.diff_apply import apply_diff
 from provenance.diff_lint import lint_diff
 from provenance.diff_make import make_diff
@@ -63,9 +63,12 @@ WORDS = (
 )
 
 
+EVERYTHING = frozenset(Allowance)
+
+
 def take_diff(data: bytes) -> bool:
     """An accepted diff is printed as it was; applied to a file, it changes what it names and nothing else."""
-    diff = parse_diff_untrusted(data)
+    diff = parse_diff_untrusted(data, EVERYTHING)
     assert print_diff(diff) == data, "parsed and printed, the diff is another one"
     lint_diff(diff)
     for state in (None, FileState(MODE_REGULAR, patches.FRAME_BEFORE), FileState(MODE_EXECUTABLE, b"")):
@@ -81,6 +84,15 @@ def take_diff(data: bytes) -> bool:
 def diff_seeds() -> list[bytes]:
     seeds = [make_diff(change.pre, change.post, change.renames) for change in CHANGES.values()]
     seeds += [path.read_bytes() for path in sorted((VECTORS / "patches" / "hostile").glob("*.diff"))]
+    link = FileState(MODE_LINK, b"x")
+    seeds.append(
+        make_diff(
+            {"b": FileState(MODE_REGULAR, b"\0old")},
+            {"b": FileState(MODE_REGULAR, b"\0new"), "l": link},
+            {},
+            EVERYTHING,
+        )
+    )
     return [seed for seed in seeds if len(seed) <= DIFF_BYTES_MAX]
 
 
