@@ -267,6 +267,7 @@ DOCUMENT = {
     "components": ["pkg:deb/debian/*", "zlib"],
     "windows": ["sun 02:00-04:00"],
     "frozen": False,
+    "allowed": [],
 }
 
 
