@@ -13,9 +13,12 @@ from node.cli.command import Command, Session, passphrase_options
 from node.cli.output import fields, time_text
 from node.cli.params import EXISTING_DIRECTORY, PATH
 from node.cli.trusted import trust_options
+from wire.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from node.cli.client import NodeClient
     from node.cli.output import Output, Progress
+    from node.config import Home
     from node.restore import Report, Restored, Trust
     from wire.keys import PrivateKey
 
@@ -72,9 +75,9 @@ def _write(session: Session, target: Path, key_pem: bytes | None) -> Iterator[di
     from node.config import Home
 
     home = Home(session.node_home())
-    if home.socket.exists():
+    if (client := _find_client(session, home)) is not None:
         text = None if key_pem is None else key_pem.decode("ascii")
-        yield from session.client().stream("node.backup", path=str(target), encrypted_key=text)
+        yield from client.stream("node.backup", path=str(target), encrypted_key=text)
         return
     from node.app import VERSION
     from node.backup import backup_stopped
@@ -83,6 +86,16 @@ def _write(session: Session, target: Path, key_pem: bytes | None) -> Iterator[di
 
     with open_stopped(home.path) as (_, store), store.snapshot() as reader:
         yield from backup_stopped(reader, home, load_config(home), target, software=VERSION, key_pem=key_pem)
+
+
+def _find_client(session: Session, home: Home) -> NodeClient | None:
+    """Return the running node, or None where none runs; a killed one leaves its socket behind."""
+    if not home.socket.exists():
+        return None
+    try:
+        return session.client()
+    except UnavailableError:
+        return None
 
 
 def _encrypted_key(session: Session) -> bytes:

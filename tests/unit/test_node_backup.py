@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +19,11 @@ from ledger.genesis import genesis_block
 from ledger.keyspace import Table, height_key
 from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
-from node.backup import BackupMaker, backup_stopped
+from node.backup import BackupMaker, BackupServices, backup_stopped
 from node.config import Home, load_config
 from node.errors import BackupRefusedError, BackupUnavailableError
 from node.keystore import load_key, save_key
+from node.replica import LedgerReplica
 from node.storage import backup_files
 from node.storage.backup_files import BackupWriter, WorkDirectory
 from node.storage.block_store import BlockStore
@@ -27,10 +31,12 @@ from node.storage.leveldb import Store
 from tests.testkit import damage
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, make_genesis, node_key
+from tests.testkit.node import open_replica
 from tests.testkit.patches import make_released_patch
 from wire import canonical_json
 from wire.certificate import encode_commit_certificate
 from wire.codec import decode_untrusted, encode
+from wire.errors import RejectedError
 from wire.hashing import sha256
 from wire.keys import PrivateKey
 from wire.limits import TX_BYTES_MAX
@@ -573,3 +579,68 @@ def test_a_forged_state_is_refused(tmp_path: Path, pruned: Path, trusted: Path, 
     seal(pruned)
     code = restore_refused(pruned, tmp_path / "v5", trusted)
     assert code.startswith(("ledger.snapshot.", "wire.", "ledger.proof."))
+
+
+# A node that runs
+
+
+class Running:
+    """As much of a node as its backups ask for."""
+
+    def __init__(self, replica: LedgerReplica, home: Home) -> None:
+        self.replica = replica
+        self.home = home
+        self.config = load_config(home)
+
+    @staticmethod
+    def status_document() -> dict[str, str]:
+        return {"version": "0"}
+
+
+@pytest.fixture
+def running(tmp_path: Path, chain: Chain) -> Iterator[Running]:
+    home = make_home(tmp_path / "running", chain)
+    with open_replica(home.data, chain.genesis) as replica:
+        yield Running(replica, home)
+
+
+async def ask(service: BackupServices, **params: object) -> list[dict[str, Any]]:
+    return [event async for event in service.backup(params)]
+
+
+async def test_a_node_writes_its_backup_step_by_step(tmp_path: Path, running: Running, chain: Chain) -> None:
+    service = BackupServices(running)  # type: ignore[arg-type]
+    assert list(service.methods()) == ["node.backup"]
+    *progress, last = await ask(service, path=str(tmp_path / "b"))
+    assert progress
+    assert last["done"]["height"] == chain.height
+    assert (tmp_path / "b" / "SHA256SUMS").exists()
+    for params, code in (
+        ({"path": "relative"}, "node.param.path"),
+        ({}, "node.param.path"),
+        ({"path": str(tmp_path / "b")}, "node.backup.exists"),
+        ({"path": str(tmp_path / "c"), "encrypted_key": "plain"}, "node.backup.key"),
+    ):
+        with pytest.raises(RejectedError) as refusal:
+            await ask(service, **params)
+        assert refusal.value.code == code
+
+
+async def test_who_stops_listening_ends_it_and_the_next_may_begin(tmp_path: Path, running: Running) -> None:
+    service = BackupServices(running)  # type: ignore[arg-type]
+    events = service.backup({"path": str(tmp_path / "b")})
+    await anext(events)
+    with pytest.raises(BackupUnavailableError) as refusal:
+        await ask(service, path=str(tmp_path / "c"))
+    assert refusal.value.code == "node.backup.busy"
+    assert isinstance(events, AsyncGenerator)
+    await events.aclose()
+    assert os.listdir(tmp_path) == ["running"]
+    assert (await ask(service, path=str(tmp_path / "b")))[-1]["done"]
+
+
+def test_a_killed_node_is_backed_up_from_its_store(tmp_path: Path, stopped: Home) -> None:
+    """Its socket is still there, and nobody answers."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stopped.socket))
+    assert run_json("node", "backup", "--home", stopped.path, "--out", tmp_path / "b")["files"] >= 6
