@@ -35,6 +35,8 @@ PATH_MAX: Final = 16
 """Nodes on the way of a block from a validator; who is that far away feeds nobody."""
 BEHIND_BLOCKS_MAX: Final = 64
 """Who is so far behind the asker is of no use to it."""
+SINGLE_PER_S_MAX: Final = 32
+"""Questions for a single block without a slot that are answered in a second, of all peers together."""
 _COUNT_MAX: Final = 1_000_000
 _ADDRESS_BYTES_MAX: Final = 400
 _REQUEST_BYTES_MAX: Final = 1024
@@ -197,6 +199,8 @@ class JoinServer:
         self._replica = replica
         self._standing = standing
         self._remote = remote
+        self._spare_since = -1.0
+        self._spare_used = 0
 
     def register(self, network: Network) -> None:
         """Answer `follow.join` on `network`."""
@@ -207,9 +211,19 @@ class JoinServer:
         committed, tip = self._replica.latest_view(), StateView(self._replica.chain.tip())
         return peer in known_nodes(committed.configuration(), tip.configuration())
 
-    def admits(self, peer: KeyId, height: int) -> bool:
-        """Return whether the peer, whose replica is at `height`, may have blocks."""
-        return self.is_exempt(peer) or self._slots.note_question(peer, height, trio.current_time())
+    def admits(self, peer: KeyId, height: int, *, is_single: bool = False) -> bool:
+        """Return whether the peer, whose replica is at `height`, may have blocks; a single one may be for a repair, which needs no slot."""
+        now = trio.current_time()
+        if self.is_exempt(peer) or self._slots.note_question(peer, height, now):
+            return True
+        return is_single and self._spare(now)
+
+    def _spare(self, now: float) -> bool:
+        """Return whether this second has room for one more question without a slot, and count it."""
+        if now - self._spare_since >= 1:
+            self._spare_since, self._spare_used = now, 0
+        self._spare_used += 1
+        return self._spare_used <= SINGLE_PER_S_MAX
 
     async def join(self, peer: KeyId, payload: bytes) -> bytes:
         """Answer one question for a slot."""

@@ -133,7 +133,9 @@ class SyncServer:
         end = as_optional(values[1], "to_height", as_int)
         bytes_max = min(as_int(values[2], "bytes_max", 1), BLOCKS_BYTES_MAX)
         wait_ms = min(as_int(values[3], "wait_ms"), LONG_POLL_MS_MAX)
-        if self._joining is not None and not self._joining.admits(peer, start - 1):
+        if self._joining is not None and not self._joining.admits(
+            peer, start - 1, is_single=bytes_max == 1 and wait_ms == 0
+        ):
             raise UnavailableError(FULL, "this node feeds as many observers as it may", hint="ask for a slot first")
         self._note_follower(peer, start)
         replica = self._node.replica

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from node.joining import (
     BEHIND,
@@ -16,6 +17,7 @@ from node.joining import (
     FULL,
     LOOP,
     PATH_MAX,
+    SINGLE_PER_S_MAX,
     Joined,
     JoinServer,
     Standing,
@@ -115,6 +117,19 @@ async def test_blocks_are_refused_without_a_slot_and_never_to_validators(replica
     with pytest.raises(UnavailableError) as error:
         await sync._blocks(key_id_named("web2"), question)
     assert error.value.code == FULL
+    single = encode((1, None, 1, 0))
+    assert await sync._blocks(key_id_named("web2"), single) == encode(()), "a node that repairs its store"
+
+
+async def test_single_blocks_without_a_slot_are_bounded(replica: LedgerReplica, autojump_clock: MockClock) -> None:
+    server = JoinServer(Slots(1), replica, lambda: FED, lambda _: "127.0.0.1:5000")
+    await server.join(ASKER, encode_wish(WISH))
+    stranger = key_id_named("web2")
+    for _ in range(2):
+        answers = [server.admits(stranger, 0, is_single=True) for _ in range(SINGLE_PER_S_MAX + 1)]
+        assert answers == [True] * SINGLE_PER_S_MAX + [False]
+        await trio.sleep(1)
+    assert not server.admits(stranger, 0)
 
 
 def test_the_certified_height_is_that_of_the_newest_certificate() -> None:
