@@ -131,7 +131,7 @@ def private_key_from_openssh_untrusted(text: bytes) -> PrivateKey:
         raise MalformedError(
             "wire.key.algorithm", "the private key is of an unknown kind", expected="Ed25519 or P-256"
         ) from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, NotImplementedError):  # The last one for a point of P-256 in another form.
         raise MalformedError("wire.key.openssh", "the OpenSSH private key is damaged") from None
     return private_key_from_library(key)
 

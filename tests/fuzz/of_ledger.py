@@ -66,6 +66,7 @@ from ledger.organisation_actions import (
     SuspendOrganisation,
 )
 from ledger.proofs import Receipt, build_receipt, verify_receipt
+from ledger.recovery import Recovery
 from ledger.snapshot import SnapshotBuilder, decode_manifest_untrusted
 from ledger.snapshot_install import SnapshotInstaller
 from ledger.state_proof import CertifiedStateProof, build_certified_state_proof, verify_certified_state_proof
@@ -79,6 +80,7 @@ from tests.testkit.certificates import make_chain as make_chain_of_certificates
 from tests.testkit.forks import Branch
 from tests.testkit.ledger import Chain, administrator_of, key_of, validator
 from tests.testkit.raft_sim import make_chain
+from tests.testkit.recovery import SIGNERS, make_recovery
 from wire.codec import decode_untrusted, encode
 from wire.errors import RejectedError
 from wire.hashing import sha256
@@ -175,7 +177,19 @@ def body_seeds() -> list[bytes]:
         transaction = decode_transaction_untrusted(raw)
         seeds += [encode((transaction.kind, transaction.body.to_value(), index)) for index in (0, 2, 3)]
     blame = find_guilty(fork()[1].history(), fork()[2].history(), fork()[0].genesis).blames[0]
+    key = key_of("new").public_key
+    digest = b"\x07" * 32
     more: list[bodies.Body] = [
+        bodies.DeploymentIntent(1, bytes(32), "site", digest, digest, b"{}"),
+        bodies.DeploymentOutcome(1, digest, "site", digest, digest, "SUCCESS", digest, digest, b""),
+        bodies.IdentityUpdateRoles("web1@acme", ("host",)),
+        bodies.IdentitySetRoleTerm("web1@acme", "host", 1, 2),
+        bodies.IdentityRotateKey("web1@acme", key_of("web1@acme").public_key.key_id, key.spki),
+        bodies.IdentitySuspend("web1@acme", "lost"),
+        bodies.IdentityResume("web1@acme"),
+        bodies.IdentityRevoke("web1@acme", None, 3, "compromise"),
+        bodies.PatchWithdraw(digest, "defect"),
+        bodies.ProposalWithdraw(digest),
         bodies.EvidenceSubmit(_dump(blame.to_json())),
         bodies.EvidenceSubmit(json.dumps(blame.to_json(), sort_keys=True, separators=(",", ":")).encode()),
     ]
@@ -201,6 +215,7 @@ def action_seeds() -> list[bytes]:
                 "entity User;",
                 (("one", "permit (principal, action, resource);"), ("two", "forbid (principal, action, resource);")),
             ),
+            actions.SetPolicyCases('[{"expect":"deny"}]'),
             actions.SetThreshold("majority"),
             actions.SetLimits(65536, 1 << 20, 100),
             actions.RevokeKey(key.key_id, 3, "compromise"),
@@ -257,7 +272,7 @@ def header_seeds() -> list[bytes]:
     executed = [value for (table, _), value in chain().store.dump().items() if table == Table.EXECUTED]
     return [
         *(block.header.encode() for block in chain().blocks),
-        build_configuration_proof(chain().store, chain().height).configuration.encode(),
+        *(build_configuration_proof(chain().store, height).configuration.encode() for height in range(chain().height)),
         *executed[:3],
     ]
 
@@ -391,6 +406,19 @@ def light_client_seeds() -> list[bytes]:
     return [client.to_bytes()[len(STATE_MAGIC) : -32] for client in clients]
 
 
+def take_recovery(data: bytes) -> bool:
+    value = decode_untrusted(data, bytes_max=LONG)
+    recovery = Recovery.from_value_untrusted(value)
+    assert recovery.to_value() == value, "two forms of one recovery"
+    recovery.verify()
+    return True
+
+
+@cache
+def recovery_seeds() -> list[bytes]:
+    return [encode(make_recovery(chain(), signers=signers).to_value()) for signers in (SIGNERS, ())]
+
+
 # Archives, snapshots, audits
 
 
@@ -504,6 +532,7 @@ def targets() -> list[Target]:
         Target("consistency", take_consistency, consistency_seeds),
         Target("split-view", take_split_view, split_view_seeds),
         Target("blame", take_blame, blame_seeds),
+        Target("recovery", take_recovery, recovery_seeds, input_bytes_max=LONG),
         Target("light-client", take_light_client, light_client_seeds),
         Target("archive", take_archive, archive_seeds, input_bytes_max=LONG, short_inputs=100),
         Target("audit-state", take_audit_state, audit_state_seeds, refusals=(RejectedError, AuditStateError)),

@@ -19,19 +19,32 @@ from urllib.parse import unquote
 
 import trio
 
-from agent.decision import decision_from_json_untrusted, make_decision
+from agent.decision import decision_from_json_untrusted, make_decision, replay_decision_untrusted
 from agent.facts import facts_from_json_untrusted
 from agent.maintenance import parse_window_untrusted
 from agent.policy import PolicyEngine
+from agent.policy_cases import read_cases_untrusted
 from agent.policy_child import check
 from agent.policy_text import _check_caps, check_policy_set, default_policy_set
 from agent.sample_facts import SAMPLE_FACTS
 from agent.target import TargetConfig
+from ledger.configuration_history import build_configuration_proof
 from ledger.mempool import Mempool
+from ledger.records import IdentityRecord, KeyRecord
+from ledger.recovery import build_candidates
 from ledger.transaction import decode_transaction_untrusted
 from node.errors import PeerProtocolError, PeerUnavailableError
 from node.gateway.access import Access
 from node.gateway.app import build_app
+from node.joining import (
+    REFUSALS,
+    Joined,
+    decode_joined_untrusted,
+    decode_wish_untrusted,
+    encode_joined,
+    encode_wish,
+    owner_of_untrusted,
+)
 from node.local.protocol import (
     decode_blob_untrusted,
     decode_message_untrusted,
@@ -41,19 +54,30 @@ from node.local.protocol import (
     error_to_json,
 )
 from node.local.server import _Connection
-from node.net.address import parse_address_untrusted, peer_id, raw_key_from_multihash_untrusted
+from node.net.address import (
+    PEER_ID_PREFIX,
+    parse_address_untrusted,
+    peer_id,
+    raw_key_from_multihash_untrusted,
+    with_peer_id_untrusted,
+)
+from node.net.gate import Gate
 from node.net.muxer import HEADER, INITIAL_WINDOW_BYTES, RECEIVE_WINDOW_BYTES, STREAMS_MAX, Muxer, _ProtocolError
 from node.net.rpc import RpcEndpoint
+from node.recovery import RecoveryFile
 from node.replica import LedgerReplica
 from node.services import Services
+from node.storage.backup_files import BackupDescription
 from node.submission import Submitter
-from tests.fuzz.of_ledger import chain
+from node.sync_slots import Wish
+from tests.fuzz.of_ledger import LONG, chain
 from tests.fuzz.target import Target
-from tests.testkit.ledger import node_key
+from tests.testkit.ledger import key_of, node_key
 from tests.testkit.node import open_replica
+from tests.testkit.recovery import make_recovery
 from wire import canonical_json
 from wire.codec import encode
-from wire.errors import PatchwardenError, RejectedError, UnavailableError
+from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
 from wire.framing import FrameDecoder, encode_frame
 from wire.hashing import Digest, sha256
 from wire.keys import KeyId
@@ -197,24 +221,29 @@ def yamux_seeds() -> list[bytes]:
     return [b"\x02" + opened + sent + b"".join(rest), b"\xff" + many]
 
 
+def _found_corruption(error: CorruptionError) -> None:
+    raise AssertionError("nothing is damaged here") from error
+
+
 def take_address(data: bytes) -> bool:
     """A multiaddress; what it says in its one form is read as the same."""
     try:
         assert peer_id(raw_key_from_multihash_untrusted(data))
+        Gate(lambda raw_key: True, _found_corruption).admit_untrusted(data)
     except RejectedError:
         text = data.decode("utf-8", "surrogateescape")
         address = parse_address_untrusted(text)
         tail = "" if address.raw_key is None else f"/p2p/{peer_id(address.raw_key)}"
-        assert parse_address_untrusted(f"/{address.protocol}/{address.host}/tcp/{address.port}{tail}") == address
+        one_form = f"/{address.protocol}/{address.host}/tcp/{address.port}{tail}"
+        assert parse_address_untrusted(one_form) == address
+        assert parse_address_untrusted(with_peer_id_untrusted(one_form, node_key(1).public_key.raw)).raw_key is not None
     return True
 
 
 def address_seeds() -> list[bytes]:
-    name = peer_id(node_key(1).public_key.raw)
-    return [
-        text.encode()
-        for text in (f"/ip4/127.0.0.1/tcp/9000/p2p/{name}", "/ip6/::1/tcp/1", "/dns4/node.example/tcp/65535", name)
-    ]
+    raw = node_key(1).public_key.raw
+    texts = (f"/ip4/127.0.0.1/tcp/9000/p2p/{peer_id(raw)}", "/ip6/::1/tcp/1", "/dns4/node.example/tcp/65535")
+    return [PEER_ID_PREFIX + raw, *(text.encode() for text in texts)]
 
 
 # The local socket
@@ -541,17 +570,76 @@ def gateway_seeds() -> list[bytes]:
     ]
 
 
+# What other nodes and operators hand over: wishes, recoveries, backups
+
+
+def take_handed_over(data: bytes) -> bool:
+    taken = False
+    for decode, encode_again in (
+        (decode_wish_untrusted, encode_wish),
+        (decode_joined_untrusted, encode_joined),
+        (RecoveryFile.decode_untrusted, RecoveryFile.encode),
+        (BackupDescription.decode_untrusted, BackupDescription.encode),
+    ):
+        readers: Any = decode, encode_again
+        try:
+            assert readers[1](readers[0](data)) == data, "two forms of one value"
+            taken = True
+        except RejectedError:
+            continue
+    try:
+        owner_of_untrusted(data.decode("utf-8", "surrogateescape"))
+    except RejectedError:
+        return taken
+    return True
+
+
+@cache
+def handed_over_seeds() -> list[bytes]:
+    address = f"/ip4/127.0.0.1/tcp/9000/p2p/{peer_id(node_key(1).public_key.raw)}"
+    recovery = make_recovery(chain(), signers=())
+    candidate = build_candidates(chain().store, [(_identity("ada@acme"), [_key_record("ada@acme")])])
+    digest = "ab" * 32
+    description = BackupDescription("test-net", digest, 3, digest, digest, 1, "full", "v1", "validator", "0.1.0", 7)
+    return [
+        encode_wish(Wish(address, 3, 4, 1, False)),
+        encode_joined(Joined(None, 7, (PEER,), (address,))),
+        encode_joined(Joined(REFUSALS[0], 7, (), ())),
+        RecoveryFile(recovery, build_configuration_proof(chain().store, chain().height), tuple(candidate)).encode(),
+        description.encode(),
+        address.encode(),
+    ]
+
+
+def _identity(name: str) -> IdentityRecord:
+    found = chain().view.identity(name)
+    assert found is not None
+    return found
+
+
+def _key_record(name: str) -> KeyRecord:
+    found = chain().view.key(key_of(name).public_key.key_id)
+    assert found is not None
+    return found
+
+
 # What an agent reads
 
 
 def take_agent(data: bytes) -> bool:
-    """Facts, decisions and targets as JSON, a maintenance window as text."""
+    """Facts, decisions, cases and targets as JSON, a maintenance window as text."""
     taken = False
     try:
         parse_window_untrusted(data.decode("utf-8", "surrogateescape"))
         taken = True
     except RejectedError:
         pass
+    for read in (read_cases_untrusted, lambda raw: replay_decision_untrusted(raw, _engine())):
+        try:
+            read(data)
+            taken = True
+        except RejectedError:
+            continue
     value = canonical_json.decode_untrusted(data, canonical=False)
     for reader in (facts_from_json_untrusted, decision_from_json_untrusted):
         try:
@@ -588,6 +676,8 @@ def agent_seeds() -> list[bytes]:
         canonical_json.encode(SAMPLE_FACTS.to_json()),
         canonical_json.encode(decision.to_json()),
         canonical_json.encode(target),
+        b'[{"name":"one","facts":{"system":{"frozen":true}},"expect":"deny","forbidden_by":["frozen"],"among":["frozen"]}]',
+        b'[{"expect":"allow"},{"expect":"deny"}]',
         b"* 00:00-24:00",
         b"sat,sun-tue 23:30-01:00",
     ]
@@ -627,6 +717,7 @@ def targets() -> list[Target]:
             words=(b'"id":', b'"method":"count"', b'"params":{'),
             short_inputs=100,
         ),
+        Target("handed-over", take_handed_over, handed_over_seeds, input_bytes_max=LONG, share=2),
         Target("blob", take_blob, lambda: [encode_blob(bytes(range(size))).encode() for size in (0, 1, 2, 3, 200)]),
         Target("core", take_core, core_seeds, refusals=(RejectedError, UnavailableError), words=words, share=2),
         Target(

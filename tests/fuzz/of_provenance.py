@@ -16,6 +16,7 @@ from provenance.diff_lint import lint_diff
 from provenance.diff_make import make_diff
 from provenance.diff_model import print_diff
 from provenance.identity import CreatorIdentity
+from provenance.import_series import split_mailbox_untrusted
 from provenance.imports import read_foreign_patch_untrusted, rebase
 from provenance.intoto import decode_statement_untrusted
 from provenance.layout import BODY_END, split_patch_file_untrusted
@@ -259,6 +260,23 @@ def foreign_seeds() -> list[bytes]:
     return [header + diff, mail + diff + b"-- \n2.39.2\n\n", plain, plain.replace(b"\n", b"\r\n"), diff]
 
 
+def take_mailbox(data: bytes) -> bool:
+    """A mailbox comes apart into its own bytes, and each mail is read like any foreign patch."""
+    mails = split_mailbox_untrusted(data)
+    assert b"".join(mails) == data, "bytes are lost between two mails"
+    for mail in mails:
+        try:
+            read_foreign_patch_untrusted(mail)
+        except RejectedError:
+            continue
+    return len(mails) > 1
+
+
+def mailbox_seeds() -> list[bytes]:
+    mail = foreign_seeds()[1]
+    return [mail + mail, mail + b"\n" + mail.replace(b"1/2", b"2/2"), foreign_seeds()[0]]
+
+
 def targets() -> list[Target]:
     body_words = (
         *WORDS,
@@ -309,6 +327,13 @@ def targets() -> list[Target]:
         Target("signed-statement", take_signed_statement, statement_seeds, words=members, share=2, short_inputs=200),
         Target("statement", take_statement, statement_seeds, words=members),
         Target("metadata", take_metadata, metadata_seeds, words=members),
+        Target(
+            "mailbox",
+            take_mailbox,
+            mailbox_seeds,
+            words=(*WORDS, b"\nFrom ", b"quoted-printable\n"),
+            short_inputs=100,
+        ),
         Target(
             "foreign-patch",
             take_foreign,

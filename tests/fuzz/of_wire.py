@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from provenance.verify import verify_patch_untrusted
 from tests.fuzz.target import Target
@@ -35,6 +38,12 @@ from wire.keys import (
     public_key_from_spki_untrusted,
 )
 from wire.merkle import Frontier, decode_frontier_untrusted
+from wire.openssh import (
+    openssh_line,
+    private_key_from_file_untrusted,
+    private_key_from_openssh_untrusted,
+    public_key_from_openssh_untrusted,
+)
 from wire.x509 import anchor_untrusted, certificate_chain_untrusted, verify_chain
 
 LONGEST = 1 << 20
@@ -239,6 +248,37 @@ def keys_seeds() -> list[bytes]:
     return seeds
 
 
+def take_openssh(data: bytes) -> bool:
+    """A line of OpenSSH's public keys, its private key files, and the file that may be either container."""
+    taken = False
+    try:
+        key = public_key_from_openssh_untrusted(data)
+        assert public_key_from_openssh_untrusted(openssh_line(key)) == key
+        taken = True
+    except RejectedError:
+        pass
+    for passphrase in (None, b"passphrase"):
+        try:
+            private_key_from_file_untrusted(data, passphrase)
+            taken = True
+        except RejectedError:
+            continue
+    try:
+        private_key_from_openssh_untrusted(data)
+    except RejectedError:
+        return taken
+    return True
+
+
+@cache
+def openssh_seeds() -> list[bytes]:
+    lines = [openssh_line(key.public_key, "alice@acme") for key in _keys()]
+    files = [
+        key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()) for key in (ed25519_key(1), p256_key(1))
+    ]
+    return [*lines, *files]
+
+
 def take_x509(data: bytes) -> bool:
     """The first piece is the leaf, the last one an anchor."""
     ders = split(data)
@@ -290,6 +330,13 @@ def targets() -> list[Target]:
             keys_seeds,
             words=(b"did:key:z6Mk", b"-----BEGIN PRIVATE KEY-----\n", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n"),
             short_inputs=60,
+        ),
+        Target(
+            "openssh",
+            take_openssh,
+            openssh_seeds,
+            words=(b"ssh-ed25519 ", b"ecdsa-sha2-nistp256 ", b"openssh-key-v1\0"),
+            short_inputs=100,
         ),
         Target("x509", take_x509, x509_seeds, share=2, short_inputs=100),
     ]

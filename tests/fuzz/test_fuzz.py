@@ -5,9 +5,13 @@ The long form is `make fuzz`. Both run the same targets with the same checks.
 
 from __future__ import annotations
 
+import ast
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -30,6 +34,7 @@ SEED = 20261122
 MEMORY_EVERY = 25
 """One input of so many is measured, which takes several times as long; the seeds all are."""
 TARGETS = all_targets()
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -48,6 +53,58 @@ def test_inputs_are_the_same_for_the_same_seed() -> None:
     target = TARGETS["diff"][1]
     assert list(inputs(target, 7)) == list(inputs(target, 7))
     assert list(inputs(target, 7)) != list(inputs(target, 8))
+
+
+PACKAGES = ("wire", "provenance", "ledger", "consensus", "agent", "node")
+BEHIND_OTHER_DOORS = {
+    "LedgerReplica.execute_untrusted": "block, transaction",
+    "LedgerReplica.execute_now_untrusted": "block, transaction",
+    "_decode_untrusted": "block, transaction",
+    "CheckpointWatch.take_untrusted": "checkpoint",
+    "_set_from_value_untrusted": "header",
+    "_validator_from_value_untrusted": "header",
+}
+"""Doors that only lead to others, or that are passed once a process because the result is remembered; with the targets that feed those."""
+
+
+def doors() -> set[tuple[str, str]]:
+    """Return file and qualified name of every function whose name promises to take any bytes."""
+    found: set[tuple[str, str]] = set()
+
+    def look(node: ast.AST, file: str, outer: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                if child.name.endswith("_untrusted"):
+                    found.add((file, outer + child.name))
+            elif isinstance(child, ast.ClassDef):
+                look(child, file, f"{outer}{child.name}.")
+
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            look(ast.parse(path.read_text()), str(path), "")
+    return found
+
+
+def test_every_door_for_untrusted_bytes_is_reached_by_a_seed() -> None:
+    """Whoever writes a new one writes its target, or says here which one leads to it."""
+    seeds = [(target, data) for _, target in TARGETS.values() for data in target.seeds() if target.name != "diff-tools"]
+    reached: set[tuple[str, str]] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name.endswith("_untrusted"):
+            reached.add((frame.f_code.co_filename, frame.f_code.co_qualname))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for target, data in seeds:
+            with suppress(*target.refusals):
+                target.take(data)
+    finally:
+        sys.setprofile(before)
+    missing = {name for _, name in doors() - reached} - set(BEHIND_OTHER_DOORS)
+    assert not missing, f"no target of tests/fuzz reaches {sorted(missing)}"
+    assert set().union(*(named.split(", ") for named in BEHIND_OTHER_DOORS.values())) <= set(TARGETS)
 
 
 def test_every_kept_input_belongs_to_a_target() -> None:

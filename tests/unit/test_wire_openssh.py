@@ -117,6 +117,16 @@ def test_damaged_files_are_refused() -> None:
     assert code_of_file(b"nothing") == "wire.key.pem"
 
 
+def test_a_file_with_a_point_in_another_form_is_refused() -> None:
+    """Found by the fuzzer: the library raises `NotImplementedError` for it."""
+    lines = openssh_private_text(P256).splitlines()
+    body = b64decode(b"".join(lines[1:-1]))
+    point = b"\x00\x00\x00\x41\x04"
+    assert body.count(point) == 2
+    changed = body.replace(point, b"\x00\x00\x00\x41\x02")
+    assert code_of_file(b"\n".join([lines[0], b64encode(changed), lines[-1]])) == "wire.key.openssh"
+
+
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.algorithm)
 def test_only_the_one_form_of_a_line_is_read(key: object) -> None:
     assert hasattr(key, "public_key")
