@@ -125,7 +125,10 @@ def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
         check_path(path)
         if state is not None and state.mode not in MODES and not (links and state.mode == MODE_LINK):
             raise MakeRefusedError(
-                "provenance.make.mode", f"{path!a}: a mode is 100644 or 100755", actual=f"{state.mode:06o}"
+                "provenance.make.mode",
+                f"{path!a}: a mode is 100644 or 100755",
+                hint="Allow links (symlink) to have one." if state.mode == MODE_LINK else "",
+                actual=f"{state.mode:06o}",
             )
     old_content = b"" if pair.old is None else pair.old.content
     new_content = b"" if pair.new is None else pair.new.content

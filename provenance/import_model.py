@@ -52,10 +52,14 @@ class ForeignMetadata:
     """Lines of the header that are not taken over."""
 
     @property
+    def author(self) -> str:
+        """Name and address, as far as the header gives them; "" if it names nobody."""
+        return f"{self.author_name} <{self.author_email}>".strip() if self.author_email else self.author_name
+
+    @property
     def reason(self) -> str:
         """The description with who wrote, passed on and reviewed the patch: what the signer's own `description` says of it."""
-        author = f"{self.author_name} <{self.author_email}>" if self.author_email else self.author_name
-        credits = [f"Author: {author}"] if author else []
+        credits = [f"Author: {self.author}"] if self.author else []
         credits += [f"Origin: {self.origin}"] if self.origin else []
         below, size = [], 0
         for line in (*credits, *self.trailers):

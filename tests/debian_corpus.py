@@ -188,12 +188,12 @@ def deploy(scene: Scene, result: Result) -> None:
         assert read_tree(root) == segment.after, f"{target}: the agent's tree is not GNU patch's"
 
 
-def run(count: int, folder: Path, scene: Scene | None) -> list[Result]:
+def run(names: Sequence[str], count: int, folder: Path, scene: Scene | None) -> list[Result]:
     """Return the results of so many packages that `count` patches are accepted."""
     archive = SourceArchive(_made(folder / "apt"))
     results: list[Result] = []
     accepted = 0
-    for name in PACKAGES:
+    for name in names:
         if accepted >= count:
             break
         begin = time.monotonic()
@@ -260,15 +260,19 @@ def main() -> None:
         action="store_true",
         help="import, sign, attest and verify only; compare the trees without a network",
     )
+    parser.add_argument(
+        "packages", nargs="*", metavar="PACKAGE", help="source packages; without one, those of the list"
+    )
     arguments = parser.parse_args()
+    names = arguments.packages or PACKAGES
     with tempfile.TemporaryDirectory(prefix="patchwarden-corpus-") as name:
         folder = Path(name)
         try:
             if arguments.no_agent:
-                results = run(arguments.patches, folder, None)
+                results = run(names, arguments.patches, folder, None)
             else:
                 with running_scene(folder, patches.BEFORE, validators=3) as scene:
-                    results = run(arguments.patches, folder, scene)
+                    results = run(names, arguments.patches, folder, scene)
         except SourceUnavailableError as error:
             print(f"Debian's sources cannot be had here: {error}", file=sys.stderr)
             raise SystemExit(77) from None

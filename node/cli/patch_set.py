@@ -120,7 +120,7 @@ def describe(each: Imported) -> dict[str, Any]:
         "moved_hunks": [{"path": move.path, "line": move.line, "offset": move.offset} for move in rebased.moves],
         "title": metadata.title,
         "description": metadata.description,
-        "author": f"{metadata.author_name} <{metadata.author_email}>" if metadata.author_name else "",
+        "author": metadata.author,
         "references": list(metadata.references),
         "origin": metadata.origin,
         "trailers": list(metadata.trailers),
@@ -136,8 +136,8 @@ def header_of(metadata: ForeignMetadata) -> bytes:
     lines = [f"Description: {metadata.title}"]
     description = metadata.description.encode()[:DESCRIPTION_BYTES_MAX].decode("utf-8", "ignore")
     lines += [f" {line}" if line else " ." for line in description.split("\n") if description]
-    if metadata.author_name or metadata.author_email:
-        lines.append(f"Author: {metadata.author_name} <{metadata.author_email}>".removesuffix(" <>"))
+    if metadata.author:
+        lines.append(f"Author: {metadata.author}")
     if metadata.origin:
         lines.append(f"Origin: {metadata.origin}")
     lines += [f"Bug: {reference}" for reference in metadata.references]

@@ -168,6 +168,7 @@ def _lines(patch: VerifiedPatch) -> Iterator[str]:
             ("release counter", metadata.release_counter),
             ("supersedes", "\n".join(metadata.supersedes) or None),
             ("prerequisites", "\n".join(metadata.prerequisites) or None),
+            ("allowances", ", ".join(metadata.allowances) or None),
             ("build environment", metadata.build_environment.sha256),
             (
                 "validation tests",

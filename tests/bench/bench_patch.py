@@ -84,23 +84,23 @@ def verify_ms(rounds: int) -> float:
 
 
 @contextmanager
-def timed(owner: Any, name: str, durations: list[float]) -> Iterator[None]:
-    """Measure every call of one function, milliseconds."""
+def timed(owner: Any, name: str, durations: list[tuple[float, float]]) -> Iterator[None]:
+    """Measure every call of one function: duration and processor time, milliseconds."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def measured(*arguments: Any, **options: Any) -> Any:
-        begin = time.perf_counter()
+        begin, work = time.perf_counter(), time.thread_time()
         try:
             return original(*arguments, **options)
         finally:
-            durations.append((time.perf_counter() - begin) * 1e3)
+            durations.append(((time.perf_counter() - begin) * 1e3, (time.thread_time() - work) * 1e3))
 
     with mock.patch.object(owner, name, measured):
         yield
 
 
-def agent_ms(directory: Path, rounds: int) -> tuple[float, float]:
-    """Return the median durations of the policy step and of an application, milliseconds."""
+def agent_ms(directory: Path, rounds: int) -> dict[str, float]:
+    """Return the medians of the policy step and of an application, milliseconds."""
 
     async def apply_all() -> None:
         world = World(directory, tree=tree(0))
@@ -110,15 +110,20 @@ def agent_ms(directory: Path, rounds: int) -> tuple[float, float]:
             outcome = await world.agent.apply(data, TARGET, OPERATOR)
             assert outcome.code is ResultCode.SUCCESS, (COMPONENT, outcome)
 
-    decisions: list[float] = []
-    parts: dict[str, list[float]] = {"apply_patch": [], "settle": [], "finish": []}
+    decisions: list[tuple[float, float]] = []
+    parts: dict[str, list[tuple[float, float]]] = {"apply_patch": [], "settle": [], "finish": []}
     with ExitStack() as measured:
         measured.enter_context(timed(pipeline._Run, "_decide", decisions))
         for name, durations in parts.items():
             measured.enter_context(timed(lifecycle, name, durations))
         trio.run(apply_all)
-    applications = [sum(each) for each in zip(*parts.values(), strict=True)]
-    return statistics.median(decisions), statistics.median(applications)
+    applications = [tuple(map(sum, zip(*each, strict=True))) for each in zip(*parts.values(), strict=True)]
+    return {
+        "decide": statistics.median(each[0] for each in decisions),
+        "decide, work": statistics.median(each[1] for each in decisions),
+        "apply": statistics.median(each[0] for each in applications),
+        "apply, work": statistics.median(each[1] for each in applications),
+    }
 
 
 def measure(quick: bool) -> dict[str, float]:
@@ -128,11 +133,9 @@ def measure(quick: bool) -> dict[str, float]:
         directory = Path(name)
         environment = directory / "environment.json"
         environment.write_bytes(patches.build_document())
-        decide, apply = agent_ms(directory / "host", rounds)
         return {
             "create": create_ms(directory, rounds, "--build-env", str(environment)),
             "create, this machine described anew": create_ms(directory, rounds),
             "verify": verify_ms(rounds),
-            "decide": decide,
-            "apply": apply,
+            **agent_ms(directory / "host", rounds),
         }
