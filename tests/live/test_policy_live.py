@@ -11,7 +11,7 @@ import pytest
 from tests.testkit import patches
 from tests.testkit.agent import Tree, write_tree
 from tests.testkit.cli import refused, run_json
-from tests.testkit.devnet import Devnet, running_devnet
+from tests.testkit.devnet import Devnet, running_devnet, wait_for
 from tests.testkit.patches import AFTER, BEFORE
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -35,6 +35,13 @@ def vote(net: Devnet, proposal: str) -> int:
     return int(heights[-1]["height"])
 
 
+def wait_for_host(net: Devnet) -> None:
+    """Return when the host's replica has everything that the validator that was asked has now."""
+    height = run_json("node", "status", "--rpc", net.rpc())["height"]
+    home = net.home("web1")
+    wait_for(lambda: run_json("node", "status", "--home", home)["height"] >= height, f"the host is at height {height}")
+
+
 def release(net: Devnet, workshop: Path, before: Tree, after: Tree, counter: int) -> Path:
     """Return a published patch from one tree to the other, with two approvals and without a scan."""
     node, base, out = ("--rpc", net.rpc()), workshop / f"source{counter}", workshop / f"{counter}.patch"
@@ -50,6 +57,7 @@ def release(net: Devnet, workshop: Path, before: Tree, after: Tree, counter: int
     run_json("patch", "publish", out, "--key", net.key("alice@acme"), *node)
     for identity, role in (("bob@beta", "security-review"), ("carol@gamma", "qa")):
         run_json("patch", "attest", out, "--role", role, "--verdict", "approve", "--key", net.key(identity), *node)
+    wait_for_host(net)
     return out
 
 
@@ -82,9 +90,9 @@ def test_policy_set_from_its_cases_to_what_hosts_refuse(net: Devnet, tmp_path: P
     assert [each["status"] for each in run_json("policy", "history", *node)] == ["in force", "waits"]
     applied = run_json("agent", "apply", patch, "--target", "app", *host)
     assert applied["code"] == "SUCCESS"
-    changed = run_json("policy", "what-if", proposal, *node)
+    changed = run_json("policy", "what-if", proposal, *host)
     assert [(row["host"], row["change"]) for row in changed["rows"]] == [("web1@acme", "would be refused")]
-    explained = run_json("policy", "explain", "--deployment", changed["rows"][0]["deployment_id"], *node)
+    explained = run_json("policy", "explain", "--deployment", changed["rows"][0]["deployment_id"], *host)
     assert (explained["verdict"], explained["recorded"]["agrees"]) == ("allow", True)
 
     # The first block at its height puts it in force, on validators and on the host.
