@@ -270,7 +270,7 @@ def _about(body: bodies.Body) -> str:
             return body.identity_id
         case bodies.AdministrationPropose():
             return _about(body.act)
-        case bodies.AdministrationSetThreshold():
+        case bodies.AdministrationSetThreshold() | bodies.IdentityPublishCrl():
             return body.organisation
         case bodies.AdministrationApprove() | bodies.AdministrationWithdraw():
             return body.act_id.hex()

@@ -33,6 +33,7 @@ from ledger.block import HEADER_BYTES_MAX, Header
 from ledger.limits import (
     ADMINISTRATORS_MAX,
     ATTESTATION_DIGESTS_MAX,
+    CRL_KEYS_MAX,
     DECISION_BYTES_MAX,
     DESCRIPTION_BYTES_MAX,
     DETAIL_BYTES_MAX,
@@ -66,6 +67,7 @@ from wire.limits import (
     SPKI_BYTES_MAX,
     X509_CERTIFICATE_BYTES_MAX,
     X509_CHAIN_LENGTH_MAX,
+    X509_CRL_BYTES_MAX,
 )
 
 REPORT_KINDS: Final = ("adopt", "drift", "inventory", "rollback")
@@ -254,6 +256,34 @@ class IdentityRevoke:
             as_optional(key_id, "key_id", as_digest),
             as_int(last_valid_height, "last_valid_height"),
             _as_reason(reason),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPublishCrl:
+    """Put a CA's revocation list on the ledger, and end the keys whose certificates it takes back."""
+
+    KIND: ClassVar[str] = "identity.publish-crl"
+    organisation: str
+    """Whose CA it is."""
+    crl: bytes
+    """The list in DER."""
+    key_ids: tuple[bytes, ...]
+    """Keys of the organisation whose certificate chain names a certificate of the list, 32 bytes each, in order."""
+
+    def to_value(self) -> tuple[Value, ...]:
+        """Return the wire form."""
+        return (self.organisation, self.crl, self.key_ids)
+
+    @classmethod
+    def from_value_untrusted(cls, value: object) -> IdentityPublishCrl:
+        """Return the body; raises `MalformedError`."""
+        organisation, crl, key_ids = as_tuple(value, "body", length=3)
+        checked = tuple(as_digest(each, "key_ids") for each in as_tuple(key_ids, "key_ids", length_max=CRL_KEYS_MAX))
+        if list(checked) != sorted(set(checked)):
+            raise MalformedError("wire.field.repeated", "key_ids are in order, and none stands twice")
+        return cls(
+            as_identifier(organisation, "organisation"), as_bytes(crl, "crl", bytes_max=X509_CRL_BYTES_MAX), checked
         )
 
 
@@ -696,6 +726,7 @@ MemberBody: TypeAlias = (
     | IdentitySuspend
     | IdentityResume
     | IdentityRevoke
+    | IdentityPublishCrl
     | AdministrationSetThreshold
     | AdministrationPropose
     | AdministrationApprove
@@ -724,6 +755,7 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     IdentitySuspend.KIND: IdentitySuspend.from_value_untrusted,
     IdentityResume.KIND: IdentityResume.from_value_untrusted,
     IdentityRevoke.KIND: IdentityRevoke.from_value_untrusted,
+    IdentityPublishCrl.KIND: IdentityPublishCrl.from_value_untrusted,
     AdministrationSetThreshold.KIND: AdministrationSetThreshold.from_value_untrusted,
     AdministrationPropose.KIND: AdministrationPropose.from_value_untrusted,
     AdministrationApprove.KIND: AdministrationApprove.from_value_untrusted,

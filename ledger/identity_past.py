@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ledger.actions import RevokeKey, action_from_value_untrusted
-from ledger.bodies import AdministrationApprove, AdministrationPropose, IdentityRevoke, ProposalVote
+from ledger.bodies import AdministrationApprove, AdministrationPropose, IdentityPublishCrl, IdentityRevoke, ProposalVote
 from ledger.keyspace import identity_key
 from ledger.records import EXECUTED, IdentityRecord, KeyRecord
+from ledger.rules_crl import CRL_REASON
 from ledger.state import StateView
 from ledger.transaction import Transaction, decode_transaction_untrusted
 
@@ -77,6 +78,10 @@ def _revocations(view: StateView, identity_id: str) -> Iterator[Revocation]:
         block = view.block(entry.height)
         assert block is not None, "history is kept with its blocks"
         transaction = decode_transaction_untrusted(block.transactions[entry.index])
+        body = transaction.body
+        if isinstance(body, IdentityPublishCrl):
+            yield from (Revocation(entry.height, key_id, entry.height, CRL_REASON) for key_id in body.key_ids)
+            continue
         found = _revocation(view, identity_id, transaction, entry.height)
         if found is not None:
             yield found

@@ -179,6 +179,7 @@ EVIDENCE: Final = b"e"
 STANDING: Final = b"s"
 ADMINISTRATION: Final = b"m"
 PENDING_ACT: Final = b"b"
+REVOCATIONS: Final = b"u"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
@@ -257,6 +258,11 @@ def deployment_key(deployment_id: bytes) -> bytes:
 def administration_key(organisation: str) -> bytes:
     """Return the STATE key of how many administrators of an organisation must agree."""
     return ADMINISTRATION + organisation.encode()
+
+
+def revocations_key(organisation: str, issuer: bytes) -> bytes:
+    """Return the STATE key of what a CA of an organisation has taken back; `issuer` is a digest of the CA's encoded name."""
+    return b"%b%b\x00%b" % (REVOCATIONS, organisation.encode(), issuer)
 
 
 def pending_act_key(act_id: bytes) -> bytes:

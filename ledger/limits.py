@@ -36,6 +36,10 @@ ADMINISTRATORS_MAX: Final = 64
 """Administrators of one organisation; the rule about the last one looks at each."""
 CA_CERTIFICATES_MAX: Final = 16
 """CA certificates of one organisation."""
+CRL_KEYS_MAX: Final = 256
+"""Keys that one publication of a revocation list ends."""
+REVOKED_SERIALS_MAX: Final = 16_384
+"""Revoked certificates that are remembered of one CA."""
 ORGANISATIONS_MAX: Final = 256
 """Organisations of one network: each has one vote, and every vote looks at all."""
 REASON_BYTES_MAX: Final = 1 * KIBIBYTE

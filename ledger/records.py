@@ -49,6 +49,7 @@ __all__ = [
     "ProposalRecord",
     "Record",
     "RetiredValidator",
+    "Revocations",
     "Standing",
     "TargetRecord",
     "TransactionChain",
@@ -127,6 +128,26 @@ class Administration(Record):
     """1 to `ADMINISTRATORS_MAX`."""
     changed_height: int
     """Height of the block that decided it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations(Record):
+    """The certificates that a CA of an organisation has taken back, by its newest list on the ledger."""
+
+    organisation: str
+    """Identifier."""
+    issuer: bytes
+    """SHA-256 of the CA's encoded name, 32 bytes."""
+    number: int
+    """CRL number of that list."""
+    this_update: int
+    """When the CA made it: seconds since the epoch."""
+    next_update: int
+    """When it promised a newer one."""
+    recorded_height: int
+    """Height of the block that recorded it."""
+    serials: tuple[bytes, ...]
+    """Serial numbers, 20 bytes each, in order: those of this list and of every former one."""
 
 
 @dataclass(frozen=True, slots=True)

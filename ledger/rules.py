@@ -21,6 +21,7 @@ from ledger.rules_administration import (
     withdraw_act,
 )
 from ledger.rules_common import Context, Effects
+from ledger.rules_crl import publish_crl
 from ledger.rules_evidence import submit_evidence
 from ledger.rules_governance import create_proposal, vote_on_proposal, withdraw_proposal
 from ledger.rules_host import record_intent, record_outcome, record_report
@@ -85,6 +86,8 @@ def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # n
             return resume_identity(view, context, body)
         case bodies.IdentityRevoke():
             return revoke_identity(view, context, body)
+        case bodies.IdentityPublishCrl():
+            return publish_crl(view, context, body)
         case bodies.AdministrationSetThreshold():
             return set_administration_threshold(view, context, body)
         case bodies.AdministrationPropose():

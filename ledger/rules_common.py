@@ -65,5 +65,5 @@ def not_authorised(context: Context, what: str, expected: str) -> TransactionRef
         "tx.not_authorised",
         f"{signer.identity_id} may not {what}",
         expected,
-        f"{', '.join(signer.roles)} of {signer.organisation}",
+        f"{', '.join(signer.roles) or 'no role that counts now'} of {signer.organisation}",
     )

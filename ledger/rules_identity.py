@@ -27,6 +27,7 @@ from ledger.quorum import acting_administrators
 from ledger.records import ACTIVE, REVOKED, SUSPENDED, IdentityRecord, KeyRecord, Organisation, Record
 from ledger.roles import RoleTerm
 from ledger.rules_common import Context, Effects, check_administrator_of, refuse
+from ledger.rules_crl import check_not_revoked
 from ledger.state import StateView
 from wire.keys import PublicKey, public_key_from_spki_untrusted
 from wire.x509 import certificate_chain_untrusted, verify_chain
@@ -37,7 +38,8 @@ def register_identity(view: StateView, context: Context, body: IdentityRegister)
 
     Raises:
         RejectedError: ``ledger.identity.unknown_organisation``, ``ledger.tx.not_authorised``, ``ledger.identity.exists``,
-            ``ledger.identity.key_exists``, ``ledger.identity.certificate_key``, ``ledger.identity.too_many_administrators``,
+            ``ledger.identity.key_exists``, ``ledger.identity.certificate_key``, ``ledger.identity.certificate_revoked``,
+            ``ledger.identity.too_many_administrators``,
             ``wire.key.*``, ``wire.x509.*``.
     """
     name = body.identity_id.partition("@")[2]
@@ -48,7 +50,7 @@ def register_identity(view: StateView, context: Context, body: IdentityRegister)
     if view.identity(body.identity_id) is not None:
         raise refuse("identity.exists", f"{body.identity_id} is registered already")
     key = check_new_key(view, body.spki)
-    _check_chain(organisation, context, key, body.certificate_chain)
+    _check_chain(view, organisation, context, key, body.certificate_chain)
     identity = IdentityRecord(
         body.identity_id, name, body.display_name, body.roles, ACTIVE, (key.key_id,), context.height, context.height
     )
@@ -116,7 +118,8 @@ def rotate_key(view: StateView, context: Context, body: IdentityRotateKey) -> Ef
     Raises:
         RejectedError: ``ledger.identity.not_found``, ``ledger.identity.revoked``, ``ledger.identity.key_not_found``,
             ``ledger.tx.not_authorised``, ``ledger.identity.key_retired``, ``ledger.identity.too_many_keys``,
-            ``ledger.identity.key_exists``, ``ledger.identity.certificate_key``, ``wire.key.*``, ``wire.x509.*``.
+            ``ledger.identity.key_exists``, ``ledger.identity.certificate_key``, ``ledger.identity.certificate_revoked``,
+            ``wire.key.*``, ``wire.x509.*``.
     """
     identity, organisation = _find_any(view, body.identity_id)
     old = view.key(body.old_key_id)
@@ -134,7 +137,7 @@ def rotate_key(view: StateView, context: Context, body: IdentityRotateKey) -> Ef
             hint="register a new identity",
         )
     key = check_new_key(view, body.new_spki)
-    _check_chain(organisation, context, key, body.certificate_chain)
+    _check_chain(view, organisation, context, key, body.certificate_chain)
     records: dict[bytes, Record] = {
         identity_key(body.identity_id): replace(
             identity, key_ids=(*identity.key_ids, key.key_id), changed_height=context.height
@@ -243,7 +246,9 @@ def check_new_key(view: StateView, spki: bytes) -> PublicKey:
     return key
 
 
-def _check_chain(organisation: Organisation, context: Context, key: PublicKey, ders: tuple[bytes, ...]) -> None:
+def _check_chain(
+    view: StateView, organisation: Organisation, context: Context, key: PublicKey, ders: tuple[bytes, ...]
+) -> None:
     if not ders:
         return
     chain = certificate_chain_untrusted(ders)
@@ -255,6 +260,7 @@ def _check_chain(organisation: Organisation, context: Context, key: PublicKey, d
             chain.public_key.key_id,
         )
     verify_chain(chain, organisation.ca_certificates, context.time_ms // 1000)
+    check_not_revoked(view, organisation.name, ders)
 
 
 def _find_any(

@@ -39,6 +39,7 @@ from ledger.records import (
     ProposalRecord,
     Record,
     RetiredValidator,
+    Revocations,
     Standing,
     TargetRecord,
     Validator,
@@ -268,6 +269,10 @@ class StateView:
         """Return how many administrators of the organisation must agree on what changes its identities."""
         administration = self._find(keyspace.administration_key(organisation), Administration)
         return 1 if administration is None else administration.threshold
+
+    def revocations(self, organisation: str, issuer: bytes) -> Revocations | None:
+        """Return what the CA with this name (SHA-256 of it, encoded) has taken back, or None while it has published no list here."""
+        return self._find(keyspace.revocations_key(organisation, issuer), Revocations)
 
     def pending_act(self, act_id: bytes) -> PendingAct | None:
         """Return the act of administration that was proposed under this id, whatever became of it, or None."""

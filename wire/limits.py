@@ -71,5 +71,9 @@ X509_CERTIFICATE_BYTES_MAX: Final = 16 * KIBIBYTE
 """One DER certificate."""
 X509_CHAIN_LENGTH_MAX: Final = 8
 """Certificates in one chain, the leaf included."""
+X509_CRL_BYTES_MAX: Final = 256 * KIBIBYTE
+"""One revocation list in DER; it travels in a transaction."""
+X509_CRL_ENTRIES_MAX: Final = 4096
+"""Certificates in one revocation list."""
 PEM_BYTES_MAX: Final = 16 * KIBIBYTE
 """A private key file."""

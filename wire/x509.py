@@ -6,7 +6,8 @@ ledger. Nothing is fetched; revocation is the ledger's. The rules are a small su
 1. Ed25519 or ECDSA P-256 with SHA-256 in every certificate.
 2. Each certificate is signed by the next, and the last by an anchor (or is that anchor).
 3. Every certificate, the anchor included, is valid at the given time.
-4. The leaf is no CA, may sign (`digitalSignature`), and is meant for code signing (extended key usage, present and explicit).
+4. The leaf is no CA, may sign (`digitalSignature`), and is meant for code signing (extended key usage, present and explicit). A
+   ``did:key`` among its subject alternative names is that of its own key.
 5. Every issuer is a CA with `keyCertSign`, and its path length constraint, if any, is kept.
 6. No critical extension is unknown. Name constraints and certificate policies count as unknown: they are not evaluated here.
 
@@ -42,6 +43,9 @@ _KNOWN_EXTENSIONS: Final = frozenset(
     )
 )
 """Extensions that may be critical."""
+
+_URI: Final = x509.UniformResourceIdentifier
+_DID_KEY: Final = "did:key:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class _Certificate:
     basic_constraints: x509.BasicConstraints | None
     key_usage: x509.KeyUsage | None
     extended_key_usage: x509.ExtendedKeyUsage | None
+    alternative_names: x509.SubjectAlternativeName | None
 
 
 def certificate_chain_untrusted(ders: Sequence[bytes]) -> CertificateChain:
@@ -155,7 +160,7 @@ def verify_chain(chain: CertificateChain, anchors: Sequence[bytes], at_seconds: 
         MalformedError: As `certificate_chain_untrusted`, for an anchor.
         InvalidCertificateError: ``wire.x509.no_anchor``, ``wire.x509.issuer`` (name), ``wire.x509.signature``,
             ``wire.x509.not_yet_valid``, ``wire.x509.expired``, ``wire.x509.leaf_is_ca``, ``wire.x509.not_ca``,
-            ``wire.x509.path_length``, ``wire.x509.key_usage``, ``wire.x509.extended_key_usage``.
+            ``wire.x509.path_length``, ``wire.x509.key_usage``, ``wire.x509.extended_key_usage``, ``wire.x509.subject_did``.
     """
     path = [_parse(der) for der in chain.ders]
     _check_leaf(path[0])
@@ -224,6 +229,7 @@ def _parse(der: bytes) -> _Certificate:
         basic_constraints=_find_extension(extensions, x509.BasicConstraints),
         key_usage=_find_extension(extensions, x509.KeyUsage),
         extended_key_usage=_find_extension(extensions, x509.ExtendedKeyUsage),
+        alternative_names=_find_extension(extensions, x509.SubjectAlternativeName),
     )
 
 
@@ -241,6 +247,9 @@ def _check_leaf(leaf: _Certificate) -> None:
         raise _refuse("key_usage", leaf, "is not for signatures (key usage digitalSignature)")
     if leaf.extended_key_usage is None or ExtendedKeyUsageOID.CODE_SIGNING not in leaf.extended_key_usage:
         raise _refuse("extended_key_usage", leaf, "is not for code signing (extended key usage codeSigning)")
+    for uri in () if leaf.alternative_names is None else leaf.alternative_names.get_values_for_type(_URI):
+        if uri.startswith(_DID_KEY) and uri != leaf.public_key.did:
+            raise _refuse("subject_did", leaf, "names the did:key of another key than its own")
 
 
 def _check_issuer(issuer: _Certificate, below: int) -> None:

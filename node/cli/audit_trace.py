@@ -198,6 +198,8 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
         case bodies.IdentityRevoke():
             what = "all keys" if body.key_id is None else f"key {body.key_id.hex()[:12]}"
             text = f"{body.identity_id}: {what} revoked after height {body.last_valid_height}: {body.reason}"
+        case bodies.IdentityPublishCrl():
+            text = f"revocation list of a CA of {body.organisation}, ending {len(body.key_ids)} keys"
         case bodies.AdministrationSetThreshold():
             text = f"{body.threshold} administrators of {body.organisation} must agree"
         case bodies.AdministrationPropose():

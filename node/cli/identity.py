@@ -43,6 +43,7 @@ identity = group(
         "set-threshold": Place(
             "node.cli.identity_administration:set_threshold", "Say how many administrators must agree."
         ),
+        "publish-crl": Place("node.cli.identity_crl:publish_crl", "Put a CA's revocation list on the ledger."),
         "affected": Place("node.cli.identity_affected:affected", "List what the revocation of its keys takes back."),
     },
 )

@@ -32,7 +32,7 @@ def administer(session: Session, body: AdministrativeBody, summary: Iterable[tup
         return
     lacking = (
         "still to agree",
-        f"{needed - 1} more of {organisation}'s administrators: patchwarden identity approve ACT",
+        f"{needed - 1} more administrators of {organisation}, by `identity approve` of this transaction's id",
     )
     submit_body(session, AdministrationPropose(body), (("proposed", body.KIND), *summary, lacking))
 

@@ -62,7 +62,7 @@ def _public_key(text: str, path: Path, data: bytes) -> PublicKey:
         return public_key_from_did_untrusted(text)
     if data.split(b" ", 1)[0] in OPENSSH_TYPES.values():
         return public_key_from_openssh_untrusted(data)
-    blocks = _pem_blocks(path, data)
+    blocks = pem_blocks(path, data)
     kinds = [kind for kind, _ in blocks]
     if b"PUBLIC KEY" in kinds:
         return public_key_from_spki_untrusted(blocks[kinds.index(b"PUBLIC KEY")][1])
@@ -76,7 +76,7 @@ def _public_key(text: str, path: Path, data: bytes) -> PublicKey:
 
 
 def _holds_private_key(path: Path, data: bytes) -> bool:
-    kinds = [kind for kind, _ in _pem_blocks(path, data)]
+    kinds = [kind for kind, _ in pem_blocks(path, data)]
     return bool(kinds) and not {b"PUBLIC KEY", b"CERTIFICATE"} & set(kinds) and kinds[0].endswith(b"PRIVATE KEY")
 
 
@@ -98,10 +98,15 @@ def read_pem(path: Path) -> list[tuple[bytes, bytes]]:
     Raises:
         CommandError: ``cli.key.pem``, ``cli.file.*``.
     """
-    return _pem_blocks(path, read_file(path, PEM_FILE_BYTES_MAX))
+    return pem_blocks(path, read_file(path, PEM_FILE_BYTES_MAX))
 
 
-def _pem_blocks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
+def pem_blocks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return kind and bytes of each PEM block in what was read from a file; none when it is not PEM.
+
+    Raises:
+        CommandError: ``cli.key.pem``.
+    """
     blocks = []
     for match in _BLOCK.finditer(data):
         try:

@@ -121,6 +121,7 @@ def test_every_body_has_a_value_for_each_field() -> None:
         bodies.AdministrationPropose(bodies.IdentityResume("a@b")),
         bodies.AdministrationApprove(bytes(32)),
         bodies.AdministrationWithdraw(bytes(32)),
+        bodies.IdentityPublishCrl("b", b"crl", (bytes(32),)),
         bodies.IdentityResume("a@b"),
         bodies.IdentityRevoke("a@b", None, 3, "why"),
         bodies.ProposalVote(digest, True),

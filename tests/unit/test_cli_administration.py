@@ -110,7 +110,7 @@ def test_where_two_must_agree_it_is_proposed_and_approved(chain: Chain, keys: di
     roles = ("identity", "set-roles", "alice@acme", "--role", "auditor")
     proposed = run(*roles, *ada)
     assert proposed.code == 0, proposed.err
-    assert "still to agree: 1 more of acme's administrators" in proposed.out
+    assert "still to agree: 1 more administrators of acme" in proposed.out
     (act,) = run_json("identity", "pending", "acme")["acts"]
     assert (act["kind"], act["status"], act["proposer"]) == ("identity.update-roles", "open", "ada@acme")
     shown = run("identity", "pending", "acme").out

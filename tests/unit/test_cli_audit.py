@@ -238,6 +238,7 @@ def test_every_kind_of_transaction_has_its_words() -> None:
         bodies.AdministrationPropose(bodies.IdentityResume("a@b")),
         bodies.AdministrationApprove(bytes(32)),
         bodies.AdministrationWithdraw(bytes(32)),
+        bodies.IdentityPublishCrl("b", b"crl", (bytes(32),)),
         bodies.IdentityResume("a@b"),
         bodies.IdentityRevoke("a@b", None, 3, "why"),
         bodies.IdentityRevoke("a@b", digest, 3, "why"),

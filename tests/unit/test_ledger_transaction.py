@@ -42,6 +42,7 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.AdministrationPropose(bodies.IdentityResume("a@b")),
     bodies.AdministrationApprove(D1),
     bodies.AdministrationWithdraw(D1),
+    bodies.IdentityPublishCrl("b", b"crl", (D1,)),
     bodies.IdentityResume("a@b"),
     bodies.IdentityRevoke("a@b", D1, 7, ""),
     bodies.IdentityRevoke("a@b", None, 0, ""),

@@ -192,6 +192,21 @@ def test_chain_that_breaks_a_rule_is_refused(ders: list[bytes], anchors: list[by
     assert code_of(ders, anchors) == f"wire.x509.{code}"
 
 
+def with_uris(*uris: str) -> bytes:
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+    return leaf(LEAF_KEY, "Root", ROOT_KEY, more=((names, False),))
+
+
+def test_did_key_of_a_leaf_is_its_own() -> None:
+    own = certificate_chain_untrusted([DIRECT]).public_key.did
+    other = certificate_chain_untrusted([leaf(ed25519_key(7), "Root", ROOT_KEY)]).public_key.did
+    assert own != other
+    for uris in ((own,), (own, "https://acme.example/alice"), ("did:web:acme.example",)):
+        verify_chain(certificate_chain_untrusted([with_uris(*uris)]), [ROOT], AT)
+    for uris in ((other,), (own, other), (f"{own}#{own[8:]}",), ("did:key:",)):
+        assert code_of([with_uris(*uris)], [ROOT]) == "wire.x509.subject_did"
+
+
 def test_path_length_counts_the_cas_below() -> None:
     keys = [ed25519_key(10 + index) for index in range(5)]
     names = [f"CA {index}" for index in range(5)]
