@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node.cli import client as client_module
 from node.cli.command import Session
-from node.documents import identity_document
+from node.documents import identity_document, organisation_document
 from node.identity_documents import administration_document
 from node.identity_services import IdentityServices
 from node.local.protocol import decode_blob_untrusted
+from tests.testkit.certificates import make_chain
 from tests.testkit.cli import refused, run, run_json
-from tests.testkit.ledger import Chain, key_of
+from tests.testkit.ledger import Chain, key_of, make_genesis
+from tests.unit.test_ledger_crl import CA, OTHER_CA, make_crl
 from wire.errors import RejectedError
 from wire.limits import TX_BYTES_MAX
 
@@ -50,6 +53,14 @@ class LedgerNode:
                 keys = [key for key_id in identity.key_ids if (key := view.key(key_id)) is not None]
                 as_of = {"consistency": "local", "height": view.height, "replica_age_ms": 1}
                 return {**identity_document(identity, keys), "as_of": as_of}
+            case "identities.list":
+                return [
+                    self.call("identities.get", identity=each.identity_id)
+                    for each in view.identities(params["after"] or "")
+                    if each.organisation == params["organisation"]
+                ]
+            case "organisations.list":
+                return [organisation_document(each, "active") for each in view.organisations()]
             case "tx.submit":
                 (blob,) = params["transactions"]
                 raw = decode_blob_untrusted(blob, "transaction", bytes_max=TX_BYTES_MAX)
@@ -64,7 +75,7 @@ class LedgerNode:
 
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch) -> Chain:
-    chain = Chain()
+    chain = Chain(make_genesis(ca_certificates=(CA,)))
     chain.register("amy@acme", "administrator")
     chain.register("alice@acme", "developer")
 
@@ -193,3 +204,26 @@ def test_act_that_nobody_can_approve_any_more_is_told_as_expired(chain: Chain) -
     )
     document = administration_document(later, "acme", 10)  # type: ignore[arg-type]
     assert [each["status"] for each in document["acts"]] == ["expired"]
+
+
+def test_revocation_list_goes_on_the_ledger_with_the_keys_that_it_ends(
+    chain: Chain, keys: dict[str, Path], tmp_path: Path
+) -> None:
+    key = key_of("x@acme")
+    register = bodies.IdentityRegister("x@acme", "X", ("host",), key.public_key.spki, make_chain(key))
+    chain.submit(register, by="ada@acme")
+    crl, pem, foreign = (tmp_path / name for name in ("acme.crl", "acme.pem", "other.crl"))
+    crl.write_bytes(make_crl())
+    block = base64.encodebytes(make_crl(number=2)).decode()
+    pem.write_text(f"-----BEGIN X509 CRL-----\n{block}-----END X509 CRL-----\n")
+    foreign.write_bytes(make_crl(key=OTHER_CA))
+    publish, ada = ("identity", "publish-crl", "acme"), ("--key", keys["ada@acme"])
+    assert refused(*publish, foreign, *ada) == "cli.crl.unknown_issuer"
+    assert refused("identity", "publish-crl", "beta", crl, *ada) == "cli.crl.unknown_issuer"
+    done = run(*publish, crl, *ada)
+    assert f"key {key.public_key.key_id_hex} of x@acme" in done.out
+    record = chain.view.key(key.public_key.key_id)
+    assert record is not None
+    assert record.last_valid_height == chain.height
+    assert refused(*publish, crl, *ada) == "ledger.identity.crl_not_newer"
+    assert run_json(*publish, pem, *ada)["kind"] == "identity.publish-crl"
