@@ -135,7 +135,6 @@ OTHER_CA = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
             "ledger.identity.unknown_issuer",
         ),
         (bodies.IdentityPublishCrl("beta", make_crl(), ()), "ben@beta", "ledger.identity.unknown_issuer"),
-        (publish(make_crl(made=MADE + timedelta(days=1))), "y@acme", "ledger.identity.crl_time"),
         (publish(make_crl(until=MADE + timedelta(minutes=1))), "y@acme", "ledger.identity.crl_time"),
         (publish(make_crl(), bytes(32)), "y@acme", "ledger.identity.key_not_found"),
         (publish(make_crl(), key_of("ben@beta").public_key.key_id), "y@acme", "ledger.identity.key_not_found"),
@@ -153,6 +152,10 @@ OTHER_CA = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 )
 def test_what_is_refused(chain: Chain, body: bodies.Body, by: str, code: str) -> None:
     assert chain.refused(body, by) == code
+
+
+def test_list_that_is_younger_than_the_tip_is_taken(chain: Chain) -> None:
+    chain.submit(publish(make_crl(made=MADE + timedelta(days=1)), KEY_ID), by="y@acme")
 
 
 def test_older_lists_and_ended_keys_are_refused(chain: Chain) -> None:
