@@ -230,6 +230,9 @@ class JoinServer:
         wish = decode_wish_untrusted(payload)
         wish = replace(wish, address=reachable_address(wish.address, peer, self._remote(peer)))
         now = trio.current_time()
+        for follower in self._slots.followers(now):
+            if not self._remote(follower.key_id):
+                self._slots.leave(follower.key_id)  # Its connection is gone, and so is whoever asked by it.
         with self._replica.view() as view:
             head = certified_height(view)
         standing = self._standing()

@@ -93,6 +93,17 @@ async def test_who_finds_no_slot_hears_of_those_who_have_one(replica: LedgerRepl
     assert (joined.refusal, joined.offers) == (FULL, (ADDRESS,))
 
 
+async def test_who_is_connected_no_more_holds_no_slot(replica: LedgerReplica) -> None:
+    connected = {ASKER: "127.0.0.1:5000"}
+    server = JoinServer(Slots(1), replica, lambda: FED, lambda key_id: connected.get(key_id, ""))
+    await server.join(ASKER, encode_wish(WISH))
+    other = key_id_named("web2")
+    connected[other] = "127.0.0.1:5001"
+    assert decode_joined_untrusted(await server.join(other, encode_wish(WISH))).refusal == FULL
+    del connected[ASKER]
+    assert decode_joined_untrusted(await server.join(other, encode_wish(WISH))).refusal is None
+
+
 async def test_validators_need_no_slot(replica: LedgerReplica) -> None:
     slots = Slots(1)
     assert (await _ask(replica, WISH, slots=slots)).refusal is None
