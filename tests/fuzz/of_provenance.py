@@ -112,7 +112,7 @@ def take_diff_with_tools(data: bytes) -> bool:
 
 @cache
 def accepted_seeds() -> list[bytes]:
-    return [path.read_bytes() for path in sorted((VECTORS / "patches" / "accepted").glob("*.diff"))]
+    return [path.read_bytes() for path in sorted((VECTORS / "patches" / "accepted").glob("*.diff"))[::3]]
 
 
 def take_patch_file(data: bytes) -> bool:

@@ -19,15 +19,16 @@ from typing import Final
 from wire.errors import RejectedError
 
 CPU_NS_FIXED: Final = 150_000_000
-"""What any input may cost: reading and verifying the largest seeds takes a tenth of it."""
+"""What any input may cost. No seed takes a fiftieth of it, but the first request to the gateway, which makes its models."""
 CPU_NS_PER_BYTE: Final = 20_000
-"""What a byte may add; the readers take 0.1 to 3 microseconds, and 5 times as much under the fuzzer's instrumentation."""
+"""What a byte may add. The worst inputs that we know take 2,000 (`tests/fuzz/test_worst_inputs.py`), cases of policies up to 8,000,
+and all several times as much under the fuzzer's instrumentation."""
 CPU_TRIES: Final = 3
 """An input is too slow when the fastest of so many tries is: another process may have had the processor's caches."""
 MEMORY_BYTES_FIXED: Final = 2 * 1024 * 1024
 """What any input may make Python allocate at the worst moment."""
-MEMORY_BYTES_PER_BYTE: Final = 300
-"""What a byte may add: the smallest value in a list of a list, `[]` and a comma, is an object of 56 bytes and more."""
+MEMORY_BYTES_PER_BYTE: Final = 200
+"""What a byte may add. The worst that we know is 132: a list of empty lists in CBOR, one byte each."""
 INPUT_BYTES_MAX: Final = 8 * 1024
 """The longest input, unless the target says otherwise."""
 
