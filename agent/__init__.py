@@ -5,8 +5,9 @@ order, each module using only those before it::
 
     errors  limits  access  files  ->  state_file  record_log      maintenance  ->  target
     facts  ->  cedar_request  sample_facts  ->  policy_text (policy_child)  policy  policy_cache  ->  decision  ->  results
+    decision  ->  policy_cases  gallery
     inventory  manifest  plan  ->  stage  switch  ->  applying  ->  registry
-    highwater  identities  validation  context  ->  pipeline
+    highwater  statements  ->  identities  ->  rollout  validation  context  ->  pipeline
     outbox  ->  delivery      documents  blocking  config  ->  lifecycle  ->  runtime
 
 Start reading at `pipeline`: how a patch is judged; then `applying`: how a tree is changed. The formats stand in docs/spec/agent.md and
