@@ -116,16 +116,17 @@ def find_story(view: StateView, record: ProposalRecord) -> Story:
             transaction = decode_transaction_untrusted(block.transactions[entry.index])
             found.append(_Found(transaction, entry.height, entry.index, block.header.time_ms))
     header = view.header_at(record.expires_height)
-    return _tell(view, record, found, None if header is None else header.time_ms)
+    return _tell(view, view.height, record, found, None if header is None else header.time_ms)
 
 
 class StoryCollector:
     """Passes by every transaction of a chain, in order, and remembers those about proposals."""
 
-    __slots__ = ("_expiry_times", "_found", "_stays_open_to")
+    __slots__ = ("_expiry_times", "_found", "_height", "_stays_open_to")
 
     def __init__(self) -> None:
         self._found: dict[bytes, list[_Found]] = {}
+        self._height = 0
         self._stays_open_to: set[int] = set()
         self._expiry_times: dict[int, int] = {}
 
@@ -135,6 +136,7 @@ class StoryCollector:
         Raises:
             RejectedError: One of them has not its form.
         """
+        self._height = height
         if height in self._stays_open_to:
             self._expiry_times[height] = time_ms
         for index, raw in enumerate(transactions):
@@ -150,11 +152,11 @@ class StoryCollector:
             self._found.setdefault(proposal_id, []).append(_Found(transaction, height, index, time_ms))
 
     def stories(self, view: StateView) -> Iterator[Story]:
-        """Yield the story of each proposal in order of `story_place`; `view` is the state after the last block fed."""
+        """Yield the story of each proposal in order of `story_place`; `view` is the state after the last block fed, blocks or not."""
         records = [record for proposal_id in self._found if (record := view.proposal(proposal_id)) is not None]
         for record in sorted(records, key=story_place):
             found = self._found[record.proposal_id]
-            yield _tell(view, record, found, self._expiry_times.get(record.expires_height))
+            yield _tell(view, self._height, record, found, self._expiry_times.get(record.expires_height))
 
 
 def story_place(record: ProposalRecord) -> tuple[int, bytes]:
@@ -162,8 +164,10 @@ def story_place(record: ProposalRecord) -> tuple[int, bytes]:
     return record.created_height, record.proposal_id
 
 
-def _tell(view: StateView, record: ProposalRecord, found: list[_Found], expiry_time_ms: int | None) -> Story:
-    status = proposal_status(record, view.height)
+def _tell(
+    view: StateView, height: int, record: ProposalRecord, found: list[_Found], expiry_time_ms: int | None
+) -> Story:
+    status = proposal_status(record, height)
     last_votes = {_signer(view, each)[1]: each for each in found if isinstance(each.transaction.body, ProposalVote)}
     steps = tuple(_step(view, each, last_votes) for each in found)
     return Story(

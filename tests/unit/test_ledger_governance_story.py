@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger import actions, bodies, governance_story, rules_governance
+from ledger.audit import Auditor
 from ledger.governance_story import Story, StoryCollector, find_story, story_place
 from ledger.keyspace import HISTORY_KEY, Table, height_key
 from tests.testkit.ledger import Chain, key_of, make_genesis
@@ -28,11 +29,12 @@ def vote(chain: Chain, proposal_id: bytes, by: str, approve: bool = True) -> byt
 
 
 def story(chain: Chain, proposal_id: bytes) -> Story:
-    """Return the story, after showing that blocks which pass by tell all stories just so."""
-    collector = StoryCollector()
-    for block in chain.blocks:
+    """Return the story, after showing that blocks which pass by tell all stories just so, with what an audit derives from them."""
+    collector, auditor = StoryCollector(), Auditor(chain.genesis)
+    for block in chain.blocks[1:]:
         collector.feed(block.header.height, block.header.time_ms, block.transactions)
-    told = list(collector.stories(chain.view))
+        auditor.feed(block.raw, None)
+    told = list(collector.stories(auditor.view))
     records = sorted(chain.view.proposals(), key=story_place)
     assert told == [find_story(chain.view, record) for record in records]
     return next(each for each in told if each.record.proposal_id == proposal_id)
