@@ -22,6 +22,8 @@ from wire.x509 import anchor_untrusted
 
 SERIAL_BYTES: Final = 20
 """A serial number has at most this many bytes (RFC 5280 4.1.2.2)."""
+CRL_NUMBER_MAX: Final = 2**63 - 1
+"""The highest CRL number that is read. RFC 5280 5.2.3 lets a CA count further, which none reaches that counts."""
 
 _SIGNATURE_ALGORITHMS: Final = frozenset((SignatureAlgorithmOID.ED25519, SignatureAlgorithmOID.ECDSA_WITH_SHA256))
 _REVERSIBLE: Final = frozenset((x509.ReasonFlags.certificate_hold, x509.ReasonFlags.remove_from_crl))
@@ -52,8 +54,9 @@ def subject_bytes(der: bytes) -> bytes:
 
 
 def serial_bytes(der: bytes) -> bytes:
-    """Return the serial number of a certificate in DER, which parses: 20 bytes."""
-    return x509.load_der_x509_certificate(der).serial_number.to_bytes(SERIAL_BYTES, "big")
+    """Return the serial number of a certificate in DER, which parses: 20 bytes; none when it is one that no list can name."""
+    serial = x509.load_der_x509_certificate(der).serial_number
+    return serial.to_bytes(SERIAL_BYTES, "big") if _is_serial(serial) else b""
 
 
 def verify_revocation_list(der: bytes, authority: bytes) -> RevocationList:
@@ -101,6 +104,12 @@ def verify_revocation_list(der: bytes, authority: bytes) -> RevocationList:
             expected=f"at most {X509_CRL_ENTRIES_MAX} entries",
             actual=len(entries),
         )
+    if not 0 <= number <= CRL_NUMBER_MAX or not all(_is_serial(serial) for serial, _ in entries):
+        raise MalformedError(
+            "wire.x509.crl_malformed",
+            "the list's number or a serial number in it is out of range",
+            expected=f"a number up to {CRL_NUMBER_MAX}, serial numbers of at most {SERIAL_BYTES} bytes, none negative",
+        )
     if algorithm not in _SIGNATURE_ALGORITHMS:
         raise MalformedError(
             "wire.x509.algorithm", "the list is signed with another algorithm", actual=algorithm.dotted_string
@@ -122,6 +131,10 @@ def verify_revocation_list(der: bytes, authority: bytes) -> RevocationList:
         raise InvalidCertificateError("wire.x509.crl_signature", "the list is not signed by the CA")
     final = {serial.to_bytes(SERIAL_BYTES, "big") for serial, extensions in entries if not _is_reversible(extensions)}
     return RevocationList(number, int(updates[0].timestamp()), int(updates[1].timestamp()), tuple(sorted(final)))
+
+
+def _is_serial(number: int) -> bool:
+    return 0 <= number < 1 << 8 * SERIAL_BYTES
 
 
 def _is_reversible(extensions: list[x509.Extension[x509.ExtensionType]]) -> bool:

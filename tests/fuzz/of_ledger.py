@@ -188,6 +188,7 @@ def body_seeds() -> list[bytes]:
         bodies.IdentitySuspend("web1@acme", "lost"),
         bodies.IdentityResume("web1@acme"),
         bodies.IdentityRevoke("web1@acme", None, 3, "compromise"),
+        bodies.IdentityPublishCrl("acme", b"list", (digest,)),
         bodies.AdministrationSetThreshold("acme", 1),
         bodies.AdministrationPropose(bodies.IdentitySuspend("web1@acme", "lost")),
         bodies.AdministrationApprove(digest),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from provenance.verify import verify_patch_untrusted
 from tests.fuzz.target import Target
-from tests.testkit import patches
+from tests.testkit import der, patches
 from tests.testkit.certificates import make_chain
 from tests.testkit.wire_certificates import ca, ed25519_key, leaf, p256_key
 from wire import canonical_json, cbor, codec
@@ -45,6 +47,7 @@ from wire.openssh import (
     public_key_from_openssh_untrusted,
 )
 from wire.x509 import anchor_untrusted, certificate_chain_untrusted, verify_chain
+from wire.x509_crl import SERIAL_BYTES, verify_revocation_list
 
 LONGEST = 1 << 20
 VERIFIED_AT = 1_780_000_000
@@ -279,13 +282,51 @@ def openssh_seeds() -> list[bytes]:
     return [*lines, *files]
 
 
+AUTHORITY_KEY = ed25519_key(9)
+
+
+@cache
+def _authority() -> bytes:
+    return ca("Root", AUTHORITY_KEY, "Root", AUTHORITY_KEY, usage=("key_cert_sign", "crl_sign"))
+
+
+def take_crl(data: bytes) -> bool:
+    """The body of a revocation list, honestly signed by a CA gone bad; and the same bytes as a list."""
+    try:
+        found = verify_revocation_list(der.sign(data, AUTHORITY_KEY), _authority())
+    except RejectedError:
+        verify_revocation_list(data, _authority())
+        return True
+    assert all(len(serial) == SERIAL_BYTES for serial in found.serials)
+    codec.encode((found.number, found.this_update, found.next_update, found.serials))
+    return True
+
+
+@cache
+def crl_seeds() -> list[bytes]:
+    made = datetime(2026, 11, 22, tzinfo=UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(x509.load_der_x509_certificate(_authority()).subject)
+    builder = (
+        builder.last_update(made).next_update(made + timedelta(days=7)).add_extension(x509.CRLNumber(3), critical=False)
+    )
+    empty = builder.sign(AUTHORITY_KEY, None)
+    for serial in (1, 1 << 158):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(made)
+        builder = builder.add_revoked_certificate(
+            entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False).build()
+        )
+    full = builder.sign(AUTHORITY_KEY, None)
+    bodies = [empty.tbs_certlist_bytes, full.tbs_certlist_bytes]
+    return [*bodies, der.replace_integer(bodies[1], 1, b"\x01" * 25), full.public_bytes(Encoding.DER)]
+
+
 def take_x509(data: bytes) -> bool:
     """The first piece is the leaf, the last one an anchor."""
     ders = split(data)
     taken = False
-    for der in ders[-1:]:
+    for last in ders[-1:]:
         try:
-            anchor_untrusted(der)
+            anchor_untrusted(last)
             taken = True
         except RejectedError:
             pass
@@ -338,5 +379,6 @@ def targets() -> list[Target]:
             words=(b"ssh-ed25519 ", b"ecdsa-sha2-nistp256 ", b"openssh-key-v1\0"),
             short_inputs=100,
         ),
+        Target("crl", take_crl, crl_seeds, share=2, short_inputs=200),
         Target("x509", take_x509, x509_seeds, share=2, short_inputs=100),
     ]

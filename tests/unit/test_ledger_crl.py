@@ -15,13 +15,14 @@ from ledger.identity_past import identity_then
 from ledger.keyspace import Table, revocations_key
 from ledger.limits import REVOKED_SERIALS_MAX
 from ledger.records import Revocations
+from tests.testkit import der
 from tests.testkit.certificates import CA_KEY, make_chain
 from tests.testkit.ledger import Chain, key_of, make_genesis
 from tests.testkit.wire_certificates import ca, ed25519_key
 from wire.errors import RejectedError
 from wire.hashing import sha256
 from wire.limits import X509_CRL_BYTES_MAX, X509_CRL_ENTRIES_MAX
-from wire.x509_crl import subject_bytes, verify_revocation_list
+from wire.x509_crl import CRL_NUMBER_MAX, serial_bytes, subject_bytes, verify_revocation_list
 
 KEY = key_of("x@acme")
 CHAIN = make_chain(KEY)
@@ -69,6 +70,31 @@ def chain() -> Chain:
 
 def publish(crl: bytes, *key_ids: bytes) -> bodies.IdentityPublishCrl:
     return bodies.IdentityPublishCrl("acme", crl, tuple(sorted(key_ids)))
+
+
+SERIAL = 0x0123456789
+
+
+@pytest.mark.parametrize("serial", [b"\x01" * 25, b"\x81" * 20, b"\xff"])
+def test_a_serial_number_out_of_range_is_refused_and_breaks_nothing(chain: Chain, serial: bytes) -> None:
+    """Found by the fuzzer: it was an `OverflowError` at execution, on every node."""
+    body = x509.load_der_x509_crl(make_crl((SERIAL,))).tbs_certlist_bytes
+    crl = der.sign(der.replace_integer(body, SERIAL, serial), CA_KEY)
+    built = chain.build(chain.sign(publish(crl), "ada@acme"))
+    assert [error.code for _, error in built.refused] == ["wire.x509.crl_malformed"]
+
+
+@pytest.mark.parametrize(("number", "refused"), [(CRL_NUMBER_MAX, False), (CRL_NUMBER_MAX + 1, True), (1 << 100, True)])
+def test_a_number_that_no_record_can_hold_is_refused(chain: Chain, number: int, refused: bool) -> None:
+    """Found by the fuzzer: the record had no encoding, after the transaction had been accepted."""
+    built = chain.build(chain.sign(publish(make_crl((7,), number)), "ada@acme"))
+    assert [error.code for _, error in built.refused] == ["wire.x509.crl_malformed"] * refused
+
+
+def test_a_certificate_with_a_serial_number_out_of_range_is_named_by_no_list() -> None:
+    body = x509.load_der_x509_certificate(CA).tbs_certificate_bytes
+    assert serial_bytes(der.sign(der.replace_integer(body, 1, b"\x01" * 25), CA_KEY)) == b""
+    assert serial_bytes(CA) == bytes(19) + b"\x01"
 
 
 def test_list_ends_the_key_from_its_own_height_on(chain: Chain) -> None:
