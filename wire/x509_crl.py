@@ -91,7 +91,15 @@ def verify_revocation_list(der: bytes, authority: bytes) -> RevocationList:
         issuer = crl.issuer
         updates = (crl.last_update_utc, crl.next_update_utc)
         entries = [(each.serial_number, list(each.extensions)) for each in crl]
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise MalformedError(
             "wire.x509.crl_malformed",
             f"the list cannot be read ({type(error).__name__})",

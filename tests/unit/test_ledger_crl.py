@@ -84,6 +84,16 @@ def test_a_serial_number_out_of_range_is_refused_and_breaks_nothing(chain: Chain
     assert [error.code for _, error in built.refused] == ["wire.x509.crl_malformed"]
 
 
+def test_a_list_of_another_version_is_refused_before_its_signature_is_looked_at(chain: Chain) -> None:
+    """Found by the fuzzer: the library raises `InvalidVersion`, which is no `ValueError`, and anybody registered can send such a list."""
+    body = x509.load_der_x509_crl(make_crl((SERIAL,), 3)).tbs_certlist_bytes
+    crl = der.encode(
+        der.SEQUENCE, der.replace_integer(body, 1, b"\0") + der.ED25519 + der.encode(der.BIT_STRING, bytes(65))
+    )
+    built = chain.build(chain.sign(publish(crl), "ada@acme"))
+    assert [error.code for _, error in built.refused] == ["wire.x509.crl_malformed"]
+
+
 @pytest.mark.parametrize(("number", "refused"), [(CRL_NUMBER_MAX, False), (CRL_NUMBER_MAX + 1, True), (1 << 100, True)])
 def test_a_number_that_no_record_can_hold_is_refused(chain: Chain, number: int, refused: bool) -> None:
     """Found by the fuzzer: the record had no encoding, after the transaction had been accepted."""
