@@ -24,7 +24,7 @@ from functools import lru_cache
 from hashlib import sha512
 from typing import Final, NewType, Protocol, assert_never
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from nacl import bindings as sodium
@@ -315,8 +315,9 @@ def private_key_from_pem_untrusted(pem: bytes, passphrase: bytes | None) -> Priv
         raise MalformedError(
             "wire.key.algorithm", "the private key is of an unknown kind", expected="Ed25519 or P-256"
         ) from None
-    except (ValueError, TypeError):
-        # cryptography reports a wrong passphrase and a damaged block alike. Its text is dropped: it may quote the file.
+    except (ValueError, TypeError, InternalError):
+        # A wrong passphrase and a damaged block are reported alike, a key of the wrong length as `InternalError`. The library's text is
+        # dropped: it may quote the file.
         if encrypted:
             raise MalformedError(
                 "wire.key.passphrase", "the passphrase is wrong or the encrypted key is damaged"
