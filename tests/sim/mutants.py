@@ -343,7 +343,7 @@ MUTANTS = (
     Mutant(
         "forgets-the-tail",
         "a node that comes back does not execute the uncommitted blocks of its log again",
-        ("process.failed", "AssertionError"),
+        ("process.failed", "AssertionError", "liveness"),
         Parts(replica=ForgetsTheTail),
     ),
     Mutant(
