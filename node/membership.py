@@ -6,6 +6,7 @@ configuration is read from its writes, so nobody executes anything twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from consensus.membership import Configuration as CoreConfiguration
@@ -61,6 +62,23 @@ def may_change_configuration(view: StateView, transaction: Transaction) -> bool:
             return proposal is None or proposal.action[0] in _ABOUT_VALIDATORS
         case _:
             return False
+
+
+def with_one_change(view: StateView, transactions: Iterable[Transaction]) -> tuple[Transaction, ...]:
+    """Return the transactions without those that may change who votes, but for the first of them.
+
+    Voters change in two steps, and a block is one: with two changes in it, it could end one and begin the next, and no majority of the
+    voters in between would have decided anything.
+    """
+    kept: list[Transaction] = []
+    has_change = False
+    for each in transactions:
+        if may_change_configuration(view, each):
+            if has_change:
+                continue
+            has_change = True
+        kept.append(each)
+    return tuple(kept)
 
 
 def known_nodes(*configurations: Configuration) -> dict[KeyId, Validator]:

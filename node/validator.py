@@ -62,6 +62,7 @@ from node.membership import (
     committed_configuration,
     core_configuration,
     may_change_configuration,
+    with_one_change,
 )
 from node.pace import INLINE_BYTES_MAX, WritePace
 from node.replica import LedgerReplica
@@ -632,7 +633,9 @@ class Validator:
         if self._replica.chain.find_hash(base.last_height) != base.last_hash:
             return  # The work task has yet to execute what we were elected on.
         candidates = self._mempool.take(count_max=self._config.block_transactions_max)
-        if not base.can_change_configuration:
+        if base.can_change_configuration:
+            candidates = with_one_change(StateView(self._replica.chain.tip()), candidates)
+        else:
             # They wait in the mempool for the change under way, or for this leader's first commit.
             candidates = self._without_changes(candidates)
         refusal = self._build_and_propose(base, candidates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger import actions, bodies
-from node.membership import may_change_configuration
+from node.membership import may_change_configuration, with_one_change
 from tests.testkit.ledger import Chain, validator
 
 
@@ -29,3 +29,18 @@ def test_the_end_of_a_change_changes_who_votes() -> None:
     chain.add_learner(5)
     chain.adopt(actions.PromoteLearner("v5"))
     assert may_change_configuration(chain.view, chain.sign_settlement())
+
+
+def test_a_block_takes_one_change_of_who_votes_and_everything_else() -> None:
+    """Guarded by `with_one_change`: one block that ended a change and began another ended its leader (seed 1189 of the simulator)."""
+    chain = Chain()
+    chain.add_learner(5)
+    removal = chain.submit(bodies.ProposalCreate(actions.RemoveValidator("v1"), ""), "ada@acme").tx_id
+    chain.adopt(actions.PromoteLearner("v5"))
+    settlement = chain.sign_settlement()
+    votes = [chain.sign(bodies.ProposalVote(removal, True), voter) for voter in ("ada@acme", "ben@beta")]
+    other = chain.sign(bodies.ProposalWithdraw(removal), "ada@acme")
+    waiting = [settlement, votes[0], other, votes[1]]
+    assert with_one_change(chain.view, waiting) == (settlement, other)
+    assert with_one_change(chain.view, waiting[1:]) == (votes[0], other)
+    assert with_one_change(chain.view, [other]) == (other,)
