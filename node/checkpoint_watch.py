@@ -20,7 +20,6 @@ Source: docs/spec/proofs.md 6.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ from ledger.errors import NotYetAvailableError
 from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.trust import TrustedHead
 from node.replica import LedgerReplica
+from node.storage.snapshot_files import write_file
 from wire.errors import RejectedError, UnavailableError
 
 CHECK_S: Final = 5.0
@@ -272,13 +272,8 @@ class CheckpointWatch:
     def _keep(self, name: str, data: bytes) -> None:
         """Write a file durably. Blocks."""
         path = self._directory / name
-        part = path.with_suffix(".part")
         try:
-            with part.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
+            write_file(path, data)
         except OSError as error:
             # A full disk stops the store first; this file is written again with the next checkpoint.
             _log.warning("a checkpoint was not written", file=str(path), reason=error.strerror)
