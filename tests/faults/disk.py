@@ -95,10 +95,10 @@ def fill(node: Node, left_bytes: int) -> None:
     """Write ballast onto the node's small disk until so much is left; 0 leaves not a byte."""
     assert node.has_small_disk
     ballast = node.data / BALLAST
-    with ballast.open("ab") as file, suppress(OSError):  # The last write may find less room than it needs.
+    # The last write may find less room than it needs. Unbuffered, or closing the file would try the same write again.
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
         while (free := free_bytes(node)) > left_bytes:
             file.write(bytes(min(CHUNK_BYTES, free - left_bytes)))
-            file.flush()
 
 
 def release(node: Node) -> None:

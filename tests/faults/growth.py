@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -35,9 +36,8 @@ def measure_growth(directory: Path, largest: int, seed: int) -> Result:
     """Add and promote validators up to `largest`, then remove them in an order by chance, until one is left; print each step."""
     result = Result()
     chance = random.Random(f"growth {seed}")
-    recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes", validators=1, spares=largest - 1)
-    with running_cluster(cluster):
+    with closing(Recorder(directory / "history.jsonl")) as recorder, running_cluster(cluster):
         blocks = BlockLedger(cluster.nodes)
         workload = Workload(
             cluster, recorder, seed=seed, clients=3, pause_s=0.02, loaders=1, batch=10, batch_interval_s=0.2
@@ -71,7 +71,6 @@ def measure_growth(directory: Path, largest: int, seed: int) -> Result:
         result.violations += blocks.violations
         settle_nodes(cluster)
         judge(cluster, recorder, result)
-    recorder.close()
     gaps = [longest_gap_s(recorder.returns_ns, begin_ns, end_ns) for _, begin_ns, end_ns in steps]
     within = sum(gap <= ELECTION_TIMEOUT_S for gap in gaps)
     again = ", ".join(f"{count} {code}" for code, count in workload.answers.most_common(12))

@@ -7,7 +7,7 @@ import random
 import re
 import statistics
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +41,8 @@ def measure_failover(directory: Path, times: int, seed: int) -> Result:
     """Kill the leader so many times under light load; print when another leader's first block was committed."""
     result = Result()
     chance = random.Random(f"failover {seed}")
-    recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes")
-    with running_cluster(cluster):
+    with closing(Recorder(directory / "history.jsonl")) as recorder, running_cluster(cluster):
         blocks = BlockLedger(cluster.nodes)
         workload = Workload(cluster, recorder, seed=seed, clients=2, loaders=0)
         sampler = Sampler(cluster, lambda: workload.acknowledged)
@@ -75,7 +74,6 @@ def measure_failover(directory: Path, times: int, seed: int) -> Result:
                 f"max {max(values) * 1000:.0f} ms, min {min(values) * 1000:.0f} ms of {times}"
             )
         result.add(f"{sampler.load_text()} on {os.cpu_count()} processors")
-    recorder.close()
     return result
 
 
@@ -107,9 +105,8 @@ def _kill_once(cluster: Cluster, leader: Node, blocks: BlockLedger, recorder: Re
 def measure_calm(directory: Path, minutes: float, seed: int) -> Result:
     """Load the cluster as much as it takes; print how many elections there were, and how many when nodes are stopped for a moment."""
     result = Result()
-    recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes")
-    with running_cluster(cluster):
+    with closing(Recorder(directory / "history.jsonl")) as recorder, running_cluster(cluster):
         leader = cluster.wait_leader()
         workload = Workload(
             cluster, recorder, seed=seed, clients=2, loaders=FULL_LOADERS, batch=FULL_BATCH, batch_interval_s=0
@@ -150,7 +147,6 @@ def measure_calm(directory: Path, minutes: float, seed: int) -> Result:
         for what, count in (("under full load", calm), ("when nodes are stopped for a moment", stopped)):
             if count:
                 result.violations.append(f"{count} elections without need {what}")
-    recorder.close()
     return result
 
 

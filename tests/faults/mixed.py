@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -83,8 +83,7 @@ class MixedRun:
         result.add(f"seed {self.seed}, {self.minutes:g} minutes, faults: {' '.join(self.kinds)}")
         for name, reason in self.refused_kinds.items():
             result.add(f"not made here: {name}: {reason}")
-        recorder = Recorder(self.directory / "history.jsonl")
-        with running_cluster(self.cluster):
+        with closing(Recorder(self.directory / "history.jsonl")) as recorder, running_cluster(self.cluster):
             stage = Stage(self.cluster, spared=self.cluster.validators[self._spared])
             assert stage.spared is not None
             small = next((node.name for node in self.cluster.nodes if node.has_small_disk), "none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +32,8 @@ MEMORY_KIB_MAX: Final = 400 * 1024
 def measure_pressure(directory: Path, seed: int) -> Result:
     """Print throughput and memory without a fault, with a stopped follower, and with a follower whose disk is slow."""
     result = Result()
-    recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes")
-    with running_cluster(cluster):
+    with closing(Recorder(directory / "history.jsonl")) as recorder, running_cluster(cluster):
         leader = cluster.wait_leader()
         follower = next(node for node in cluster.validators if node is not leader)
         blocks = BlockLedger(cluster.nodes)
@@ -74,7 +73,6 @@ def measure_pressure(directory: Path, seed: int) -> Result:
         result.violations += blocks.violations
         settle_nodes(cluster)
         judge(cluster, recorder, result)
-    recorder.close()
     for name, rate in rates:
         result.add(f"throughput with the {name} follower: {rate / calm:.0%} of that without")
         if rate < SHARE_MIN * calm:

@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,9 +43,8 @@ def measure_rolling(directory: Path, rounds: int, seed: int) -> Result:
     """Restart every validator so many times in turn; print what hand-overs took and how long clients waited."""
     result = Result()
     chance = random.Random(f"rolling {seed}")
-    recorder = Recorder(directory / "history.jsonl")
     cluster = Cluster(directory / "nodes")
-    with running_cluster(cluster):
+    with closing(Recorder(directory / "history.jsonl")) as recorder, running_cluster(cluster):
         blocks = BlockLedger(cluster.nodes)
         workload = Workload(
             cluster, recorder, seed=seed, clients=4, pause_s=0.01, loaders=2, batch=20, batch_interval_s=0.1
@@ -69,7 +69,6 @@ def measure_rolling(directory: Path, rounds: int, seed: int) -> Result:
         result.violations += blocks.violations
         settle_nodes(cluster)
         judge(cluster, recorder, result)
-    recorder.close()
     _report(result, steps, workload, recorder)
     hand_overs = sum(len(step.hand_overs_ms) for step in steps)
     result.add(f"{elections} elections for {hand_overs} hand-overs")

@@ -6,13 +6,17 @@ import random
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from tests.faults import disk
 from tests.faults.checks import Ledger, check_acknowledged, check_history, check_real_time_order, check_states
 from tests.faults.history import NEVER, Action, Operation, Recorder, longest_gap_s, read_history
 from tests.faults.kinds import KINDS
 from tests.faults.network import Impairment, combine, firewall_ruleset, switch_rules
+from tests.faults.node import Node
 from tests.faults.schedule import draw_rounds
 from tests.faults.switch import Switch
 from tests.faults.watch import WARM_UP_S, Sample, judge_memory, least_squares
@@ -55,6 +59,16 @@ def test_a_seed_draws_the_same_rounds_and_every_kind_comes_once_before_any_comes
     assert first == second
     assert {each.kinds[0] for each in first[: len(names)]} == set(names)
     assert list(islice(draw_rounds(8, names), 60)) != first
+
+
+# A full disk
+
+
+def test_filling_a_disk_that_is_full_already_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node writes, too: the room that was seen may be gone. Closing the ballast must not try to write what did not fit."""
+    (tmp_path / disk.BALLAST).symlink_to("/dev/full")
+    monkeypatch.setattr(disk, "free_bytes", lambda node: 4096)
+    disk.fill(cast("Node", SimpleNamespace(data=tmp_path, has_small_disk=True)), 0)
 
 
 # The history
