@@ -132,6 +132,10 @@ class Configuration(Record):
         """Whether a change is under way."""
         return self.incoming is not None
 
+    def has_voters_of(self, other: Configuration) -> bool:
+        """Return whether the same nodes vote, before and after the change under way; learners and those leaving may differ."""
+        return self.voters == other.voters and self.incoming == other.incoming
+
     @cached_property
     def quorums(self) -> tuple[Mapping[KeyId, PublicKey], ...]:
         """The groups of which each must agree by majority: one, or two while joint."""

@@ -21,6 +21,7 @@ from ledger.errors import TransactionRefusedError
 from ledger.executed import FIRST, ExecutedLink
 from ledger.keyspace import Reader, Table, WriteSet
 from ledger.limits import NOT_AFTER_WINDOW_MAX
+from ledger.membership import check_one_change
 from ledger.records import REMOVED, REVOKED, SUSPENDED, Configuration, KeyRecord, Record, TransactionChain
 from ledger.recovery import Recovery
 from ledger.recovery_block import check_recovery_transaction
@@ -140,9 +141,18 @@ class Execution:
         """Return what the transaction would do here; nothing is changed.
 
         Raises:
-            RejectedError: ``ledger.tx.*``, the codes of the rule of its kind, and ``wire.key.*``, ``wire.x509.*``, ``wire.envelope.*``,
-                ``provenance.*`` for what it carries.
+            RejectedError: ``ledger.tx.*``, the codes of the rule of its kind, ``ledger.validator.changed_in_block``, and ``wire.key.*``,
+                ``wire.x509.*``, ``wire.envelope.*``, ``provenance.*`` for what it carries.
         """
+        effects = self._judge(transaction, verified=verified)
+        changed = effects.records.get(keyspace.VALIDATORS_KEY)
+        if changed is not None:
+            begun = StateView(self._reader).configuration()
+            check_one_change(begun, self._draft.configuration(), cast("Configuration", changed))
+        return effects
+
+    def _judge(self, transaction: Transaction, *, verified: bool) -> Effects:
+        """Return what the transaction would do were it the first of its block to change who votes."""
         height = self._template.height
         if transaction.chain_id != self.network.chain_id:
             raise _refuse(

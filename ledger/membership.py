@@ -5,7 +5,7 @@
     plain  --add-learner, remove-validator of a learner-->  plain
     plain  --promote-learner, remove-validator, replace-validator-->  joint  --settle-->  plain
 
-One change at a time: a joint configuration refuses every action until it is settled.
+One change at a time: a joint configuration refuses every action until it is settled, and a block makes one of these steps of the voters.
 
 Source: docs/spec/ledger.md 14; Ongaro, "Consensus: Bridging Theory and Practice", 4.3.
 """
@@ -60,6 +60,24 @@ def settle_configuration(configuration: Configuration) -> Configuration:
     assert configuration.incoming is not None, "only a joint configuration can be settled"
     gone = tuple(each for each in configuration.voters if configuration.incoming.find(each.key_id) is None)
     return Configuration(configuration.incoming, None, configuration.learners, ValidatorSet(gone))
+
+
+def check_one_change(begun: Configuration, now: Configuration, changed: Configuration) -> None:
+    """Return only when a block that began with `begun`, and has led to `now`, may make `changed` of it: a block changes who votes once.
+
+    Blocks are what validators agree on, so nobody ever decides anything under a configuration that comes and goes inside of one. Who counts
+    majorities may then rely on voters that change in two steps, whatever a leader proposes.
+
+    Raises:
+        TransactionRefusedError: ``ledger.validator.changed_in_block``.
+    """
+    if not changed.has_voters_of(now) and not now.has_voters_of(begun):
+        raise refuse(
+            "validator.changed_in_block",
+            "an earlier transaction of this block changes who votes",
+            "one such change in a block",
+            hint="put it into the next block",
+        )
 
 
 def retired_between(before: Configuration, after: Configuration) -> tuple[Validator, ...]:

@@ -67,8 +67,7 @@ def may_change_configuration(view: StateView, transaction: Transaction) -> bool:
 def with_one_change(view: StateView, transactions: Iterable[Transaction]) -> tuple[Transaction, ...]:
     """Return the transactions without those that may change who votes, but for the first of them.
 
-    Voters change in two steps, and a block is one: with two changes in it, it could end one and begin the next, and no majority of the
-    voters in between would have decided anything.
+    A block changes who votes once (docs/spec/ledger.md 14.2): the others would be refused, and so lost, though they hold in the next.
     """
     kept: list[Transaction] = []
     has_change = False

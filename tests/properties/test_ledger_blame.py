@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from consensus.common import Common
-from ledger import transition
+from ledger import execution, transition
 from ledger.blame_history import FollowedHistory
 from tests.testkit.byzantine import Actor, Outcome, World, judge, play
 
@@ -25,6 +25,7 @@ def test_every_fork_convicts_liars_and_nobody_else() -> None:
     assert total.commits > SEEDS
     assert total.honest_forks > 0
     assert total.snapshots > 0
+    assert total.changed_twice > 0
     assert len(total.kinds) >= 5
 
 
@@ -75,8 +76,9 @@ def keeps_nothing(_self: FollowedHistory, _block: object) -> None:
         (Common, "is_up_to_date", every_position_will_do, 23, "convict the innocent"),
         (transition, "derived_refusals", nothing_is_wrong, 1, "an honest validator accepts a forged block"),
         (Actor, "crash", forgets_its_last_block(Actor.crash), 23, "convict the innocent"),
-        (FollowedHistory, "_keep_votes", keeps_nothing, 10, "a fork convicts nobody"),
-        (FollowedHistory, "_keep_acknowledgements", keeps_nothing, 10, "a fork convicts nobody"),
+        (FollowedHistory, "_keep_votes", keeps_nothing, 13, "a fork convicts nobody"),
+        (FollowedHistory, "_keep_acknowledgements", keeps_nothing, 21, "a fork convicts nobody"),
+        (execution, "check_one_change", nothing_is_wrong, 17, "an honest validator accepts a forged block"),
     ],
     ids=[
         "votes for less",
@@ -84,6 +86,7 @@ def keeps_nothing(_self: FollowedHistory, _block: object) -> None:
         "forgets what it acknowledged",
         "a judge without votes",
         "without certificates",
+        "changes who votes twice",
     ],
 )
 def test_a_planted_fault_is_found(  # noqa: PLR0917 - what is planted, where, and what tells

@@ -4,7 +4,8 @@ Honest validators run `consensus.core.Replica` over a disk, execute every block 
 is used by several *copies* (twins), each a replica of its own with its own disk, in any part of the network, that accepts whatever block
 it is sent and may come back with an old disk. On top of that liars
 
-* propose blocks with forged roots, forged signatures, backdated or far ahead of the clock, and two blocks where one is due;
+* propose blocks with forged roots, forged signatures, backdated or far ahead of the clock, with two changes of who votes in one, and two
+  blocks where one is due;
 * lead without having been elected, with elections of a minority, or upon another block than the voters named;
 * vote for everybody and acknowledge everything that they are asked for, on no disk at all;
 * hold back what they should send.
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Final
+from unittest.mock import patch
 
 from consensus.config import Config, Role, Stored
 from consensus.core import Replica
@@ -57,6 +59,7 @@ from ledger.block import Block, build_raw_block, decode_block_untrusted, hash_el
 from ledger.configuration import Configuration
 from ledger.execution import block_writes
 from ledger.keyspace import Overlay, Reader, Table, height_key
+from ledger.records import OPEN
 from ledger.state import StateView, Tip
 from ledger.transaction import Transaction, build_transaction
 from ledger.transition import build_block, execute_block
@@ -88,11 +91,16 @@ UNELECTED: Final = ("nothing", "minority", "other parent", "other term")
 
 @lru_cache(maxsize=8)
 def base_chain(kind: str) -> Chain:
-    """Return what every node of a network has at the beginning: ``1`` to ``5`` validators, or a change of them under way or ended."""
+    """Return what every node of a network has at the beginning: ``1`` to ``5`` validators, or a change of them under way or ended.
+
+    In the latter two another change waits for one vote.
+    """
     if kind.isdigit():
         return Chain(make_genesis(validators=int(kind)))
     chain = Chain(make_genesis(validators=3))
     chain.add_learner(4)
+    waiting = chain.submit(bodies.ProposalCreate(actions.RemoveValidator("v3"), ""), "ada@acme").tx_id
+    chain.submit(bodies.ProposalVote(waiting, True), "ada@acme")
     chain.adopt(actions.PromoteLearner("v4") if kind == "joint" else actions.ReplaceValidator("v1", "v4"))
     if kind == "settled":
         chain.settle()
@@ -112,6 +120,8 @@ class Grown:
     configuration: Configuration
     is_forged: bool
     """Whether it, or one below it, breaks a rule: no honest validator may ever have it on its disk."""
+    changes_twice: bool = field(default=False, kw_only=True)
+    """Whether it is of those that break a rule by two changes of who votes."""
     is_headed: bool
     """Whether header, parent, configuration and election show nothing wrong in it and below it."""
 
@@ -384,6 +394,8 @@ class World:
         self.requests: dict[tuple[NodeId, NodeId, int], tuple[int, int, Digest]] = {}
         self.nonce = 0
         self.snapshots = 0
+        self.changed_twice = 0
+        """Blocks with two changes of who votes that liars proposed."""
         self.shown: set[Digest] = set()
         """Blocks that left the process that made them."""
         self.loss = self.random.choice([0.0, 0.02, 0.2])
@@ -625,16 +637,14 @@ class World:
         self.disown(good)
         forged = self.forge_upon(good, actor.key, election)
         self.shown.add(forged.block_hash)
+        self.send_block(actor, forged)
+
+    def send_block(self, actor: Actor, block: Block) -> None:
+        """Send everybody the block, past the actor's own replica."""
+        header, parent = block.header, self.forest.grown[block.header.previous_hash].block
+        height = parent.header.height
         append = Append(
-            term,
-            actor.id,
-            basis.header.term,
-            basis.header.height,
-            basis.block_hash,
-            (entry_of(forged),),
-            basis.header.height,
-            None,
-            0,
+            header.term, actor.id, parent.header.term, height, parent.block_hash, (entry_of(block),), height, None, 0
         )
         for other in self.actors:
             if other.id != actor.id:
@@ -674,6 +684,7 @@ class World:
         election = actor.election if status.term > tip.header.term else None
         block: Block | None = None
         if not actor.is_honest and self.random.random() < self.mischief:
+            self.change_twice(actor, tip, status.term, election)
             block = self.forgery(actor, tip, status.term, election)
         if block is None:
             transactions = list(self.transactions(actor, parent, can_change=status.can_change_configuration))
@@ -692,12 +703,7 @@ class World:
         """Yield what goes into the next block: now and then somebody is registered, and a change under way is ended."""
         view = StateView(parent.reader)
         if can_change and parent.configuration.is_joint and self.random.random() < 0.5:
-            header = self.base.blocks[-1].header
-            raw = self.base.store.get(Table.CERTIFICATE, height_key(header.height))
-            assert raw is not None
-            body = bodies.ValidatorSettle(header, decode_commit_certificate_untrusted(raw))
-            if header.validators_hash == view.configuration().hash and actor.id in view.configuration().members:
-                yield self.sign(body, actor.key)
+            yield from self.settlement(actor, view)
         if self.random.random() < 0.3:
             name = f"user{self.random.randrange(1000)}@acme"
             if view.identity(name) is None:
@@ -705,6 +711,15 @@ class World:
                     bodies.IdentityRegister(name, "User", ("auditor",), key_of(name).public_key.spki),
                     key_of("ada@acme"),
                 )
+
+    def settlement(self, actor: Actor, view: StateView) -> Iterator[Transaction]:
+        """Yield what ends the change under way, if the actor may say it."""
+        header = self.base.blocks[-1].header
+        raw = self.base.store.get(Table.CERTIFICATE, height_key(header.height))
+        assert raw is not None
+        configuration = view.configuration()
+        if header.validators_hash == configuration.hash and actor.id in configuration.members:
+            yield self.sign(bodies.ValidatorSettle(header, decode_commit_certificate_untrusted(raw)), actor.key)
 
     def sign(self, body: bodies.Body, key: PrivateKey) -> Transaction:
         """Return the transaction."""
@@ -746,11 +761,30 @@ class World:
             self.disown(good)
         return forged_block
 
+    def change_twice(self, actor: Actor, tip: Block, term: int, election: bytes | None) -> None:
+        """Where a change of who votes is under way, send everybody a block that ends it and begins the next, right in everything else."""
+        parent = self.forest.grown[tip.block_hash]
+        view = StateView(parent.reader)
+        ending = tuple(self.settlement(actor, view)) if parent.configuration.is_joint else ()
+        if not ending:
+            return
+        waiting = next(each.proposal_id for each in self.base.view.proposals() if each.status == OPEN)
+        vote = self.sign(bodies.ProposalVote(waiting, True), key_of("ben@beta"))
+        with patch("ledger.execution.check_one_change"):
+            block = self.forest.build(tip.block_hash, actor.key, term, self.now_ms, election, (*ending, vote))
+        grown = self.forest.grown[block.block_hash]
+        grown.is_forged = grown.changes_twice = True
+        assert grown.configuration.is_joint, "one change ended, and another began"
+        self.changed_twice += 1
+        self.shown.add(block.block_hash)
+        self.send_block(actor, block)
+
     def accepts(self, actor: Actor, entry: Entry, parent: Digest) -> bool:
         """Return whether the actor's ledger takes the block: by execution, or if it lies, whatever it is."""
         grown = self.forest.grown.get(entry.block_hash)
         if not actor.is_honest:
-            return grown is not None and grown.parent == parent
+            # What its own replica could not count votes under, a liar sends to others and does not follow itself.
+            return grown is not None and grown.parent == parent and not grown.changes_twice
         below = self.forest.grown[parent]
         try:
             block = decode_block_untrusted(entry.data)
@@ -848,6 +882,8 @@ class Outcome:
     """Blocks in all, above the common ones."""
     commits: int = 0
     """Blocks that an honest validator committed."""
+    changed_twice: int = 0
+    """Blocks with two changes of who votes that liars sent."""
     snapshots: int = 0
     """Snapshots that honest validators installed."""
     honest_forks: int = 0
@@ -860,6 +896,7 @@ class Outcome:
         self.forged += other.forged
         self.blocks += other.blocks
         self.commits += other.commits
+        self.changed_twice += other.changed_twice
         self.snapshots += other.snapshots
         self.honest_forks += other.honest_forks
         for kind, count in other.kinds.items():
@@ -872,6 +909,7 @@ def judge(world: World) -> Outcome:
         world.rewrite()
     forest, outcome = world.forest, Outcome()
     outcome.blocks = len(forest.grown) - 1
+    outcome.changed_twice = world.changed_twice
     outcome.snapshots = world.snapshots
     outcome.forged = sum(grown.is_forged for grown in forest.grown.values())
     honest = [actor for actor in world.actors if actor.is_honest]
@@ -947,7 +985,8 @@ def main(arguments: list[str]) -> int:
     seconds = time.monotonic() - begun
     print(
         f"{last - first} seeds in {seconds:.0f} s, {failed} failed; {total.blocks} blocks, {total.forged} of them invalid, "
-        f"{total.commits} committed by honest validators, {total.snapshots} snapshots installed"
+        f"{total.commits} committed by honest validators, {total.snapshots} snapshots installed; "
+        f"{total.changed_twice} blocks with two changes of who votes"
     )
     print(
         f"{forked} seeds with certified forks, {both} of them between honest validators; {total.forks} conflicts, {total.blamed} blamed"

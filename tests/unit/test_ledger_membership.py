@@ -22,6 +22,7 @@ from ledger.errors import BlockRefusedError, LedgerCorruptionError
 from ledger.keyspace import CONFIGURATION_KEY, VALIDATORS_KEY, MemoryStore, Overlay, Table, height_key
 from ledger.limits import LEARNERS_MAX
 from ledger.membership import change_configuration, settle_configuration
+from ledger.records import OPEN
 from ledger.settlement import find_settlement
 from ledger.state import StateView
 from ledger.transaction import SignatureJob, Transaction, check_signatures, decode_transaction_untrusted
@@ -166,19 +167,43 @@ def test_a_network_of_one_replaces_its_only_validator() -> None:
     assert chain.blocks[-1].header.proposer == node_key(2).public_key.key_id
 
 
-def test_one_block_ends_a_change_and_begins_the_next(chain: Chain) -> None:
+def test_a_block_changes_who_votes_once(chain: Chain) -> None:
+    """A change that ends and one that begins are two blocks, whoever leads; what changes no vote may stand beside either."""
+    waiting = chain.submit(proposed(actions.RemoveValidator("v3")), "ada@acme").tx_id
+    learner = chain.submit(proposed(actions.AddLearner(validator(5))), "ada@acme").tx_id
+    for proposal in (waiting, learner):
+        chain.submit(bodies.ProposalVote(proposal, True), "ada@acme")
+    chain.adopt(actions.ReplaceValidator("v2", "v4"))
+    vote, welcome = (chain.sign(bodies.ProposalVote(each, True), "ben@beta") for each in (waiting, learner))
+    settle = chain.sign_settlement()
+    assert [error.code for _, error in chain.build(vote, settle).refused] == ["ledger.proposal.configuration_busy"]
+    built = chain.build(settle, vote, welcome)
+    assert [error.code for _, error in built.refused] == ["ledger.validator.changed_in_block"]
+    assert built.executed.transactions == (settle, welcome)
+    chain.apply(built.block)
+    assert sets(chain.view.configuration()) == (["v1", "v3", "v4"], None, ["v5"], ["v2"])
+    assert chain.view.proposal(waiting).status == OPEN  # type: ignore[union-attr]
+    begun = chain.commit(vote)
+    assert sets(chain.view.configuration()) == (["v1", "v3", "v4"], ["v1", "v4"], ["v5"], ["v2"])
+    assert read_configuration_row(chain.store, begun.height).change is None
+
+
+def test_a_leader_that_puts_two_changes_into_a_block_is_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = chain.submit(proposed(actions.RemoveValidator("v3")), "ada@acme").tx_id
     chain.submit(bodies.ProposalVote(waiting, True), "ada@acme")
     chain.adopt(actions.ReplaceValidator("v2", "v4"))
     vote = chain.sign(bodies.ProposalVote(waiting, True), "ben@beta")
-    settle = chain.sign_settlement()
-    assert [error.code for _, error in chain.build(vote, settle).refused] == ["ledger.proposal.configuration_busy"]
-    last = chain.commit(settle, vote)
-    assert sets(chain.view.configuration()) == (["v1", "v3", "v4"], ["v1", "v4"], [], ["v2"])
-    row = read_configuration_row(chain.store, last.height)
-    assert row.configuration == chain.view.configuration()
-    assert row.change is not None
-    assert sets(row.change.configuration) == (["v1", "v2", "v3"], ["v1", "v3", "v4"], [], [])
+    with monkeypatch.context() as lawless:
+        lawless.setattr("ledger.execution.check_one_change", lambda *configurations: None)
+        built = chain.build(chain.sign_settlement(), vote)
+    assert len(built.executed.transactions) == 2
+    before = chain.store.dump()
+    with pytest.raises(BlockRefusedError) as refused:
+        execute_block(chain.store, built.block, now_ms=None)
+    assert refused.value.code == "ledger.block.transaction"
+    assert refused.value.details["cause"] == "ledger.validator.changed_in_block"
+    assert refused.value.details["index"] == 1
+    assert chain.store.dump() == before
 
 
 # What is refused
