@@ -120,7 +120,7 @@ def _component_facts(patch: VerifiedPatch, config: TargetConfig, state: TargetSt
     for component in patch.metadata.affected_components:
         touched = paths.setdefault(component.name, set())
         touched.add(component.path)
-        if component.previous_path is not None:
+        if component.previous_path is not None:  # also of a copy: a policy may guard what is copied
             touched.add(component.previous_path)
         changes.setdefault(component.name, set()).add(component.change.value)
     if len(paths) > COMPONENTS_DECIDED_MAX:

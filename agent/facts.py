@@ -114,7 +114,7 @@ class ComponentFacts:
     paths: tuple[str, ...]
     """Touched paths of the component, sorted."""
     changes: tuple[str, ...]
-    """Kinds of change to it, sorted: `add`, `modify`, `delete`, `rename`."""
+    """Kinds of change to it, sorted: `add`, `copy`, `modify`, `delete`, `rename`."""
     listed: bool
     """Whether the target is configured to carry it."""
     installed_counter: int

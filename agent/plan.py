@@ -18,7 +18,7 @@ from agent.files import is_missing
 from agent.inventory import Inventory, read_file
 from provenance.components import FileImage
 from provenance.diff_apply import apply_diff
-from provenance.diff_model import MODE_LINK, Allowance, FileState
+from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, FileState
 from provenance.verify import VerifiedPatch
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -33,7 +33,8 @@ class PlannedChange:
     post: FileState | None
     """The file after the patch, or None when it is removed."""
     inherits: bytes | None
-    """The path whose owner, permissions and attributes the new file takes over: itself, the old path of a rename, or None if added."""
+    """The path whose owner, permissions and attributes the new file takes over: itself, the old path of a rename, the source of a copy, or
+    None if added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Plan:
     changes: tuple[PlannedChange, ...]
     """One for each touched path, sorted by path."""
     pre_images: Mapping[bytes, FileImage | None]
-    """Digest and mode of every touched path before; None where nothing may be."""
+    """Digest and mode of every touched path and copied file before; None where nothing may be."""
     removes_directories: bool = False
     """Whether directories that the patch empties are removed; otherwise they stay, empty."""
 
@@ -67,7 +68,7 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
     links = Allowance.SYMLINK in patch.metadata.allowances
     expected = _images(patch, before=True)
     promised = _images(patch, before=False)
-    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in patch.diff.paths}
+    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in patch.diff.reads}
     for path, state in pre.items():
         _check_image("pre_image", path, state, expected[path])
     post = apply_diff(patch.diff, pre)
@@ -77,8 +78,9 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
     changes = tuple(
         PlannedChange(path.encode(), post[path], _inherits(path, sources, pre)) for path in sorted(post, key=str.encode)
     )
+    copies = {each.path.encode() for each in patch.metadata.affected_components if each.change is ChangeKind.COPY}
     for change in changes:
-        _check_preservable(change, inventory)
+        _check_preservable(change, inventory, is_copy=change.path in copies)
     images = {path.encode(): image for path, image in expected.items()}
     return Plan(changes, images, Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
 
@@ -96,14 +98,14 @@ def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
 
 
 def _images(patch: VerifiedPatch, *, before: bool) -> dict[str, FileImage | None]:
-    """Return the signed image of every touched path; verification has proven that these are exactly the diff's paths."""
+    """Return the signed image of every touched path, before also of copied files; verification has proven that these are the diff's."""
     images: dict[str, FileImage | None] = {}
     for component in patch.metadata.affected_components:
         if before:
             images.setdefault(component.path, None)
             images[component.previous_path or component.path] = component.pre
         else:
-            if component.previous_path is not None:
+            if component.change is ChangeKind.RENAME and component.previous_path is not None:
                 images.setdefault(component.previous_path, None)
             images[component.path] = component.post
     return images
@@ -192,13 +194,13 @@ def _inherits(path: str, sources: Mapping[str, str], pre: Mapping[str, FileState
     return None if pre[source] is None else source.encode()
 
 
-def _check_preservable(change: PlannedChange, inventory: Inventory) -> None:
+def _check_preservable(change: PlannedChange, inventory: Inventory, *, is_copy: bool) -> None:
     """Refuse where a new file could not stand for the old one: other names of it elsewhere, or set-user-id and the like."""
     if change.post is None or change.inherits is None:
         return
     entry = inventory.entries[change.inherits]
     path = change.inherits.decode()
-    if entry.links != 1:
+    if entry.links != 1 and not is_copy:  # the source of a copy stays what it is, under all its names
         raise _refuse("hard_link", f"the file has {entry.links} names, and the others would keep the old content", path)
     if entry.mode & _SPECIAL_BITS:
         raise _refuse(

@@ -33,6 +33,8 @@ from wire.hashing import sha256
 _IMAGE_MEMBERS: Final = frozenset({"sha256", "mode"})
 _COMPONENT_MEMBERS: Final = frozenset({"name", "path", "previous_path", "change", "pre", "post"})
 _MODE_TEXTS: Final = tuple(f"{mode:06o}" for mode in (*MODES, MODE_LINK))
+MOVES: Final = (ChangeKind.RENAME, ChangeKind.COPY)
+"""The kinds of change that begin with a file at another path."""
 _PURL: Final = re.compile(r"pkg:[a-z][a-z0-9.+-]*/[!-~]+", re.ASCII)
 
 
@@ -77,11 +79,11 @@ class AffectedComponent:
     change: ChangeKind
     """What happens to it."""
     pre: FileImage | None
-    """The file before; None when added. For a rename: the file at `previous_path`."""
+    """The file before; None when added. For a rename or copy: the file at `previous_path`."""
     post: FileImage | None
     """The file after; None when deleted."""
     previous_path: str | None = None
-    """The path before a rename; None otherwise."""
+    """The path before a rename, or the source of a copy; None otherwise."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the JSON form."""
@@ -112,7 +114,7 @@ class AffectedComponent:
         )
         found = (component.pre is not None, component.post is not None, component.previous_path is not None)
         change = component.change
-        demanded = (change is not ChangeKind.ADD, change is not ChangeKind.DELETE, change is ChangeKind.RENAME)
+        demanded = (change is not ChangeKind.ADD, change is not ChangeKind.DELETE, change in MOVES)
         for member, is_demanded, is_found in zip(("pre", "post", "previous_path"), demanded, found, strict=True):
             if is_demanded != is_found:
                 raise refuse_field(
@@ -173,7 +175,7 @@ def describe_components(
                 change=change.kind,
                 pre=FileImage.of(before) if before else None,
                 post=FileImage.of(after) if after else None,
-                previous_path=change.old_path if change.kind is ChangeKind.RENAME else None,
+                previous_path=change.old_path if change.kind in MOVES else None,
             )
         )
     return tuple(sorted(components, key=lambda component: component.path.encode()))
@@ -216,11 +218,12 @@ def check_components(components: tuple[AffectedComponent, ...], diff: Diff) -> N
                 "component_extra", path, "affected_components names a path that the diff does not change", None, None
             )
         _check_component(component, changes[path])
+    _check_sources(components)
 
 
 def _check_component(component: AffectedComponent, change: FileChange) -> None:
     path = component.path
-    previous_path = change.old_path if change.kind is ChangeKind.RENAME else None
+    previous_path = change.old_path if change.kind in MOVES else None
     if (component.change, component.previous_path) != (change.kind, previous_path):
         found = f"{component.change} from {component.previous_path}" if component.previous_path else component.change
         demanded = f"{change.kind} from {previous_path}" if previous_path else change.kind
@@ -237,6 +240,20 @@ def _check_component(component: AffectedComponent, change: FileChange) -> None:
         raise _disagree("component_digest", path, "post is not the added file's digest", digest, component.post.sha256)
     elif component.pre and component.pre.sha256 != (digest := _content_digest(change, b"-")):
         raise _disagree("component_digest", path, "pre is not the deleted file's digest", digest, component.pre.sha256)
+
+
+def _check_sources(components: tuple[AffectedComponent, ...]) -> None:
+    """Refuse two statements about one file before the patch: a copied file may be changed, or copied, elsewhere as well."""
+    before: dict[str, FileImage] = {}
+    for component in components:
+        if component.pre is None:
+            continue
+        source = component.previous_path or component.path
+        known = before.setdefault(source, component.pre)
+        if known != component.pre:
+            raise _disagree(
+                "component_digest", component.path, f"pre is not what another component says of {source!a}", known, None
+            )
 
 
 def _check_binary(component: AffectedComponent, binary: tuple[BinaryPart, BinaryPart]) -> None:

@@ -1,6 +1,6 @@
 """The strict reader of unified diffs: bytes in, a `Diff` with one meaning out, or a refusal with a code.
 
-Accepted is what `git diff` prints for text: modified, added, deleted and renamed files with modes 100644 and 100755. Whatever two of
+Accepted is what `git diff` prints for text: modified, added, deleted, renamed, copied files with modes 100644 and 100755. Whatever two of
 git, GNU patch and busybox patch read differently is refused, as is every text that the printed form does not give back byte for byte.
 Binary content and symbolic links are read only with an `Allowance`.
 The reader goes once over the lines; all its work is linear in the size of the text.
@@ -137,7 +137,8 @@ def parse_diff_untrusted(data: bytes, allowed: frozenset[Allowance] = _NOTHING) 
         files.append(change)
         if len(files) > DIFF_FILES_MAX:
             raise refusal("size", "a diff has too many sections", at, expected=DIFF_FILES_MAX)
-    check_no_nesting(touched)
+    _check_copies(files)
+    check_no_nesting(touched.union(*(change.reads for change in files)))
     added = sum(change.lines_added for change in files)
     removed = sum(change.lines_removed for change in files)
     diff = Diff(tuple(files), data, added, removed)
@@ -157,9 +158,10 @@ def _read_section(reader: Reader, allowed: frozenset[Allowance], room: int) -> F
     similarity: int | None = None
     if reader.line.startswith(b"similarity index "):
         if kind is not ChangeKind.MODIFY:
-            raise refusal("header_order", "a file that is added or deleted is not renamed as well", reader.number)
-        kind = ChangeKind.RENAME
-        similarity, old, new = _read_rename(reader)
+            raise refusal(
+                "header_order", "a file that is added or deleted is not renamed or copied as well", reader.number
+            )
+        kind, similarity, old, new = _read_move(reader)
         _check_names(names, b"a/%s b/%s" % (old.encode(), new.encode()), at)
     elif reader.line.startswith((b"rename from ", b"rename to ")):
         raise refusal("header_order", "'similarity index' stands before 'rename from'", reader.number)
@@ -167,7 +169,7 @@ def _read_section(reader: Reader, allowed: frozenset[Allowance], room: int) -> F
         old = new = _split_names(names, at)
     blobs, index_mode = _read_index(reader, kind, links=links)
     if index_mode is not None:
-        if old_mode is not None or kind not in (ChangeKind.MODIFY, ChangeKind.RENAME):
+        if old_mode is not None or kind in (ChangeKind.ADD, ChangeKind.DELETE):
             raise refusal("index_line", "an index line names a mode only where no other line does", reader.number - 1)
         old_mode = new_mode = index_mode
     hunks: tuple[Hunk, ...] = ()
@@ -232,16 +234,21 @@ def _parse_mode(text: bytes, line: int, *, links: bool = False) -> int:
     return mode
 
 
-def _read_rename(reader: Reader) -> tuple[int, str, str]:
-    """Read `similarity index`, `rename from` and `rename to`."""
-    text = reader.demand(b"similarity index ", "a rename has a similarity")
+def _read_move(reader: Reader) -> tuple[ChangeKind, int, str, str]:
+    """Read `similarity index`, then `rename from` and `rename to`, or `copy from` and `copy to`."""
+    text = reader.demand(b"similarity index ", "a rename or copy has a similarity")
     if _SIMILARITY.fullmatch(text) is None:
         raise refusal("similarity", "a similarity is a percentage from 0% to 100%", reader.number - 1, actual=text)
-    old = _decode_name(reader.demand(b"rename from ", "'rename from' follows 'similarity index'"), reader.number - 1)
-    new = _decode_name(reader.demand(b"rename to ", "'rename to' follows 'rename from'"), reader.number - 1)
+    kind = ChangeKind.COPY if reader.line.startswith(b"copy from ") else ChangeKind.RENAME
+    word = kind.value
+    old = _decode_name(
+        reader.demand(f"{word} from ".encode(), "'rename from' or 'copy from' follows 'similarity index'"),
+        reader.number - 1,
+    )
+    new = _decode_name(reader.demand(f"{word} to ".encode(), f"'{word} to' follows '{word} from'"), reader.number - 1)
     if old == new:
-        raise refusal("name_disagreement", "a rename has two names", reader.number - 1, actual=new)
-    return int(text[:-1]), old, new
+        raise refusal("name_disagreement", f"a {word} has two names", reader.number - 1, actual=new)
+    return kind, int(text[:-1]), old, new
 
 
 def _read_index(reader: Reader, kind: ChangeKind, *, links: bool) -> tuple[tuple[str, str] | None, int | None]:
@@ -288,7 +295,9 @@ def _split_names(names: bytes, line: int) -> str:
     if not names.startswith(b"a/") or b" b/" not in names:
         raise refusal("name_prefix", "names begin with 'a/' and 'b/'", line, actual=names)
     if names[half : half + 3] != b" b/" or names[2:half] != names[half + 3 :]:
-        raise refusal("name_disagreement", "both names of a section agree unless it is a rename", line, actual=names)
+        raise refusal(
+            "name_disagreement", "both names of a section agree unless it is a rename or copy", line, actual=names
+        )
     return decode_path_untrusted(names[2:half], line=line)
 
 
@@ -314,20 +323,45 @@ def _check_substance(change: FileChange, line: int) -> None:
                 raise refusal("no_change", "a section changes something", line)
             if change.blobs is not None and not change.changes_content:
                 raise refusal("index_line", "an index line stands only where content changes", line)
-        case ChangeKind.RENAME:
+        case ChangeKind.RENAME | ChangeKind.COPY:
             if (change.similarity == 100) == change.changes_content:
-                raise refusal("similarity", "a rename has hunks exactly if its similarity is below 100%", line)
+                raise refusal("similarity", f"a {change.kind} has hunks exactly if its similarity is below 100%", line)
             if change.blobs is not None and not change.changes_content:
                 raise refusal("index_line", "an index line stands only where content changes", line)
-    if not change.changes_content and any(" " in path for path in change.paths):
+    if not change.changes_content and any(" " in path for path in change.reads):
         raise refusal(
             "name_space", "GNU patch does not find a name with a space in a section without '---' and '+++'", line
         )
 
 
+def _check_copies(files: list[FileChange]) -> None:
+    """Raise unless every copy is of a file that was there before the whole diff, and still is at its place in the diff.
+
+    Git copies what was there before the first section, whatever stands in between. GNU patch does too, unless an earlier section has
+    taken the source away: then it copies nothing. A source that the diff itself makes is copied by GNU patch and refused by git.
+    """
+    if all(change.kind is not ChangeKind.COPY for change in files):
+        return
+    made = {change.path for change in files if change.kind not in (ChangeKind.MODIFY, ChangeKind.DELETE)}
+    gone: set[str] = set()
+    for change in files:
+        if change.kind is ChangeKind.COPY:
+            source = change.reads[0]
+            if source in made or source in gone:
+                raise DiffRefusedError(
+                    "provenance.diff.copy",
+                    f"{change.path!a}: a copy is of a file that was there before the diff, and stands in front of the section "
+                    "that takes its source away",
+                    actual=source,
+                    details={"path": change.path},
+                )
+        elif change.kind in (ChangeKind.RENAME, ChangeKind.DELETE):
+            gone.add(change.paths[0])
+
+
 def _check_link(change: FileChange, line: int) -> None:
     """Raise unless a section about a link shows the targets whole, and the one it is to have is below the root."""
-    if change.kind is ChangeKind.RENAME or change.binary is not None or len(change.hunks) != 1:
+    if change.kind in (ChangeKind.RENAME, ChangeKind.COPY) or change.binary is not None or len(change.hunks) != 1:
         raise refusal("link_form", "a link is added, changed or deleted by one hunk with its whole target", line)
     lines = change.hunks[0].lines
     expected = {ChangeKind.ADD: (b"+",), ChangeKind.DELETE: (b"-",)}.get(change.kind, (b"-", b"+"))

@@ -7,10 +7,14 @@ pre-images are the ones that the diff was taken from, as far as the diff shows t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from provenance.diff_hunks import CONTEXT_LINES
 from provenance.diff_model import MODE_LINK, MODES, ChangeKind, Diff, FileChange, FileState, Hunk
 from provenance.errors import ApplyRefusedError
+
+COPIED_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""Contents of all copies of one diff: a line of text can name a file of any length, and many lines the same one."""
 
 
 def apply_diff(diff: Diff, pre: Mapping[str, FileState | None]) -> dict[str, FileState | None]:
@@ -18,7 +22,7 @@ def apply_diff(diff: Diff, pre: Mapping[str, FileState | None]) -> dict[str, Fil
 
     Args:
         diff: A parsed diff.
-        pre: State before, None for an absent file; holds at least every path of `diff.paths`. It is not changed.
+        pre: State before, None for an absent file; holds at least every path of `diff.reads`. It is not changed.
 
     Returns:
         Exactly the paths of `diff.paths`, in their order.
@@ -30,11 +34,17 @@ def apply_diff(diff: Diff, pre: Mapping[str, FileState | None]) -> dict[str, Fil
     Source: docs/spec/diff.md 5.
     """
     post: dict[str, FileState | None] = {}
+    room = COPIED_BYTES_MAX
     for change in diff.files:
-        for path in change.paths:
+        for path in change.reads:
             if path not in pre:
                 raise _refusal("unknown_path", "the state of a touched path is not given", path)
-        post.update(_apply_change(change, pre))
+        result = _apply_change(change, pre)
+        if change.kind is ChangeKind.COPY and (made := result[change.path]) is not None:
+            room -= len(made.content)
+            if room < 0:
+                raise _refusal("size", "copies have too many bytes", change.path, expected=COPIED_BYTES_MAX)
+        post.update(result)
     return {path: post[path] for path in diff.paths}
 
 
@@ -53,7 +63,7 @@ def _apply_change(change: FileChange, pre: Mapping[str, FileState | None]) -> di
         if pre[path] is not None:
             raise _refusal("exists", "a file to add is already there", path)
         return {path: FileState(_demand_mode(change.new_mode), _apply_content(change, b"", path))}
-    old_path = change.paths[0]
+    old_path = change.reads[0]
     state = _demand_state(pre[old_path], change.old_mode, old_path)
     content = _apply_content(change, state.content, old_path)
     mode = state.mode if change.new_mode is None else change.new_mode
@@ -66,6 +76,10 @@ def _apply_change(change: FileChange, pre: Mapping[str, FileState | None]) -> di
             if pre[path] is not None:
                 raise _refusal("exists", "a file stands where a renamed one should go", path)
             return {old_path: None, path: FileState(mode, content)}
+        case ChangeKind.COPY:
+            if pre[path] is not None:
+                raise _refusal("exists", "a file stands where a copy should go", path)
+            return {path: FileState(mode, content)}
         case _:
             if content == state.content and mode == state.mode:
                 raise _refusal("no_change", "a modification changes content or mode", path)

@@ -122,7 +122,7 @@ def _lint_change(change: FileChange, line: int, pre: Mapping[str, FileState | No
         yield Finding(LintRule.BUSYBOX, change.path, line, message)
     if change.binary is not None:
         yield Finding(LintRule.GNU_PATCH, change.path, line, "GNU patch does not apply binary changes")
-    state = None if pre is None else pre.get(change.paths[0])
+    state = None if pre is None else pre.get(change.reads[0])
     lines = None if state is None else split_lines(state.content)
     done = 0
     at = line + print_header(change).count(b"\n")
@@ -151,8 +151,8 @@ def _lint_for_busybox(change: FileChange) -> Iterator[str]:
     if change.is_link:
         yield "busybox patch makes a file of a link"
     match change.kind:
-        case ChangeKind.RENAME:
-            yield "busybox patch does not rename"
+        case ChangeKind.RENAME | ChangeKind.COPY:
+            yield f"busybox patch does not {change.kind}"
         case ChangeKind.DELETE:
             yield "busybox patch leaves a deleted file in place, empty"
         case ChangeKind.ADD:
@@ -171,7 +171,7 @@ def _lint_for_busybox(change: FileChange) -> Iterator[str]:
 
 def _lint_line(hunk_line: bytes) -> Iterator[tuple[LintRule, str]]:
     """Yield the findings of one hunk line."""
-    if hunk_line.endswith(b"\r\n"):
+    if hunk_line.endswith((b"\r\n", b"\r")):  # a line without newline has one in the diff
         yield LintRule.MAIL_LINE_END, "the line ends with CR LF; git am needs --keep-cr"
     if not hunk_line.startswith(b"+"):
         return

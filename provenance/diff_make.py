@@ -24,14 +24,15 @@ HEADING_BYTES_MAX: Final = 80
 """The heading after a hunk's second `@@`, as in git."""
 _BLOB_ABSENT: Final = "0" * 40
 
-_NO_RENAMES: Mapping[str, str] = MappingProxyType({})
+_NO_MOVES: Mapping[str, str] = MappingProxyType({})
 
 
 def make_diff(
     pre: Mapping[str, FileState | None],
     post: Mapping[str, FileState | None],
-    renames: Mapping[str, str] = _NO_RENAMES,
+    renames: Mapping[str, str] = _NO_MOVES,
     allowed: frozenset[Allowance] = frozenset(),
+    copies: Mapping[str, str] = _NO_MOVES,
 ) -> bytes:
     """Return the diff that turns `pre` into `post`; equal states always give equal bytes.
 
@@ -40,24 +41,26 @@ def make_diff(
         post: State after; likewise. A path that stands in neither or is equal in both is not mentioned.
         renames: Old path by new path, for files to show as renamed instead of deleted and added.
         allowed: What the diff may hold besides text.
+        copies: Source by new path, for files to show as copies instead of added. What is copied is the source before.
 
     Returns:
         A diff that `parse_diff_untrusted` accepts and `apply_diff` turns into exactly `post`.
 
     Raises:
-        MakeRefusedError: `provenance.make.no_change`, `binary`, `mode` or `rename`.
+        MakeRefusedError: `provenance.make.no_change`, `binary`, `mode`, `rename` or `copy`.
         DiffRefusedError: `provenance.diff.path_*` for a path that no diff may name, `provenance.diff.size` for a diff beyond its limits.
 
     Source: docs/spec/diff.md 6.
     """
-    changes = list(_find_changes(pre, post, renames, allowed))
+    changes = list(_find_changes(pre, post, renames, copies, allowed))
     if not changes:
         raise MakeRefusedError("provenance.make.no_change", "both states are equal, so there is nothing to describe")
     changes.sort(key=lambda change: change.path.encode())
+    _check_order(changes)
     added = sum(change.lines_added for change in changes)
     removed = sum(change.lines_removed for change in changes)
     diff = parse_diff_untrusted(print_diff(Diff(tuple(changes), b"", added, removed)), allowed)
-    given = {path: pre.get(path) for path in diff.paths}
+    given = {path: pre.get(path) for path in diff.reads}
     if apply_diff(diff, given) != {
         path: post.get(path) for path in diff.paths
     }:  # pragma: no cover - the proof of this module's work
@@ -69,6 +72,7 @@ def _find_changes(
     pre: Mapping[str, FileState | None],
     post: Mapping[str, FileState | None],
     renames: Mapping[str, str],
+    copies: Mapping[str, str],
     allowed: frozenset[Allowance],
 ) -> Iterator[FileChange]:
     renamed: set[str] = set()
@@ -88,10 +92,33 @@ def _find_changes(
             )
         renamed |= {old_path, new_path}
         yield _describe(_Pair(old_path, old, new_path, new), allowed)
-    for path in sorted({*pre, *post} - renamed):
+    for new_path, source in sorted(copies.items()):
+        old, new = pre.get(source), post.get(new_path)
+        if old is None or new is None or pre.get(new_path) is not None or new_path in renamed:
+            raise MakeRefusedError(
+                "provenance.make.copy",
+                "a copy takes a file that was there to a place that was free",
+                actual=f"{source} to {new_path}",
+            )
+        yield _describe(_Pair(source, old, new_path, new, is_copy=True), allowed)
+    for path in sorted({*pre, *post} - renamed - copies.keys()):
         old, new = pre.get(path), post.get(path)
         if old != new:
             yield _describe(_Pair(path, old, path, new), allowed)
+
+
+def _check_order(changes: Sequence[FileChange]) -> None:
+    """Raise if a copy stands behind the section that takes its source away: GNU patch does not find it any more."""
+    gone: set[str] = set()
+    for change in changes:
+        if change.kind is ChangeKind.COPY and change.reads[0] in gone:
+            raise MakeRefusedError(
+                "provenance.make.copy",
+                "a file that goes is copied only to names that sort before the section that takes it away",
+                actual=f"{change.reads[0]} to {change.path}",
+            )
+        if change.kind in (ChangeKind.RENAME, ChangeKind.DELETE):
+            gone.add(change.paths[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,7 @@ class _Pair:
     old: FileState | None
     new_path: str
     new: FileState | None
+    is_copy: bool = False
 
     @property
     def kind(self) -> ChangeKind:
@@ -109,17 +137,23 @@ class _Pair:
             return ChangeKind.ADD
         if self.new is None:
             return ChangeKind.DELETE
+        if self.is_copy:
+            return ChangeKind.COPY
         return ChangeKind.MODIFY if self.old_path == self.new_path else ChangeKind.RENAME
+
+    @property
+    def is_move(self) -> bool:
+        return self.kind in (ChangeKind.RENAME, ChangeKind.COPY)
 
 
 def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
     """Return the section for one file."""
     links = Allowance.SYMLINK in allowed
     modes = {state.mode for state in (pair.old, pair.new) if state is not None}
-    if MODE_LINK in modes and (len(modes) > 1 or pair.kind is ChangeKind.RENAME):
+    if MODE_LINK in modes and (len(modes) > 1 or pair.is_move):
         raise MakeRefusedError(
             "provenance.make.mode",
-            f"{pair.new_path!a}: a link does not become a file, nor a file a link, nor is it renamed",
+            f"{pair.new_path!a}: a link does not become a file, nor a file a link, nor is it renamed or copied",
         )
     for path, state in ((pair.old_path, pair.old), (pair.new_path, pair.new)):
         check_path(path)
@@ -157,7 +191,7 @@ def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
         new_path=None if kind is ChangeKind.DELETE else pair.new_path,
         old_mode=old_mode,
         new_mode=new_mode,
-        similarity=_similarity(old_lines, new_lines, edits) if kind is ChangeKind.RENAME else None,
+        similarity=_similarity(old_lines, new_lines, edits) if pair.is_move else None,
         blobs=blobs,
         hunks=tuple(_make_hunks(old_lines, new_lines, edits)),
     )
@@ -172,7 +206,7 @@ def _describe_binary(pair: _Pair, old_content: bytes, new_content: bytes) -> Fil
         new_path=None if kind is ChangeKind.DELETE else pair.new_path,
         old_mode=None if pair.old is None else pair.old.mode,
         new_mode=None if pair.new is None else pair.new.mode,
-        similarity=0 if kind is ChangeKind.RENAME else None,
+        similarity=0 if pair.is_move else None,
         blobs=(_blob_name(pair.old), _blob_name(pair.new)),
         hunks=(),
         binary=(make_part(old_content), make_part(new_content)),

@@ -42,6 +42,8 @@ class ChangeKind(StrEnum):
     MODIFY = "modify"
     DELETE = "delete"
     RENAME = "rename"
+    COPY = "copy"
+    """A new file that begins as another one was before the whole diff; that one is not touched by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class FileChange:
 
     kind: ChangeKind
     old_path: str | None
-    """Path of the pre-image, relative, `/` between components; None when the file is added."""
+    """Path of the pre-image, relative, `/` between components; for a copy, of its source; None when the file is added."""
     new_path: str | None
     """Path of the post-image; None when the file is deleted."""
     old_mode: int | None
@@ -106,7 +108,7 @@ class FileChange:
     new_mode: int | None
     """One of `MODES`, or None where the diff does not say it (always None when the file is deleted)."""
     similarity: int | None
-    """Percent, 0–100, on a rename; 100 means equal content. Otherwise None."""
+    """Percent, 0–100, on a rename or copy; 100 means equal content. Otherwise None."""
     blobs: tuple[str, str] | None
     """Git's names of both contents as the `index` line gives them (4–64 hexadecimal digits). Shown, never trusted."""
     hunks: tuple[Hunk, ...]
@@ -134,10 +136,17 @@ class FileChange:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Return every path that the change touches: one, or old and new of a rename."""
+        """Return every path that the change touches: one, or old and new of a rename; not the source of a copy."""
         if self.kind is ChangeKind.RENAME and self.old_path is not None and self.new_path is not None:
             return (self.old_path, self.new_path)
         return (self.path,)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return every path whose state before the section needs: those that it touches, and the source of a copy."""
+        if self.kind is ChangeKind.COPY and self.old_path is not None:
+            return (self.old_path, *self.paths)
+        return self.paths
 
     @property
     def lines_added(self) -> int:
@@ -175,6 +184,11 @@ class Diff:
     def paths(self) -> tuple[str, ...]:
         """Return every touched path, sorted by its UTF-8 bytes."""
         return tuple(sorted((path for change in self.files for path in change.paths), key=str.encode))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return every path whose state before is needed, each once: `paths` and the sources of copies, sorted by UTF-8 bytes."""
+        return tuple(sorted({path for change in self.files for path in change.reads}, key=str.encode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +250,10 @@ def _print_header(change: FileChange) -> Iterator[bytes]:
         yield b"new mode %s\n" % print_mode(change.new_mode)
     if change.similarity is not None:
         yield b"similarity index %d%%\n" % change.similarity
-        yield b"rename from %s\n" % old.encode()
-        yield b"rename to %s\n" % new.encode()
+        word = change.kind.value.encode()
+        yield b"%s from %s\n%s to %s\n" % (word, old.encode(), word, new.encode())
     if change.blobs is not None:
-        in_place = change.kind in (ChangeKind.MODIFY, ChangeKind.RENAME)
+        in_place = change.kind not in (ChangeKind.ADD, ChangeKind.DELETE)
         mode = (
             b" " + print_mode(change.old_mode) if in_place and not modes_differ and change.old_mode is not None else b""
         )

@@ -10,8 +10,6 @@ from provenance.errors import DiffRefusedError
 _REFUSED_HEADERS: Final = (
     (b"GIT binary patch", "binary", "binary changes are accepted only where the author allows them (binary)"),
     (b"Binary files ", "binary", "a binary change shows its content: print it with git diff --binary"),
-    (b"copy from ", "copy", "copies are not accepted: GNU patch and busybox patch read them differently"),
-    (b"copy to ", "copy", "copies are not accepted: GNU patch and busybox patch read them differently"),
     (b"dissimilarity index ", "rewrite", "complete rewrites are not accepted: print the diff without -B"),
 )
 

@@ -178,6 +178,8 @@ class Rebased:
     """State of the same paths afterwards."""
     renames: dict[str, str]
     """Old path by new path."""
+    copies: dict[str, str]
+    """Source by new path; sources stand in `pre` and `post`, too."""
     strip: int
     """Leading components that the names of the patch have in front of the base's paths: 0 or 1."""
     moves: tuple[Move, ...]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from provenance.diff_apply import split_lines
 from provenance.diff_binary import apply_delta, blob_name
 from provenance.diff_match import find_lines
-from provenance.diff_model import MODE_REGULAR, FileState
+from provenance.diff_model import MODE_LINK, MODE_REGULAR, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import ImportRefusedError
 from provenance.import_model import ForeignBinary, ForeignFile, ForeignHunk, ForeignPatch, Move, Note, Rebased
@@ -75,6 +75,7 @@ class _Base:
         self._pre: dict[str, FileState | None] = {}
         self._now: dict[str, FileState | None] = {}
         self._renames: dict[str, str] = {}
+        self._copies: dict[str, str] = {}
         self._moves: list[Move] = []
         self._notes: list[Note] = []
         self._lines: dict[str, int] = {}
@@ -87,12 +88,17 @@ class _Base:
         renames = {new: old for new, old in sorted(self._renames.items()) if self._is_plain_rename(old, new)}
         for new in self._renames.keys() - renames.keys():
             self._note(self._lines[new], f"a rename becomes a deletion and an addition: {new!a}")
+        copies = {new: old for new, old in sorted(self._copies.items()) if self._is_plain_copy(old, new, renames)}
+        for new in self._copies.keys() - copies.keys():
+            self._note(self._lines[new], f"a copy becomes an addition: {new!a}")
         for path in self._lines.keys() - touched:
             self._note(self._lines[path], f"nothing of it is left, the file ends as it was: {path!a}")
+        named = sorted(touched.union(copies.values()))
         return Rebased(
-            pre={path: self._pre[path] for path in sorted(touched)},
-            post={path: self._now[path] for path in sorted(touched)},
+            pre={path: self._pre[path] for path in named},
+            post={path: self._now[path] for path in named},
             renames=renames,
+            copies=copies,
             strip=self._strip,
             moves=tuple(self._moves),
             notes=tuple(sorted(self._notes, key=lambda note: note.line)),
@@ -108,6 +114,20 @@ class _Base:
             return False
         # GNU patch reads names with spaces only from `---` and `+++`, which a rename without changed lines does not have.
         return before.content != after.content or " " not in old + new
+
+    def _is_plain_copy(self, source: str, new: str, renames: Mapping[str, str]) -> bool:
+        """Return whether a copy is still one of what the base has, in a form that every tool reads."""
+        before, after = self._pre[source], self._now[new]
+        if before is None or after is None or self._pre[new] is not None or new in renames:
+            return False
+        if MODE_LINK in (before.mode, after.mode):
+            return False
+        if self._now[source] is None:
+            # GNU patch copies nothing any more when an earlier section has taken the source away.
+            taken_by = next((path for path, old in renames.items() if old == source), source)
+            if new.encode() > taken_by.encode():
+                return False
+        return before.content != after.content or " " not in source + new
 
     def _get(self, path: str) -> FileState | None:
         if path not in self._now:
@@ -142,6 +162,9 @@ class _Base:
 
     def _apply_rename(self, file: ForeignFile, source: str, target: str) -> None:
         state = self._get(source)
+        if file.is_copy:
+            # Git copies what was there before the whole patch, whatever earlier sections have made of it.
+            state = self._pre[source] or state
         if state is None:
             raise _refusal("absent", f"a file to rename or copy is not in the base: {source!a}", file.line)
         if self._get(target) is not None:
@@ -150,7 +173,7 @@ class _Base:
         self._now[target] = FileState(file.new_mode or state.mode, content)
         self._lines.setdefault(target, file.line)
         if file.is_copy:
-            self._note(file.line, f"a copy becomes an addition: {target!a}")
+            self._copies[target] = source
         else:
             self._now[source] = None
             self._renames[target] = source

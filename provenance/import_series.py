@@ -143,7 +143,7 @@ def import_one(source: Source, read: ReadState, allowed: frozenset[Allowance] = 
     if source.metadata is not None:
         foreign = replace(foreign, metadata=source.metadata)
     rebased = rebase(foreign, read, strip=source.strip)
-    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames, allowed), allowed)
+    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames, allowed, rebased.copies), allowed)
     return Imported(source.name, foreign, rebased, diff)
 
 

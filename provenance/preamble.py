@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from provenance.components import AffectedComponent
+from provenance.diff_model import ChangeKind
 from provenance.metadata import PatchMetadata
 from provenance.timestamp import mail_date
 
@@ -79,7 +80,9 @@ def _labelled(label: str, values: Sequence[str]) -> Iterator[str]:
 
 
 def _describe(component: AffectedComponent) -> str:
-    """Return the component's name and, in parentheses, its path; for a rename, both paths."""
+    """Return the component's name and, in parentheses, its path; for a rename or copy, both paths."""
+    if component.change is ChangeKind.COPY:
+        return f"{component.name} (copy of {component.previous_path} => {component.path})"
     if component.previous_path is not None:
         return f"{component.name} ({component.previous_path} => {component.path})"
     return f"{component.name} ({component.path})"

@@ -365,11 +365,11 @@ def _series_states(base: Any, diffs: Sequence[Diff]) -> list[tuple[Any, Any]]:
     from provenance.diff_apply import apply_diff
     from provenance.errors import ApplyRefusedError
 
-    there = {path: base.read(path) for path in dict.fromkeys(path for diff in diffs for path in diff.paths)}
+    there = {path: base.read(path) for path in dict.fromkeys(path for diff in diffs for path in diff.reads)}
     now, steps = dict(there), []
     try:
         for diff in diffs:
-            pre = {path: now[path] for path in diff.paths}
+            pre = {path: now[path] for path in diff.reads}
             post = apply_diff(diff, pre)
             steps.append((pre, post))
             now |= post
@@ -383,7 +383,7 @@ def _series_states(base: Any, diffs: Sequence[Diff]) -> list[tuple[Any, Any]]:
         )
     now, steps = dict(there), []
     for diff in reversed(diffs):
-        post = {path: now[path] for path in diff.paths}
+        post = {path: now[path] for path in diff.reads}
         before = _undo(diff, post)
         if before is None:
             raise refusal
@@ -396,11 +396,13 @@ def _undo(diff: Diff, after: Any) -> Any:
     """Return the state that the diff turns into `after`, or None when there is none: a diff read backwards is a diff."""
     from node.cli.source_tree import reverse_diff
     from provenance.diff_apply import apply_diff
+    from provenance.diff_model import ChangeKind
     from provenance.errors import ApplyRefusedError
 
     try:
-        before = apply_diff(reverse_diff(diff), after)
-        return before if apply_diff(diff, before) == after else None
+        before = {**after, **apply_diff(reverse_diff(diff), after)}
+        before |= dict.fromkeys((each.path for each in diff.files if each.kind is ChangeKind.COPY), None)
+        return before if apply_diff(diff, before) == {path: after[path] for path in diff.paths} else None
     except ApplyRefusedError:
         return None
 

@@ -178,7 +178,8 @@ def _lines(patch: VerifiedPatch) -> Iterator[str]:
     )
     yield "components:"
     for component in metadata.affected_components:
-        moved = f" (was {component.previous_path})" if component.previous_path else ""
+        word = "copy of" if component.change == "copy" else "was"
+        moved = f" ({word} {component.previous_path})" if component.previous_path else ""
         yield f"  {component.change:<7} {component.path}{moved}  [{component.name}]"
     yield f"attestations: {len(patch.attestations)}"
     for each in patch.attestations:

@@ -31,6 +31,7 @@ _KINDS: Final = {
     ChangeKind.MODIFY: ChangeKind.MODIFY,
     ChangeKind.RENAME: ChangeKind.RENAME,
 }
+"""What undoes a change; a copy is undone by taking its file away, whatever that holds."""
 
 
 class SourceTree:
@@ -85,12 +86,12 @@ class SourceTree:
         return FileState(MODE_EXECUTABLE if mode & stat.S_IXUSR else MODE_REGULAR, content)
 
     def states(self, diff: Diff) -> dict[str, FileState | None]:
-        """Return the state of every file that a diff touches."""
-        return {path: self.read(path) for path in diff.paths}
+        """Return the state of every file that a diff touches or copies."""
+        return {path: self.read(path) for path in diff.reads}
 
 
 def reverse_diff(diff: Diff) -> Diff:
-    """Return the diff that undoes `diff`, as a value to apply; it has no text of its own."""
+    """Return the diff that undoes `diff` but for its copies, as a value to apply; it has no text of its own."""
     files = tuple(
         FileChange(
             kind=_KINDS[change.kind],
@@ -114,5 +115,6 @@ def reverse_diff(diff: Diff) -> Diff:
             binary=None if change.binary is None else change.binary[::-1],
         )
         for change in diff.files
+        if change.kind in _KINDS
     )
     return Diff(files, b"", diff.lines_removed, diff.lines_added)

@@ -61,6 +61,7 @@ WORDS = (
     b"-- \n",
     b"GIT binary patch\n",
     b"copy from ",
+    b"copy to ",
 )
 
 
@@ -74,7 +75,7 @@ def take_diff(data: bytes) -> bool:
     lint_diff(diff)
     for state in (None, FileState(MODE_REGULAR, patches.FRAME_BEFORE), FileState(MODE_EXECUTABLE, b"")):
         try:
-            changed = apply_diff(diff, dict.fromkeys(diff.paths, state))
+            changed = apply_diff(diff, dict.fromkeys(diff.reads, state))
         except RejectedError:
             continue
         assert set(changed) <= set(diff.paths)
@@ -83,7 +84,7 @@ def take_diff(data: bytes) -> bool:
 
 @cache
 def diff_seeds() -> list[bytes]:
-    seeds = [make_diff(change.pre, change.post, change.renames) for change in CHANGES.values()]
+    seeds = [change.make() for change in CHANGES.values()]
     seeds += [path.read_bytes() for path in sorted((VECTORS / "patches" / "hostile").glob("*.diff"))]
     link = FileState(MODE_LINK, b"x")
     seeds.append(

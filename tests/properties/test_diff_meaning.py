@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from provenance.diff import parse_diff_untrusted
-from provenance.diff_make import make_diff
 from tests.testkit.appliers import INSTALLED, Tool
 from tests.testkit.differential import KEEP, ONE_OF_EACH, Comparison, NoTreeError, compare
 from tests.testkit.diffs import CHANGES, Change, changes, numbered, regular
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 ACCEPTED = Path(__file__).parent.parent / "vectors" / "patches" / "accepted"
 CORPUS = json.loads((ACCEPTED / "index.json").read_text())
 TEXTS = [
-    *(make_diff(change.pre, change.post, change.renames) for change in CHANGES.values()),
+    *(change.make() for change in CHANGES.values()),
     *((ACCEPTED / f"{name}.diff").read_bytes() for name in CORPUS),
 ]
 
@@ -55,9 +54,10 @@ def test_the_corpus_is_what_its_index_says() -> None:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(changes())
+@example(Change({}, {"a": regular(b"\xff\r")}))
 def test_the_difference_of_any_two_trees_means_the_same_to_every_tool(change: Change) -> None:
     try:
-        text = make_diff(change.pre, change.post, change.renames)
+        text = change.make()
     except RejectedError:
         assume(False)
     pre = {path: state for path, state in change.pre.items() if state is not None}

@@ -27,7 +27,7 @@ HOSTILE = [
     for path in sorted((Path(__file__).parent.parent / "vectors" / "patches" / "hostile").glob("*.diff"))
 ]
 STRAY_LINES = [b"@@ -1 +1 @@", b"--- a/a", b"+++ b/a", b"\\ No newline at end of file", b"+", b"-x", b" "]
-TEXTS = [make_diff(change.pre, change.post, change.renames) for change in CHANGES.values()]
+TEXTS = [change.make() for change in CHANGES.values()]
 
 
 def attempt(function: Callable[..., T], *arguments: object) -> T | str:
@@ -39,7 +39,7 @@ def attempt(function: Callable[..., T], *arguments: object) -> T | str:
 
 
 def make(change: Change) -> bytes:
-    text = attempt(make_diff, change.pre, change.post, change.renames)
+    text = attempt(change.make)
     assume(text != "provenance.diff.name_space")
     assert isinstance(text, bytes)
     return text
@@ -50,10 +50,11 @@ def test_a_made_diff_is_read_printed_and_applied_exactly(change: Change) -> None
     text = make(change)
     diff = parse_diff_untrusted(text)
     assert print_diff(diff) == text
-    assert apply_diff(diff, {path: change.pre.get(path) for path in diff.paths}) == {
+    assert apply_diff(diff, {path: change.pre.get(path) for path in diff.reads}) == {
         path: change.post.get(path) for path in diff.paths
     }
-    assert make_diff(dict(reversed(change.pre.items())), dict(reversed(change.post.items()))) == text
+    turned = dict(reversed(change.pre.items())), dict(reversed(change.post.items()))
+    assert make_diff(*turned, copies=change.copies) == text
     assert (diff.lines_added, diff.lines_removed) == tuple(
         sum(line.startswith(mark) for file in diff.files for hunk in file.hunks for line in hunk.lines)
         for mark in (b"+", b"-")
@@ -64,14 +65,14 @@ def test_a_made_diff_is_read_printed_and_applied_exactly(change: Change) -> None
 def test_a_made_diff_does_not_apply_to_any_other_state(change: Change) -> None:
     diff = parse_diff_untrusted(make(change))
     with pytest.raises(ApplyRefusedError):
-        apply_diff(diff, {path: change.post.get(path) for path in diff.paths})
+        apply_diff(diff, {path: change.post.get(path) for path in diff.reads})
 
 
 @given(changes())
 def test_a_made_diff_is_imported_as_what_it_is(change: Change) -> None:
     text = make(change)
     result = rebase(read_foreign_patch_untrusted(text), change.pre.get, strip=1)
-    assert make_diff(result.pre, result.post, result.renames) == text
+    assert make_diff(result.pre, result.post, result.renames, copies=result.copies) == text
     assert result.moves == ()
 
 
@@ -139,7 +140,7 @@ def test_whatever_the_bytes_the_strict_reader_answers_or_refuses(data: bytes) ->
         return
     assert print_diff(diff) == data == diff.raw
     assert len(set(diff.paths)) == sum(len(change.paths) for change in diff.files)
-    pre = {path: regular(b"line 1\nline 2\n") for path in diff.paths}
+    pre = {path: regular(b"line 1\nline 2\n") for path in diff.reads}
     lint_diff(diff, pre)
     post = attempt(apply_diff, diff, pre)
     if isinstance(post, str):
@@ -157,12 +158,16 @@ def test_whatever_the_bytes_the_import_answers_or_refuses(data: bytes) -> None:
         return
     assert foreign.metadata.title.isprintable()
     result = attempt(rebase, foreign, base.get)
-    text = result if isinstance(result, str) else attempt(make_diff, result.pre, result.post, result.renames)
+    text = (
+        result
+        if isinstance(result, str)
+        else attempt(make_diff, result.pre, result.post, result.renames, frozenset(), result.copies)
+    )
     if isinstance(result, str) or isinstance(text, str):
         assert str(text).split(".")[1] in ("import", "diff", "make")
         return
     diff = parse_diff_untrusted(text)
-    assert apply_diff(diff, {path: base.get(path) for path in diff.paths}) == {
+    assert apply_diff(diff, {path: base.get(path) for path in diff.reads}) == {
         path: result.post[path] for path in diff.paths
     }
 
@@ -174,7 +179,7 @@ def test_whatever_the_bytes_the_import_answers_or_refuses(data: bytes) -> None:
 def test_no_single_changed_byte_goes_unseen(name: str) -> None:
     """Each byte of a diff that is changed leads to a refusal or to a diff that says so; never to the same files from another text."""
     change = CHANGES[name]
-    text = make_diff(change.pre, change.post, change.renames)
+    text = change.make()
     original = parse_diff_untrusted(text).files
     for at in range(len(text)):
         for bit in (1, 32, 128):

@@ -46,13 +46,14 @@ def import_and_sign(patch: QuiltPatch, read: ReadState, component: str, release_
     """Return the patch as Alice's signed file for the tree behind `read`, with Bob's and Carol's approvals."""
     foreign = read_foreign_patch_untrusted(patch.data, file_name=patch.name)
     rebased = rebase(foreign, read, strip=patch.strip)
-    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames))
+    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames, copies=rebased.copies))
     said = foreign.metadata
     title = said.title or patch.name
     metadata, raw = patches.make_metadata(
         rebased.pre,
         rebased.post,
         rebased.renames,
+        copies=rebased.copies,
         affected_components=describe_components(diff, rebased.pre, rebased.post, {}, component),
         reason_for_patch=Reason(Category(said.category), title, said.description or title, said.references),
         release_counter=release_counter,

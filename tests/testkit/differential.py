@@ -50,11 +50,13 @@ def base_for(diff: Diff) -> dict[str, FileState]:
     """
     tree: dict[str, FileState] = {}
     for change in diff.files:
-        if any(len(part.encode()) > NAME_BYTES_MAX for path in change.paths for part in path.split("/")):
+        if any(len(part.encode()) > NAME_BYTES_MAX for path in change.reads for part in path.split("/")):
             raise NoTreeError("a name is too long for this disk")
         if change.kind is ChangeKind.ADD:
             continue
-        tree[change.paths[0]] = FileState(change.old_mode or MODE_REGULAR, b"".join(_old_lines(change)))
+        source = change.reads[0]
+        if change.changes_content or source not in tree:  # of several sections about one file, one that shows lines
+            tree[source] = FileState(change.old_mode or MODE_REGULAR, b"".join(_old_lines(change)))
     if any(f"{path}/".startswith(f"{other}/") for path in tree for other in tree if path != other):
         raise NoTreeError("a file is a directory of another")
     for path in list(tree):
@@ -104,7 +106,7 @@ def compare(
     try:
         diff = parse_diff_untrusted(text)
         pre = base_for(diff) if pre is None else pre
-        changed = apply_diff(diff, {path: pre.get(path) for path in diff.paths})
+        changed = apply_diff(diff, {path: pre.get(path) for path in diff.reads})
     except RejectedError:
         return None
     merged = {**pre, **changed}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from provenance.diff import MODE_EXECUTABLE, MODE_REGULAR, FileState
+from provenance.diff_make import make_diff
 
 Tree = Mapping[str, FileState | None]
 
@@ -33,13 +34,18 @@ def insert(content: bytes, after: int, text: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Two states of a tree, and what of it is a rename."""
+    """Two states of a tree, and what of it is a rename or a copy."""
 
     pre: Tree
     post: Tree
     renames: Mapping[str, str] = field(default_factory=dict)
     busybox: bool = True
     """busybox patch 1.35 gives the same result."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self) -> bytes:
+        """Return the change's diff."""
+        return make_diff(self.pre, self.post, self.renames, copies=self.copies)
 
     @property
     def tree(self) -> dict[str, FileState]:
@@ -49,6 +55,7 @@ class Change:
 
 
 BASE = numbered(20)
+_A: Tree = {"a": regular(BASE)}
 KEEP = regular(b"")
 """A file that keeps the directory of a deleted one."""
 
@@ -119,6 +126,43 @@ CHANGES: Mapping[str, Change] = {
     "rename, mode and content": Change(
         {"a": regular(BASE)}, {"a": None, "b": executable(insert(BASE, 10, b"new\n"))}, {"b": "a"}, busybox=False
     ),
+    "copy": Change(_A, {**_A, "r/s/b": _A["a"]}, busybox=False, copies={"r/s/b": "a"}),
+    "copy and content": Change(_A, {**_A, "b": regular(insert(BASE, 10, b"new\n"))}, busybox=False, copies={"b": "a"}),
+    "copy and mode": Change(_A, {**_A, "b": executable(BASE)}, busybox=False, copies={"b": "a"}),
+    "copy, mode and content": Change(
+        _A, {**_A, "b": executable(insert(BASE, 10, b"new\n"))}, busybox=False, copies={"b": "a"}
+    ),
+    "copy of an executable": Change(
+        {"a": executable(BASE)},
+        {"a": executable(BASE), "b": executable(BASE), "c": executable(insert(BASE, 3, b"new\n"))},
+        busybox=False,
+        copies={"b": "a", "c": "a"},
+    ),
+    "copies of a file that changes": Change(
+        _A,
+        {"a": regular(insert(BASE, 10, b"new\n")), "A": regular(insert(BASE, 5, b"other\n")), "b": regular(BASE)},
+        busybox=False,
+        copies={"A": "a", "b": "a"},
+    ),
+    "copy of a file whose mode changes": Change(
+        _A, {"a": executable(BASE), "b": regular(BASE)}, busybox=False, copies={"b": "a"}
+    ),
+    "copies and a rename": Change(
+        _A,
+        {"a": None, "b": regular(BASE), "c": regular(insert(BASE, 10, b"new\n")), "d": regular(BASE)},
+        {"d": "a"},
+        busybox=False,
+        copies={"b": "a", "c": "a"},
+    ),
+    "copy of a file that goes": Change(
+        {**_A, "k": KEEP}, {"a": None, "A": regular(BASE), "k": KEEP}, busybox=False, copies={"A": "a"}
+    ),
+    "copy of an empty file": Change(
+        {"a": regular(b"")}, {"a": regular(b""), "b": regular(b"")}, busybox=False, copies={"b": "a"}
+    ),
+    "copy of binary content": Change(
+        {"a": regular(b"\0\1")}, {"a": regular(b"\0\1"), "b": regular(b"\0\1")}, busybox=False, copies={"b": "a"}
+    ),
     "repeated lines": Change(
         {"a": regular(b"x\n" * 40)}, {"a": regular(b"x\n" * 20 + b"y\n" + b"x\n" * 20)}, busybox=False
     ),
@@ -145,6 +189,9 @@ CHANGES: Mapping[str, Change] = {
         )
     },
     "name with a space added": Change({}, {"sp ace": regular(BASE)}),
+    "name with a space copied": Change(
+        _A, {**_A, "sp ace": regular(insert(BASE, 10, b"new\n"))}, busybox=False, copies={"sp ace": "a"}
+    ),
     "name with a space renamed": Change(
         {"a": regular(BASE)}, {"a": None, "sp ace": regular(insert(BASE, 10, b"new\n"))}, {"sp ace": "a"}, busybox=False
     ),
@@ -177,6 +224,7 @@ def edited(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 _PATHS = ("a", "b c", "dir/a", "dir/sub/é", "z.sh")
+_COPIES = ("A", "dir/copy", "zz")
 
 
 @st.composite
@@ -195,4 +243,13 @@ def changes(draw: st.DrawFn) -> Change:
     if all(pre[path] == post[path] for path in pre):
         post["a"] = FileState(MODE_REGULAR, b"something else\n")
         pre.setdefault("a", None)
-    return Change(pre, post)
+    copies: dict[str, str] = {}
+    sources = [path for path, state in pre.items() if state is not None]
+    for target in draw(st.lists(st.sampled_from(_COPIES), unique=True)) if sources else ():
+        source = draw(st.sampled_from(sources))
+        before = pre[source]
+        if before is None or (post[source] is None and target.encode() > source.encode()):
+            continue
+        post[target] = FileState(draw(modes), draw(edited(before.content)))
+        copies[target] = source
+    return Change(pre, post, copies=copies)

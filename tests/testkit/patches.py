@@ -98,9 +98,9 @@ def build_document() -> bytes:
 def make_metadata(
     before: Tree = BEFORE, after: Tree = AFTER, renames: Mapping[str, str] | None = None, **changes: Any
 ) -> tuple[PatchMetadata, bytes]:
-    """Return metadata by Alice and the diff it describes; `changes` replaces fields of the metadata."""
+    """Return metadata by Alice and the diff it describes; `copies` is as for `make_diff`, `changes` replaces fields of the metadata."""
     allowed = frozenset(changes.get("allowances", ()))
-    diff = make_diff(before, after, renames or {}, allowed)
+    diff = make_diff(before, after, renames or {}, allowed, changes.pop("copies", {}))
     parsed = parse_diff_untrusted(diff, allowed)
     metadata = PatchMetadata(
         creation_timestamp=CREATED,

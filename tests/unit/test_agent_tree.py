@@ -248,6 +248,68 @@ def test_staged_tree_is_the_old_one_with_the_changes(root: Path, root_fd: int, t
     assert (root / "src" / "frame.c").stat().st_nlink == 1, "a changed file is not shared"
 
 
+COPY_AFTER: patches.Tree = {
+    **patches.AFTER,
+    "src/copy.c": patches.BEFORE["src/frame.c"],
+    "lib/new/changed.c": FileState(0o100755, patches.FRAME_BEFORE + b"/* more */\n"),
+}
+COPIES = {"src/copy.c": "src/frame.c", "lib/new/changed.c": "src/frame.c"}
+
+
+def test_copies_are_of_the_file_as_it_was_with_its_permissions(root: Path, root_fd: int, tmp_path: Path) -> None:
+    (root / "src" / "frame.c").chmod(0o640)
+    os.link(root / "bin" / "tool", tmp_path / "elsewhere")
+    patch = verify_patch_untrusted(patches.make_patch(patches.BEFORE, COPY_AFTER, copies=COPIES))
+    inventory = take_inventory(root_fd)
+    plan = make_plan(patch, root_fd, inventory)
+    assert [(change.path, change.inherits) for change in plan.changes] == [
+        (b"lib/new/changed.c", b"src/frame.c"),
+        (b"src/copy.c", b"src/frame.c"),
+        (b"src/frame.c", b"src/frame.c"),
+    ]
+    new = tmp_path / "new"
+    staged = stage(root_fd, inventory, plan, new)
+    assert staged.tree_digest == tree_digest_of(new)
+    expected = {**TREE, **COPY_AFTER}
+    assert read_tree(new) == {name: state for name, state in expected.items() if state is not None}
+    assert stat.S_IMODE((new / "src" / "copy.c").stat().st_mode) == 0o640, "a copy is no more readable than its source"
+    assert stat.S_IMODE((new / "lib" / "new" / "changed.c").stat().st_mode) == 0o750
+    (root / "src" / "frame.c").write_bytes(b"somebody was here\n")
+    with pytest.raises(ApplyRefusedError) as caught:
+        check_pre_images(plan, root_fd, take_inventory(root_fd))
+    assert caught.value.code == "agent.apply.pre_image"
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "code"), [("content", "pre_image"), ("link", "link"), ("setuid", "special_mode"), ("names", "")]
+)
+def test_what_a_copy_is_made_of_is_checked_like_what_is_changed(
+    root: Path, root_fd: int, tmp_path: Path, obstacle: str, code: str
+) -> None:
+    source = root / "src" / "frame.c"
+    after = {**patches.BEFORE, "src/copy.c": patches.BEFORE["src/frame.c"]}
+    patch = verify_patch_untrusted(patches.make_patch(patches.BEFORE, after, copies={"src/copy.c": "src/frame.c"}))
+    match obstacle:
+        case "content":
+            source.write_bytes(b"another\n")
+        case "link":
+            source.rename(root / "src" / "real.c")
+            source.symlink_to("real.c")
+        case "setuid":
+            source.chmod(0o4644)
+        case _:
+            os.link(source, tmp_path / "another name")
+    inventory = take_inventory(root_fd)
+    if not code:
+        assert make_plan(patch, root_fd, inventory).changes[0].path == b"src/copy.c", (
+            "the source stays under all its names"
+        )
+        return
+    with pytest.raises(ApplyRefusedError) as caught:
+        make_plan(patch, root_fd, inventory)
+    assert caught.value.code == f"agent.apply.{code}"
+
+
 @pytest.mark.parametrize(
     ("bits", "mode", "bits_after"),
     [

@@ -144,6 +144,49 @@ def test_every_kind_of_change_from_the_patched_tree(desk: Desk) -> None:
     assert run_json("patch", "verify", desk.root / "patched.patch", "--base", desk.root / "unpatched")["valid"]
 
 
+def test_what_git_prints_of_a_copied_file_is_signed_from_either_tree_and_shown(desk: Desk) -> None:
+    base, source = desk.root / "before", patches.FRAME_BEFORE
+    base.mkdir()
+    (base / "frame.c").write_bytes(source)
+    environment = {**os.environ, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(desk.root)}
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=base, env=environment, capture_output=True, check=True).stdout
+
+    git("init", "--quiet")
+    git("add", ".")
+    shutil.copytree(base, desk.root / "after")
+    for tree in (base, desk.root / "after"):
+        (tree / "frame.c").write_bytes(source.replace(b"<= length", b"< length"))
+        (tree / "copy.c").write_bytes(source)
+        (tree / "other.c").write_bytes(source.replace(b"int sum = 0", b"int sum = 1"))
+    git("add", "--intent-to-add", ".")
+    diff = desk.root / "copies.diff"
+    diff.write_bytes(git("diff", "--find-copies"))
+    assert diff.read_bytes().count(b"\ncopy from frame.c\n") == 2
+    (base / "frame.c").write_bytes(source)
+    (base / "copy.c").unlink()
+    (base / "other.c").unlink()
+    made = []
+    for name in ("before", "after"):
+        desk.create(diff=diff, base=desk.root / name, tests=desk.tree / "tests", out=desk.root / f"{name}.patch")
+        made.append(verify_patch_untrusted((desk.root / f"{name}.patch").read_bytes()).metadata.affected_components)
+    assert made[0] == made[1]
+    assert [(each.change.value, each.path, each.previous_path) for each in made[0]] == [
+        ("copy", "copy.c", "frame.c"),
+        ("modify", "frame.c", None),
+        ("copy", "other.c", "frame.c"),
+    ]
+    assert run_json("patch", "verify", desk.root / "before.patch", "--base", base)["valid"]
+    assert "copy    other.c (copy of frame.c)" in run("patch", "show", desk.root / "before.patch").out
+    document = run_json("patch", "extract", desk.root / "before.patch")
+    jsonschema.validate(document, schema_document())
+    assert document["affected_components"][0]["change"] == "copy"
+    (desk.root / "after" / "other.c").write_bytes(b"not what the diff makes\n")
+    arguments = desk.create_arguments(diff=diff, base=desk.root / "after", tests=desk.tree / "tests")
+    assert refused(*arguments).startswith("provenance.apply.")
+
+
 def test_diff_from_standard_input_and_file_to_standard_output(desk: Desk) -> None:
     diff = (desk.root / "fix.diff").read_bytes()
     answer = run(*desk.create_arguments(diff="-", out="-"), stdin=diff)

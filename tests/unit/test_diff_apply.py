@@ -25,8 +25,8 @@ def refusal(diff: bytes, pre: Tree) -> ApplyRefusedError:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_gives_exactly_the_state_it_was_made_from(name: str) -> None:
     change = CHANGES[name]
-    diff = parse_diff_untrusted(make_diff(change.pre, change.post, change.renames))
-    pre = {path: change.pre.get(path) for path in diff.paths}
+    diff = parse_diff_untrusted(change.make())
+    pre = {path: change.pre.get(path) for path in diff.reads}
     assert apply_diff(diff, pre) == {path: change.post.get(path) for path in diff.paths}
 
 
@@ -46,6 +46,8 @@ DELETE = make_diff({"a": regular(BASE)}, {"a": None})
 DELETE_EMPTY = make_diff({"a": regular(b"")}, {"a": None})
 ADD = make_diff({}, {"a": regular(b"x\n")})
 RENAME = make_diff({"a": regular(BASE)}, {"b": regular(BASE), "a": None}, {"b": "a"})
+COPY = make_diff({"a": regular(BASE)}, {"b": regular(BASE), "a": regular(BASE)}, copies={"b": "a"})
+COPY_CHANGED = make_diff({"a": regular(BASE)}, {"b": regular(BASE[:-7]), "a": regular(BASE)}, copies={"b": "a"})
 AT_END = make_diff({"a": regular(BASE)}, {"a": regular(BASE + b"more\n")})
 NO_NEWLINE = make_diff({"a": regular(BASE)}, {"a": regular(BASE + b"more")})
 
@@ -59,6 +61,11 @@ NO_NEWLINE = make_diff({"a": regular(BASE)}, {"a": regular(BASE + b"more")})
         pytest.param(RENAME, {"a": None, "b": None}, "absent", id="file to rename is absent"),
         pytest.param(ADD, {"a": regular(b"")}, "exists", id="file to add is there"),
         pytest.param(RENAME, {"a": regular(BASE), "b": regular(b"")}, "exists", id="target of a rename is there"),
+        pytest.param(COPY, {"b": None}, "unknown_path", id="state of a copy's source not given"),
+        pytest.param(COPY, {"a": None, "b": None}, "absent", id="file to copy is absent"),
+        pytest.param(COPY, {"a": regular(BASE), "b": regular(b"")}, "exists", id="target of a copy is there"),
+        pytest.param(COPY, {"a": FileState(0o120000, b"x"), "b": None}, "mode", id="file to copy is a link"),
+        pytest.param(COPY_CHANGED, {"a": regular(b"x\n" + BASE), "b": None}, "mismatch", id="source of a copy differs"),
         pytest.param(MODIFY, {"a": executable(BASE)}, "mode", id="mode differs"),
         pytest.param(MODIFY, {"a": FileState(0o100600, BASE)}, "mode", id="mode is none of ours"),
         pytest.param(MODIFY, {"a": regular(b"shift\n" + BASE)}, "mismatch", id="offset (H1)"),
@@ -88,6 +95,14 @@ def test_a_wrong_pre_image_is_refused_and_nothing_changes(diff: bytes, pre: Tree
     error = refusal(diff, pre)
     assert error.code == f"provenance.apply.{rule}"
     assert error.details["path"] in ("a", "b")
+
+
+def test_copies_unfold_to_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    pre: Tree = {"a": regular(BASE), "b": None}
+    monkeypatch.setattr("provenance.diff_apply.COPIED_BYTES_MAX", len(BASE))
+    assert apply_diff(parse_diff_untrusted(COPY), pre) == {"b": regular(BASE)}
+    monkeypatch.setattr("provenance.diff_apply.COPIED_BYTES_MAX", len(BASE) - 1)
+    assert refusal(COPY, pre).code == "provenance.apply.size"
 
 
 def test_a_refusal_tells_the_line_of_the_file() -> None:

@@ -68,10 +68,15 @@ def test_hidden_text_is_found_behind_any_number_of_findings() -> None:
     assert find_hidden_text(plain) == frozenset()
 
 
+def test_a_carriage_return_before_the_end_of_the_file_is_one_before_a_line_end_of_the_diff() -> None:
+    diff = parse_diff_untrusted(make_diff({}, {"a": regular(b"\xff\r")}))
+    assert LintRule.MAIL_LINE_END in {finding.rule for finding in lint_diff(diff)}
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_busybox_patch_cannot_do_is_found(name: str) -> None:
     change = CHANGES[name]
-    diff = parse_diff_untrusted(make_diff(change.pre, change.post, change.renames))
+    diff = parse_diff_untrusted(change.make())
     found = [finding for finding in lint_diff(diff, change.pre) if finding.rule is LintRule.BUSYBOX]
     assert (found == []) == change.busybox
 

@@ -87,6 +87,34 @@ def test_states_without_a_text_form_are_refused(pre: Tree, post: Tree, renames: 
 
 
 @pytest.mark.parametrize(
+    ("pre", "post", "copies"),
+    [
+        pytest.param({}, {"b": regular(b"x")}, {"b": "a"}, id="source is not there"),
+        pytest.param({"a": regular(b"x")}, {"a": regular(b"x")}, {"b": "a"}, id="nothing comes"),
+        pytest.param(
+            {"a": regular(b"x"), "b": regular(b"y")},
+            {"a": regular(b"x"), "b": regular(b"x")},
+            {"b": "a"},
+            id="not free",
+        ),
+        pytest.param({"a": regular(b"x")}, {"b": regular(b"x")}, {"b": "a"}, id="source goes before it is copied"),
+    ],
+)
+def test_what_is_no_copy_is_not_shown_as_one(pre: Tree, post: Tree, copies: dict[str, str]) -> None:
+    with pytest.raises(MakeRefusedError) as caught:
+        make_diff(pre, post, copies=copies)
+    assert caught.value.code == "provenance.make.copy"
+
+
+def test_a_copy_is_shown_only_where_it_is_said() -> None:
+    pre: Tree = {"a": regular(BASE)}
+    post: Tree = {"a": regular(BASE), "b": regular(BASE)}
+    text = make_diff(pre, post, copies={"b": "a"})
+    assert text == b"diff --git a/a b/b\nsimilarity index 100%\ncopy from a\ncopy to b\n"
+    assert b"copy" not in make_diff(pre, post)
+
+
+@pytest.mark.parametrize(
     ("post", "code"),
     [
         ({"../a": regular(b"x\n")}, "path_component"),

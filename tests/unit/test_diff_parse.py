@@ -10,7 +10,6 @@ import pytest
 
 from provenance import diff as diff_module
 from provenance.diff import MODE_EXECUTABLE, MODE_REGULAR, ChangeKind, parse_diff_untrusted, print_diff
-from provenance.diff_make import make_diff
 from provenance.errors import DiffRefusedError, MalformedPatchError
 from tests.testkit.diffs import CHANGES, Change
 
@@ -88,7 +87,7 @@ def test_an_empty_file_is_added_with_the_name_of_no_content(blob: str) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_kind_of_change_is_printed_as_it_was_read(name: str) -> None:
     change: Change = CHANGES[name]
-    text = make_diff(change.pre, change.post, change.renames)
+    text = change.make()
     assert print_diff(parse_diff_untrusted(text)) == text
 
 

@@ -58,7 +58,7 @@ def test_an_imported_patch_gives_what_gnu_patch_gave(vector: Vector) -> None:
 
 def test_its_exact_diff_applies_to_exactly_these_files(vector: Vector) -> None:
     result = rebase(read_foreign_patch_untrusted(vector.patch), vector.pre.get)
-    diff = parse_diff_untrusted(make_diff(result.pre, result.post, result.renames))
+    diff = parse_diff_untrusted(make_diff(result.pre, result.post, result.renames, copies=result.copies))
     post = apply_diff(diff, result.pre)
     assert {path: summary(state) for path, state in post.items()} == vector.expected["post"]
 
@@ -78,7 +78,7 @@ def test_its_header_is_understood(vector: Vector) -> None:
 @pytest.mark.slow
 def test_its_exact_diff_means_the_same_to_every_tool(vector: Vector) -> None:
     result = rebase(read_foreign_patch_untrusted(vector.patch), vector.pre.get)
-    text = make_diff(result.pre, result.post, result.renames)
+    text = make_diff(result.pre, result.post, result.renames, copies=result.copies)
     limited = any(finding.rule is LintRule.BUSYBOX for finding in lint_diff(parse_diff_untrusted(text), result.pre))
     for tool in INSTALLED:
         if tool is Tool.BUSYBOX and limited:

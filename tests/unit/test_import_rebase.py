@@ -6,6 +6,7 @@ import pytest
 
 from provenance import import_rebase
 from provenance.diff_make import make_diff
+from provenance.diff_model import FileState
 from provenance.errors import DiffRefusedError, ImportRefusedError
 from provenance.imports import Move, Rebased, read_foreign_patch_untrusted, rebase
 from tests.testkit.diffs import BASE, Tree, executable, insert, numbered, regular
@@ -112,7 +113,32 @@ def test_modes_renames_and_copies_are_followed() -> None:
     assert (result.post, result.renames) == ({"x": None, "y": executable(BASE)}, {"y": "x"})
     copy = b"diff --git a/x b/y\nsimilarity index 100%\ncopy from x\ncopy to y\n"
     result = bring(copy, {"x": regular(BASE)})
-    assert (result.post, result.renames) == ({"y": regular(BASE)}, {})
+    assert (result.post, result.renames, result.copies) == (
+        {"x": regular(BASE), "y": regular(BASE)},
+        {},
+        {"y": "x"},
+    )
+
+
+def test_a_copy_is_of_the_file_before_the_patch_and_an_addition_where_tools_would_differ() -> None:
+    copy = b"diff --git a/x b/%s\nsimilarity index 100%%\ncopy from x\ncopy to %s\n"
+    changed = make_diff({"x": regular(BASE)}, {"x": regular(insert(BASE, 10, b"new\n"))})
+    result = bring(changed + copy % (b"y", b"y"), {"x": regular(BASE)})
+    assert (result.post["y"], result.copies) == (regular(BASE), {"y": "x"})
+    gone = make_diff({"x": regular(BASE)}, {"x": None})
+    result = bring(copy % (b"w", b"w") + gone, {"x": regular(BASE)})
+    assert (result.post, result.copies) == ({"w": regular(BASE), "x": None}, {"w": "x"})
+    result = bring(gone + copy % (b"y", b"y"), {"x": regular(BASE)})
+    assert (result.post, result.copies) == ({"x": None, "y": regular(BASE)}, {})
+    assert [note.text for note in result.notes] == ["a copy becomes an addition: 'y'"]
+    result = bring(copy % (b"y z", b"y z"), {"x": regular(BASE)})
+    assert (result.post, result.copies) == ({"y z": regular(BASE)}, {})
+    link = bring(copy % (b"y", b"y"), {"x": FileState(0o120000, b"x")})
+    assert (link.post, link.copies) == ({"y": FileState(0o120000, b"x")}, {})
+    renamed = b"diff --git a/x b/v\nsimilarity index 100%\nrename from x\nrename to v\n"
+    result = bring(copy % (b"u", b"u") + copy % (b"w", b"w") + renamed, {"x": regular(BASE)})
+    assert (result.renames, result.copies) == ({"v": "x"}, {"u": "x"})
+    assert make_diff(result.pre, result.post, result.renames, copies=result.copies)
 
 
 def test_a_pure_rename_with_a_space_is_shown_as_two_changes() -> None:

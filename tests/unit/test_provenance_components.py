@@ -8,7 +8,7 @@ import pytest
 
 from provenance.components import AffectedComponent, FileImage, check_components, describe_components
 from provenance.diff import parse_diff_untrusted
-from provenance.diff_model import ChangeKind
+from provenance.diff_model import ChangeKind, FileState
 from provenance.errors import InvalidMetadataError
 from provenance.patchfile import build_body
 from provenance.verify import verify_patch_untrusted
@@ -16,6 +16,7 @@ from tests.testkit.patches import (
     EVERY_KIND_AFTER,
     EVERY_KIND_BEFORE,
     EVERY_KIND_RENAMES,
+    Tree,
     make_metadata,
     make_patch,
     resign_with_preamble,
@@ -151,3 +152,49 @@ def test_a_mode_changes_only_where_the_diff_says_so() -> None:
     with pytest.raises(InvalidMetadataError) as caught:
         check_components((AffectedComponent("x", "a", ChangeKind.MODIFY, before, replace(after, mode=0o100755)),), diff)
     assert caught.value.code == "provenance.metadata.component_mode"
+
+
+COPIES_BEFORE: Tree = {"a": FileState(0o100644, b"1\n2\n3\n4\n")}
+COPIES_AFTER: Tree = {
+    "a": FileState(0o100644, b"1\n2\n3\nfour\n"),
+    "b": COPIES_BEFORE["a"],
+    "c": FileState(0o100755, b"1\n2\n3\n4\n5\n"),
+}
+COPIES = {"b": "a", "c": "a"}
+
+
+def test_a_copy_names_its_source_as_it_was_before() -> None:
+    metadata, diff = make_metadata(COPIES_BEFORE, COPIES_AFTER, copies=COPIES)
+    changed, copied, other = metadata.affected_components
+    assert (copied.change, copied.previous_path, other.previous_path) == (ChangeKind.COPY, "a", "a")
+    assert copied.pre == other.pre == changed.pre == copied.post
+    patch = verify_patch_untrusted(make_patch(COPIES_BEFORE, COPIES_AFTER, copies=COPIES))
+    assert patch.metadata.affected_components == metadata.affected_components
+    assert AffectedComponent.from_json_untrusted(copied.to_json(), "x") == copied
+    assert b"(copy of a => b)" in patch.file.preamble
+    for wrong in (replace(copied, change=ChangeKind.RENAME), replace(copied, previous_path="x")):
+        with pytest.raises(InvalidMetadataError) as caught:
+            check_components((changed, wrong, other), parse_diff_untrusted(diff))
+        assert caught.value.code == "provenance.metadata.component_change"
+
+
+def test_two_components_say_the_same_of_one_file_before() -> None:
+    metadata, diff = make_metadata(COPIES_BEFORE, COPIES_AFTER, copies=COPIES)
+    changed, copied, other = metadata.affected_components
+    assert other.pre is not None
+    for wrong in (
+        replace(other, pre=replace(other.pre, sha256="0" * 64)),
+        replace(other, pre=replace(other.pre, sha256="1" * 64)),
+    ):
+        with pytest.raises(InvalidMetadataError) as caught:
+            check_components((changed, copied, wrong), parse_diff_untrusted(diff))
+        assert (caught.value.code, caught.value.details["path"]) == ("provenance.metadata.component_digest", "c")
+
+
+@pytest.mark.parametrize("previous_path", [None, "../a"])
+def test_a_copy_without_a_source_is_refused(previous_path: str | None) -> None:
+    metadata, _ = make_metadata(COPIES_BEFORE, COPIES_AFTER, copies=COPIES)
+    value = metadata.affected_components[1].to_json() | {"previous_path": previous_path}
+    with pytest.raises(InvalidMetadataError) as caught:
+        AffectedComponent.from_json_untrusted(value, "x")
+    assert caught.value.code in ("provenance.field.image", "provenance.diff.path_component")
