@@ -10,7 +10,10 @@ import structlog
 CHECK_S: Final = 1.0
 """How often a leader looks at its disk."""
 AGAIN_S: Final = 30.0
-"""How long a node that has handed leadership over waits before it does so again: where no disk has room, leadership must not go round."""
+"""How long a node that has handed leadership over waits before it does so again, if its disk has had no room since: where no disk has any,
+leadership must not go round."""
+RETRY_S: Final = 5.0
+"""How long it waits after nobody could take leadership: none had caught up, or none was there."""
 
 _log = structlog.get_logger("node.room")
 
@@ -32,9 +35,13 @@ async def lead_only_with_room(
 
     Source: docs/spec/storage.md 3.
     """
+    wait_s = 0.0
     while True:
         await sleep(CHECK_S)
-        if is_leader() and not has_space():
+        wait_s = max(0.0, wait_s - CHECK_S)
+        if has_space():
+            wait_s = 0.0
+        elif is_leader() and not wait_s:
             handed_over = await hand_over()
             _log.warning("the disk is nearly full; leadership is handed over", handed_over=handed_over)
-            await sleep(AGAIN_S)
+            wait_s = AGAIN_S if handed_over else RETRY_S

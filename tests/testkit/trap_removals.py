@@ -648,8 +648,8 @@ REMOVALS: tuple[Removal, ...] = (
         25,
         "a leader without room lets another lead, `lead_only_with_room`",
         "node/room.py",
-        "if is_leader() and not has_space():",
-        "if False:",
+        "elif is_leader() and not wait_s:",
+        "elif False:",
         "tests/unit/test_node_room.py::test_leader_without_room_hands_leadership_over",
     ),
     Removal(
