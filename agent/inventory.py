@@ -3,8 +3,7 @@
 The tree digest is git's tree id with SHA-256, so an auditor recomputes it with ``git add -A`` and ``git write-tree``; like git, it knows no
 empty directories. A ``.git`` directory at the root is not content: it is carried along and not digested, as git itself does.
 
-Reading is by directory descriptors and never follows a link. Digests of files whose status has not changed since they were read are taken
-over; the kernel moves a file's ctime with every change, so only a status that is older than the reading counts.
+Reading is by directory descriptors and never follows a link. What was read before is taken over by `tree_cache`.
 
 Source: docs/spec/agent.md 4; provenance/tree_digest.py.
 """
@@ -27,19 +26,25 @@ from wire.hashing import Digest
 
 GIT_DIRECTORY: Final = b".git"
 _READ_BYTES: Final = 1 << 20
-_SETTLED_NS: Final = 50_000_000
+SETTLED_NS: Final = 50_000_000
 """How much older than the reading a ctime must be: clocks of file systems tick every 4 to 10 ms."""
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_TYPE_BITS: Final = 0o170000
+_KINDS: Final = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+_new_entry: Final = tuple.__new__
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Entry(NamedTuple):
-    """The status of one name below a target's root, from one lstat. A named tuple: a tree has very many, made and compared each time."""
+    """The status of one name below a target's root, from one lstat. A named tuple: a tree has very many, made and compared each time.
+
+    The first seven are in the order of `os.stat_result`, so that an entry is made of a slice.
+    """
 
     mode: int
     """`st_mode`: type and permission bits."""
-    device: int
     inode: int
+    device: int
     links: int
     """Names of this inode."""
     owner: int
@@ -112,37 +117,41 @@ def open_root(root: str) -> int:
         rule = "link" if os.path.islink(root) else "not_a_directory"
         raise TargetRefusedError(f"agent.target.{rule}", f"{root} is not a directory itself") from None
     except OSError as error:
-        raise _unreadable(root, error) from error
+        raise unreadable(root, error) from error
 
 
-def scan_tree(root_fd: int) -> dict[bytes, Entry]:
+def scan_tree(
+    root_fd: int, known: Mapping[bytes, Entry] | None = None, *, omit: bytes | None = None
+) -> dict[bytes, Entry]:
     """Return the status of everything below an open root, directories before what is in them.
+
+    Args:
+        root_fd: The root directory.
+        known: Entries of an earlier scan: those that are as they were are the same objects again, which makes comparing cheap.
+        omit: A name in the root that is not looked at: the agent's own work directory.
 
     Raises:
         TargetRefusedError: ``agent.target.special_file`` (a device, socket or pipe), ``agent.target.mount_point``,
             ``agent.target.nested_repository``, ``agent.target.too_deep``, ``agent.target.too_many_entries``.
         ApplyFailedError: ``agent.target.unreadable``: something vanished meanwhile or may not be read.
     """
-    entries: dict[bytes, Entry] = {}
-    _scan_directory(root_fd, b"", os.fstat(root_fd).st_dev, entries, 0)
-    return entries
+    return _Scan(os.fstat(root_fd).st_dev, {} if known is None else known, omit).run(root_fd)
 
 
-def take_inventory(root_fd: int, known: Inventory | None = None) -> Inventory:
-    """Return the inventory of an open root; files that are as `known` saw them are not read again.
+def entry_of(status: os.stat_result) -> Entry:
+    """Return the entry of one status."""
+    return _new_entry(Entry, (*status[:7], status.st_mtime_ns, status.st_ctime_ns))
+
+
+def take_inventory(root_fd: int, *, omit: bytes | None = None) -> Inventory:
+    """Return the inventory of an open root, every file read; `tree_cache` reads only what changed.
 
     Raises:
         TargetRefusedError: As `scan_tree`.
         ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
     """
-    # The kernel's own clock stamps ctimes, so this is compared with it, not with the agent's clock.
     taken_ns = time.time_ns()
-    entries = scan_tree(root_fd)
-    if known is not None and entries == known.entries:
-        settled = known.taken_ns - _SETTLED_NS
-        if all(entry.changed_ns < settled for entry in entries.values()):
-            return known
-    return complete_inventory(root_fd, entries, taken_ns, _known_digests(entries, known))
+    return complete_inventory(root_fd, scan_tree(root_fd, omit=omit), taken_ns, {})
 
 
 def complete_inventory(
@@ -158,7 +167,7 @@ def complete_inventory(
         if entry.is_directory or is_git_internal(path):
             continue
         digest = known.get(path)
-        digests[path] = _read_digest(root_fd, path, entry) if digest is None else digest
+        digests[path] = read_digest(root_fd, path, entry) if digest is None else digest
     files = {path: (entries[path].git_mode, digest) for path, digest in digests.items()}
     return Inventory(entries, digests, tree_digest(files), taken_ns)
 
@@ -185,7 +194,7 @@ def read_file(root_fd: int, path: bytes, entry: Entry) -> bytes:
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(entry.size + 1)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     finally:
         os.close(descriptor)
     if len(data) != entry.size:
@@ -193,33 +202,60 @@ def read_file(root_fd: int, path: bytes, entry: Entry) -> bytes:
     return data
 
 
-def _scan_directory(descriptor: int, prefix: bytes, device: int, entries: dict[bytes, Entry], depth: int) -> None:
-    if depth > TREE_DEPTH_MAX:
-        raise TargetRefusedError(
-            "agent.target.too_deep", "the tree is nested too deep", expected=TREE_DEPTH_MAX, actual=os.fsdecode(prefix)
-        )
-    try:
-        with os.scandir(descriptor) as names:
-            found = sorted((os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in names)
-    except OSError as error:
-        raise _unreadable(prefix or b".", error) from error
-    for name, status in found:
-        path = prefix + name
-        _check_entry(path, name, status, device)
-        entries[path] = _entry(status)
+class _Scan:
+    """One walk over a tree. Tight on purpose: it is what a decision on a large tree costs."""
+
+    def __init__(self, device: int, known: Mapping[bytes, Entry], omit: bytes | None) -> None:
+        self._device = device
+        self._known = known
+        self._omit = omit
+        self._entries: dict[bytes, Entry] = {}
+
+    def run(self, root_fd: int) -> dict[bytes, Entry]:
+        self._walk(root_fd, b"", 0)
+        return self._entries
+
+    def _walk(self, descriptor: int, prefix: bytes, depth: int) -> None:
+        if depth > TREE_DEPTH_MAX:
+            raise TargetRefusedError(
+                "agent.target.too_deep",
+                "the tree is nested too deep",
+                expected=TREE_DEPTH_MAX,
+                actual=os.fsdecode(prefix),
+            )
+        try:
+            with os.scandir(descriptor) as names:
+                found = sorted([(each.name, each.stat(follow_symlinks=False)) for each in names])
+        except OSError as error:
+            raise unreadable(prefix or b".", error) from error
+        entries, device, known = self._entries, self._device, self._known.get
+        for text, status in found:
+            name = os.fsencode(text)
+            path = prefix + name
+            if path == self._omit:
+                continue
+            kind = status[0] & _TYPE_BITS
+            if kind not in _KINDS or status[2] != device or name[:1] == b".":
+                _check_entry(path, name, status, device)
+            entry = _new_entry(Entry, (*status[:7], status.st_mtime_ns, status.st_ctime_ns))
+            before = known(path)
+            entries[path] = before if before is not None and before == entry else entry
+            if kind == stat.S_IFDIR:
+                self._descend(descriptor, name, path, depth)
         if len(entries) > TREE_ENTRIES_MAX:
             raise TargetRefusedError(
                 "agent.target.too_many_entries", "the tree has too many entries", expected=TREE_ENTRIES_MAX
             )
-        if stat.S_ISDIR(status.st_mode):
-            try:
-                child = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            try:
-                _scan_directory(child, path + b"/", device, entries, depth + 1)
-            finally:
-                os.close(child)
+
+    def _descend(self, descriptor: int, name: bytes, path: bytes, depth: int) -> None:
+        try:
+            child = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        try:
+            self._walk(child, path + b"/", depth + 1)
+        finally:
+            os.close(child)
 
 
 def _check_entry(path: bytes, name: bytes, status: os.stat_result, device: int) -> None:
@@ -245,36 +281,17 @@ def _check_entry(path: bytes, name: bytes, status: os.stat_result, device: int) 
         )
 
 
-def _entry(status: os.stat_result) -> Entry:
-    return Entry(
-        mode=status.st_mode,
-        device=status.st_dev,
-        inode=status.st_ino,
-        links=status.st_nlink,
-        owner=status.st_uid,
-        group=status.st_gid,
-        size=status.st_size,
-        modified_ns=status.st_mtime_ns,
-        changed_ns=status.st_ctime_ns,
-    )
+def read_digest(root_fd: int, path: bytes, entry: Entry) -> Digest:
+    """Return the `blob_digest` of a scanned file or link, which is still the one that was scanned.
 
-
-def _known_digests(entries: Mapping[bytes, Entry], known: Inventory | None) -> dict[bytes, Digest]:
-    if known is None:
-        return {}
-    return {
-        path: known.digests[path]
-        for path, entry in entries.items()
-        if path in known.digests and known.entries[path] == entry and entry.changed_ns + _SETTLED_NS < known.taken_ns
-    }
-
-
-def _read_digest(root_fd: int, path: bytes, entry: Entry) -> Digest:
+    Raises:
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
     if entry.is_link:
         try:
             return blob_digest(os.readlink(path, dir_fd=root_fd))
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
     descriptor = _open_file(root_fd, path, entry)
     size = 0
     hasher = hashlib.sha256(blob_header(entry.size))
@@ -283,7 +300,7 @@ def _read_digest(root_fd: int, path: bytes, entry: Entry) -> Digest:
             hasher.update(chunk)
             size += len(chunk)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     finally:
         os.close(descriptor)
     if size != entry.size:
@@ -296,7 +313,7 @@ def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
     try:
         descriptor = os.open(path, _FILE_FLAGS, dir_fd=root_fd)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     status = os.fstat(descriptor)
     found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if found != (entry.device, entry.inode, entry.size, entry.modified_ns):
@@ -305,7 +322,8 @@ def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
     return descriptor
 
 
-def _unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
+def unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
+    """Return the error that a path of the target cannot be read."""
     return ApplyFailedError(
         "agent.target.unreadable", f"a path of the target cannot be read ({error.strerror})", actual=os.fsdecode(path)
     )

@@ -38,6 +38,8 @@ TREE_ENTRIES_MAX: Final = 500_000
 """Files, directories and links below one target."""
 TREE_DEPTH_MAX: Final = 100
 """Directories inside one another below one target; each holds one file descriptor while it is read."""
+TREE_CACHE_BYTES_MAX: Final = 256 * MEBIBYTE
+"""What is remembered of the last reading of a tree; a larger one is read anew after a restart."""
 STATE_FILE_BYTES_MAX: Final = 64 * MEBIBYTE
 """One file of the agent's state."""
 DRIFT_PATHS_MAX: Final = 40

@@ -7,6 +7,7 @@ Source: docs/spec/agent.md 3.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -16,11 +17,20 @@ from typing import Any
 from agent.applying import check_staging
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.files import Files
-from agent.inventory import Inventory, differing_paths, open_root, take_inventory
+from agent.inventory import Inventory, differing_paths, open_root
 from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, TARGETS_MAX
 from agent.manifest import read_manifest, write_manifest
 from agent.record_log import Record, RecordLog, read_records
-from agent.target import HISTORY_FILE, MANIFEST_FILE, TARGET_FILE, TargetConfig, TargetState, TargetStore
+from agent.target import (
+    HISTORY_FILE,
+    MANIFEST_FILE,
+    TARGET_FILE,
+    TREE_CACHE_FILE,
+    TargetConfig,
+    TargetState,
+    TargetStore,
+)
+from agent.tree_cache import TreeCache
 from wire.errors import MalformedError
 from wire.fields import as_identifier
 from wire.hashing import Digest
@@ -68,7 +78,7 @@ class TargetStatus:
 
 
 class Target:
-    """One target with its files and the inventory that was taken last.
+    """One target with its files and what its tree was when it was last read.
 
     Args:
         files: The door to the file system.
@@ -80,21 +90,25 @@ class Target:
         self._files = files
         self.store = TargetStore(files, directory)
         self.config = config
-        self._inventory: Inventory | None = None
+        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE))
 
     def open_root(self) -> int:
         """Return a descriptor of the root; the caller closes it. Raises TargetRefusedError, ApplyFailedError."""
         return open_root(self.config.root)
 
-    def take_inventory(self, root_fd: int) -> Inventory:
-        """Return the inventory of the open root, reading only what changed since the last one.
+    def take_inventory(self, root_fd: int, *, full: bool = False) -> Inventory:
+        """Return the inventory of the open root, reading only what changed since the last one; with `full`, everything.
 
         Raises:
             TargetRefusedError: ``agent.target.*``.
             ApplyFailedError: ``agent.target.*``.
         """
-        self._inventory = take_inventory(root_fd, self._inventory)
-        return self._inventory
+        return self._cache.scan(root_fd, full=full)
+
+    def save_cache(self) -> None:
+        """Keep what was read for the next start, if the disk lets it: without it everything is read again."""
+        with contextlib.suppress(OSError):
+            self._cache.save()
 
     def state(self) -> TargetState:
         """Return the recorded state.
@@ -123,6 +137,7 @@ class Target:
                 os.close(root_fd)
         except (TargetRefusedError, ApplyFailedError) as error:
             return TargetStatus(self.config, state, None, error.message, (), 0)
+        self.save_cache()
         differing: tuple[bytes, ...] = ()
         if inventory.tree_digest != state.tree_digest:
             recorded = read_manifest(self.store.path(MANIFEST_FILE), state.tree_digest)
@@ -139,7 +154,7 @@ class Target:
         """
         root_fd = self.open_root()
         try:
-            inventory = self.take_inventory(root_fd)
+            inventory = self.take_inventory(root_fd, full=True)
         finally:
             os.close(root_fd)
         before = self.store.read_target_state()
@@ -149,6 +164,7 @@ class Target:
             state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None)
         self.store.write_target_state(state)
         write_manifest(self._files, self.store.path(MANIFEST_FILE), inventory)
+        self.save_cache()
         return TargetStatus(self.config, state, inventory.tree_digest, "", (), 0)
 
     def mark_drift_reported(self, digest: Digest) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError
 from agent.files import Files
-from agent.inventory import Entry, Inventory, complete_inventory, open_root, scan_tree
+from agent.inventory import Entry, Inventory, complete_inventory, entry_of, open_root, scan_tree
 from agent.plan import Plan, PlannedChange
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK
 from provenance.tree_digest import blob_digest
@@ -254,18 +254,7 @@ def _permissions(source: Entry | None, *, executable: bool) -> int:
 
 
 def _root_entry(root_fd: int) -> Entry:
-    status = os.fstat(root_fd)
-    return Entry(
-        status.st_mode,
-        status.st_dev,
-        status.st_ino,
-        status.st_nlink,
-        status.st_uid,
-        status.st_gid,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    return entry_of(os.fstat(root_fd))
 
 
 def _ownership(path: bytes, entry: Entry) -> ApplyRefusedError:

@@ -6,6 +6,7 @@
                           target.json      what the operator configured: root, components, windows, frozen
                           state.json       tree digest, installed patches, highest release counters, reported drift
                           manifest         path, mode and digest of every file of that tree: names the paths of a drift
+                          tree-cache       the last reading of the tree: what need not be read again
                           journal.json     only while an application is between its intent and its outcome
                           history.log      how every application and refusal ended
                           patches/ID       the patch file of everything installed: the provenance
@@ -36,6 +37,7 @@ TARGET_FILE: Final = "target.json"
 STATE_FILE: Final = "state.json"
 JOURNAL_FILE: Final = "journal.json"
 MANIFEST_FILE: Final = "manifest"
+TREE_CACHE_FILE: Final = "tree-cache"
 HISTORY_FILE: Final = "history.log"
 LOCK_FILE: Final = "lock"
 PATCHES_DIRECTORY: Final = "patches"
