@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -75,21 +76,46 @@ def status(session: Session, patch_id: str, proof: Path | None) -> None:
     examples=(
         "patchwarden patch extract fix.patch > provenance.json",
         "patchwarden patch extract fix.patch | jq .reason_for_patch",
+        "patchwarden patch extract fix.patch --part bundle --out fix.intoto.jsonl",
     ),
 )
 @_FILE
+@click.option(
+    "--part",
+    type=click.Choice(["document", "body", "diff", "bundle"]),
+    default="document",
+    show_default=True,
+    help="The JSON document; or the file's own bytes: what is signed, its diff, its trailer (an in-toto bundle).",
+)
+@click.option(
+    "--out", type=FILE_OR_DASH, default="-", metavar="FILE", help="Where it goes; never overwritten. Default: standard output."
+)  # fmt: skip
 @click.pass_obj
-def extract(session: Session, file: Path) -> None:
+def extract(session: Session, file: Path, part: str, out: Path) -> None:
     """Print the provenance of FILE as one JSON document: eight fields by their names, the diff, every attestation.
 
-    It conforms to docs/spec/patch-provenance-v1.schema.json. The answer is JSON with -o text too.
+    It conforms to docs/spec/patch-provenance-v1.schema.json. The answer is JSON with -o text too. Other parts come byte for byte.
     """
+    from node.cli.files import STANDARD, write_file
     from node.cli.patch_files import read_patch
     from provenance.schema import extract as extract_document
 
     _, verified = read_patch(file)
-    document = extract_document(verified)
-    session.output.emit(document, json.dumps(document, indent=2, ensure_ascii=False).splitlines())
+    parts = verified.file
+    if part == "document":
+        document = extract_document(verified)
+        data = json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+        if out == STANDARD:
+            session.output.emit(document, data.decode().splitlines())
+            return
+    else:
+        trailer = b"".join(line + b"\n" for line in parts.trailer)
+        data = {"body": parts.body, "diff": parts.diff, "bundle": trailer}[part]
+    write_file(out, data, replace=False)
+    if out == STANDARD:
+        return  # The part itself is the answer.
+    answer = {"file": str(out), "part": part, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    session.output.emit(answer, fields((("written to", out), ("part", part), ("sha256", answer["sha256"]))))
 
 
 @click.command(

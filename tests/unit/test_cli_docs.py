@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from tests.testkit.cli import every_command
 
 DOCUMENTS = (
     "README.md",
+    "docs/interop.md",
     "docs/operations/backup.md",
     "docs/operations/cli.md",
     "docs/operations/devnet.md",
@@ -26,15 +28,17 @@ DOCUMENTS = (
     "devnet/README.md",
 )
 COMMANDS = dict(every_command())
+SHELL_WORDS = frozenset({"|", "||", "&&", "&", ";", ">", "2>"})
+"""What stands behind one of these is not the command's any more."""
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
     """Yield the words of every `patchwarden …` line in fenced blocks, continued lines joined."""
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```[a-z ]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.match(r"\s*(?:\$ )?(?:\S*/)?patchwarden (.*)", line)
             if command is not None:
-                yield shlex.split(command[1], comments=True)
+                yield list(takewhile(lambda word: word not in SHELL_WORDS, shlex.split(command[1], comments=True)))
 
 
 def resolve(words: list[str]) -> tuple[tuple[str, ...], click.Command]:

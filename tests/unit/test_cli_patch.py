@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -425,6 +426,35 @@ def test_extracted_provenance_conforms_to_the_published_schema(released: Path) -
         "patch_diff", "build_environment", "validation_tests", "attestation_signatures",
     ):  # fmt: skip
         assert name in document
+
+
+def test_parts_come_byte_for_byte(released: Path, tmp_path: Path) -> None:
+    file = verify_patch_untrusted(released.read_bytes()).file
+    bundle = b"".join(line + b"\n" for line in file.trailer)
+    assert file.body + bundle == released.read_bytes()
+    for part, expected in (("body", file.body), ("diff", file.diff), ("bundle", bundle)):
+        out = tmp_path / part
+        answer = run_json("patch", "extract", released, "--part", part, "--out", out)
+        assert out.read_bytes() == expected
+        assert (answer["part"], answer["bytes"]) == (part, len(expected))
+        assert answer["sha256"] == hashlib.sha256(expected).hexdigest()
+        assert run("patch", "extract", released, "--part", part).out == expected.decode("ascii")
+    assert run_json("patch", "extract", released, "--part", "body", "--out", tmp_path / "id")["sha256"] == file.patch_id
+    document = tmp_path / "document.json"
+    run_json("patch", "extract", released, "--out", document)
+    assert json.loads(document.read_bytes()) == run_json("patch", "extract", released)
+
+
+def test_a_part_never_replaces_a_file_and_is_given_of_no_forged_one(released: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"mine")
+    assert refused("patch", "extract", released, "--part", "bundle", "--out", out) == "cli.file.exists"
+    assert out.read_bytes() == b"mine"
+    released.write_bytes(released.read_bytes().replace(b"CVE-2026-0001", b"CVE-2026-0002", 1))
+    assert refused("patch", "extract", released, "--part", "bundle", "--out", tmp_path / "new").startswith(
+        "provenance."
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_show_tells_everything_a_reader_needs(released: Path) -> None:
