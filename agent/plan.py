@@ -19,6 +19,7 @@ from agent.inventory import Inventory, read_file
 from provenance.components import FileImage
 from provenance.diff_apply import apply_diff
 from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, FileState
+from provenance.diff_reverse import undo_diff
 from provenance.verify import VerifiedPatch
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -65,16 +66,46 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
         ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
     """
     _check_allowed(patch.metadata.allowances, allowed)
+    sources = {each.path: each.previous_path or each.path for each in patch.metadata.affected_components}
+    return _make_plan(patch, root_fd, inventory, sources, reverse=False)
+
+
+def make_reverse_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) -> Plan:
+    """Return the plan that undoes an installed patch: every touched path becomes what the author signed as its pre-image.
+
+    No allowance is asked for: what the patch was allowed to do may be undone. Directories that only held what the patch added go with it.
+
+    Raises:
+        ApplyRefusedError: As `make_plan`; ``agent.apply.pre_image`` where a path is no longer what the patch made of it.
+        provenance.errors.ApplyRefusedError: ``provenance.apply.*``.
+        ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+    """
+    renamed = (each for each in patch.metadata.affected_components if each.change is ChangeKind.RENAME)
+    sources = {each.previous_path: each.path for each in renamed if each.previous_path is not None}
+    return _make_plan(patch, root_fd, inventory, sources, reverse=True)
+
+
+def _make_plan(
+    patch: VerifiedPatch, root_fd: int, inventory: Inventory, sources: Mapping[str, str], *, reverse: bool
+) -> Plan:
+    """Return the plan of a patch or of its opposite.
+
+    Args:
+        patch: What its author signed.
+        root_fd: The target's root, open.
+        inventory: The target as it is.
+        sources: From where a path takes owner, permissions and attributes, where that is not the path itself.
+        reverse: Whether to undo it.
+    """
     links = Allowance.SYMLINK in patch.metadata.allowances
-    expected = _images(patch, before=True)
-    promised = _images(patch, before=False)
-    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in patch.diff.reads}
+    paths = patch.diff.paths if reverse else patch.diff.reads
+    expected, promised = _images(patch, before=not reverse), _images(patch, before=reverse)
+    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in paths}
     for path, state in pre.items():
         _check_image("pre_image", path, state, expected[path])
-    post = apply_diff(patch.diff, pre)
+    post = undo_diff(patch.diff, pre) if reverse else apply_diff(patch.diff, pre)
     for path, state in post.items():
         _check_image("post_image", path, state, promised[path])
-    sources = {each.path: each.previous_path or each.path for each in patch.metadata.affected_components}
     changes = tuple(
         PlannedChange(path.encode(), post[path], _inherits(path, sources, pre)) for path in sorted(post, key=str.encode)
     )
@@ -82,7 +113,7 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
     for change in changes:
         _check_preservable(change, inventory, is_copy=change.path in copies)
     images = {path.encode(): image for path, image in expected.items()}
-    return Plan(changes, images, Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
+    return Plan(changes, images, reverse or Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
 
 
 def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:

@@ -15,6 +15,7 @@ from provenance.diff_apply import apply_diff, split_lines
 from provenance.diff_lint import lint_diff
 from provenance.diff_make import make_diff
 from provenance.diff_match import EDIT_DISTANCE_MAX, find_edits, find_lines
+from provenance.diff_reverse import undo_diff
 from provenance.errors import ApplyRefusedError
 from provenance.imports import read_foreign_patch_untrusted, rebase
 from tests.testkit.diffs import CHANGES, Change, changes, contents, edited, regular
@@ -66,6 +67,15 @@ def test_a_made_diff_does_not_apply_to_any_other_state(change: Change) -> None:
     diff = parse_diff_untrusted(make(change))
     with pytest.raises(ApplyRefusedError):
         apply_diff(diff, {path: change.post.get(path) for path in diff.reads})
+
+
+@given(changes())
+def test_undoing_a_diff_gives_what_was_before_and_refuses_anything_else(change: Change) -> None:
+    diff = parse_diff_untrusted(make(change))
+    before = {path: change.pre.get(path) for path in diff.paths}
+    assert undo_diff(diff, {path: change.post.get(path) for path in diff.paths}) == before
+    with pytest.raises(ApplyRefusedError):
+        undo_diff(diff, before)
 
 
 @given(changes())
