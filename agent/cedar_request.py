@@ -17,8 +17,6 @@ from agent.facts import AttestorFacts, ComponentFacts, Facts, PatchFacts, Reques
 from agent.maintenance import moment_of_week
 from provenance.predicates import PREDICATE_VULNS, SEVERITIES
 
-ACTION_APPLY: Final = "apply_patch"
-
 CedarValue: TypeAlias = "bool | int | str | list[CedarValue] | dict[str, CedarValue]"
 """What Cedar's JSON form of a context or an attribute holds."""
 CedarObject: TypeAlias = "dict[str, CedarValue]"
@@ -33,6 +31,8 @@ class CedarRequest:
 
     component: str
     """The component that the request is about."""
+    action: str
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
     request: CedarObject
     """Principal, action, resource and context as Cedar's JSON."""
     entities: list[CedarObject]
@@ -52,9 +52,10 @@ def cedar_requests(facts: Facts) -> tuple[CedarRequest, ...]:
     return tuple(
         CedarRequest(
             component.name,
+            facts.action,
             {
                 "principal": _uid("Identity", facts.author.identity),
-                "action": _uid("Action", ACTION_APPLY),
+                "action": _uid("Action", facts.action),
                 "resource": _uid("Component", _component_id(facts.system, component)),
                 "context": context,
             },

@@ -17,6 +17,10 @@ from agent.limits import COMPONENTS_DECIDED_MAX, FACT_ITEMS_MAX, FACT_TEXT_BYTES
 from wire.limits import JSON_INTEGER_MAX
 
 FACTS_VERSION: Final = 2
+ACTION_APPLY: Final = "apply_patch"
+"""What is asked for: that the patch is applied."""
+ACTION_ROLLBACK: Final = "rollback_patch"
+"""What is asked for: that the patch, which is installed, is undone."""
 
 Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
 """What canonical JSON can hold."""
@@ -224,11 +228,16 @@ class Facts:
     rollout: RolloutFacts
     requester: Requester
     system: SystemFacts
+    action: str = ACTION_APPLY
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts as plain values for canonical JSON; `facts_from_json_untrusted` reads them back."""
         document: dict[str, Json] = {"version": FACTS_VERSION}
         document.update(_plain(asdict(self)))
+        if self.action == ACTION_APPLY:
+            # As facts were written before there were rollbacks, so that there is one form for one meaning.
+            del document["action"]
         return document
 
 
@@ -253,9 +262,18 @@ def facts_from_json_untrusted(document: object) -> Facts:
         rollout=_rollout(reader.record("rollout")),
         requester=_requester(reader.record("requester")),
         system=_system(reader.record("system")),
+        action=_action(reader),
     )
     reader.finish()
     return facts
+
+
+def _action(reader: _Reader) -> str:
+    if not reader.has("action"):
+        return ACTION_APPLY
+    if reader.text("action") != ACTION_ROLLBACK:
+        raise _refuse("facts.action", f"must be {ACTION_ROLLBACK}, or absent for an application")
+    return ACTION_ROLLBACK
 
 
 def _author(reader: _Reader) -> AuthorFacts:
@@ -388,6 +406,9 @@ class _Reader:
         if member not in self._left:
             raise _refuse(f"{self._name}.{member}", "is missing")
         return self._left.pop(member)
+
+    def has(self, member: str) -> bool:
+        return member in self._left
 
     def text(self, member: str) -> str:
         return _as_text(self._take(member), f"{self._name}.{member}")

@@ -15,7 +15,7 @@ import cedarpy
 
 from agent.cedar_request import CedarRequest, cedar_requests
 from agent.errors import PolicyRefusedError
-from agent.facts import Facts
+from agent.facts import ACTION_ROLLBACK, Facts
 from agent.policy_text import CheckedPolicySet, Rule
 from wire.errors import show_value
 
@@ -85,7 +85,8 @@ class PolicyEngine:
         if decision is cedarpy.Decision.Allow and reasons:
             return reasons, {}
         if not reasons:
-            return (), {RULE_DEFAULT: f"no rule permits a patch of {request.component}"}
+            what = "a rollback" if request.action == ACTION_ROLLBACK else "a patch"
+            return (), {RULE_DEFAULT: f"no rule permits {what} of {request.component}"}
         return (), {name: self._sentence(name, request.component) for name in reasons}
 
     def _sentence(self, name: str, component: str) -> str:

@@ -14,13 +14,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Final
 
 from agent.cedar_request import cedar_requests
 from agent.errors import PolicyRefusedError
-from agent.facts import Facts
+from agent.facts import ACTION_ROLLBACK, Facts
 from agent.limits import POLICY_BRACKETS_MAX, POLICY_CHILD_SECONDS_MAX, POLICY_CONDITIONALS_MAX
 from agent.sample_facts import FULL_FACTS, SAMPLE_FACTS
 from ledger.limits import POLICIES_MAX, POLICY_BYTES_MAX, POLICY_SCHEMA_BYTES_MAX, POLICY_SET_BYTES_MAX
@@ -148,7 +148,9 @@ def _check_text(subject: str, text: str, bytes_max: int) -> None:
 
 
 def _run_child(schema: str, policies: Sequence[tuple[str, str]], samples: Sequence[Facts]) -> dict[str, Any]:
-    requests = [[one.request, one.entities] for facts in samples for one in cedar_requests(facts)]
+    # A schema of before there were rollbacks does not name them; hosts then deny every one.
+    undone = [replace(facts, action=ACTION_ROLLBACK) for facts in samples] if ACTION_ROLLBACK in schema else []
+    requests = [[one.request, one.entities] for facts in (*samples, *undone) for one in cedar_requests(facts)]
     question = json.dumps({"schema": schema, "policies": [list(each) for each in policies], "requests": requests})
     try:
         done = subprocess.run(

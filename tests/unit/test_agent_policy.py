@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from agent.cedar_request import cedar_requests
 from agent.errors import PolicyRefusedError
-from agent.facts import AttestorFacts, ComponentFacts, Facts, facts_from_json_untrusted
+from agent.facts import (
+    ACTION_APPLY,
+    ACTION_ROLLBACK,
+    AttestorFacts,
+    ComponentFacts,
+    Facts,
+    facts_from_json_untrusted,
+)
 from agent.policy import RULE_DEFAULT, RULE_ERROR, PolicyEngine
 from agent.policy_text import CheckedPolicySet, check_policy_set, default_policy_set
 from agent.sample_facts import FULL_FACTS, SAMPLE_FACTS
@@ -88,7 +95,59 @@ def test_default_set_denies_by_exactly_the_rule_that_is_broken(engine: PolicyEng
 
 
 def test_every_default_rule_is_shown_to_forbid() -> None:
-    assert {name for name, _ in DEFAULT_POLICIES} == {rule for rule, _ in REFUSED} | {"permit-published-patch"}
+    permits = {"permit-published-patch", "permit-rollback"}
+    assert {name for name, _ in DEFAULT_POLICIES} == {rule for rule, _ in REFUSED} | permits
+
+
+ROLLBACK = replace(SAMPLE_FACTS, action=ACTION_ROLLBACK)
+WATCHED = {"not-frozen", "fresh-replica", "no-drift", "requester-is-operator"}
+
+
+def test_default_set_lets_an_installed_patch_be_undone(engine: PolicyEngine) -> None:
+    verdict = engine.evaluate(ROLLBACK)
+    assert (verdict.allowed, verdict.allowed_by) == (True, ("permit-rollback",))
+
+
+@pytest.mark.parametrize(("rule", "facts"), REFUSED, ids=[f"{rule}-{i}" for i, (rule, _) in enumerate(REFUSED)])
+def test_only_rules_about_the_host_forbid_a_rollback(engine: PolicyEngine, rule: str, facts: Facts) -> None:
+    verdict = engine.evaluate(replace(facts, action=ACTION_ROLLBACK))
+    assert [name for name, _ in verdict.forbidden_by] == ([rule] if rule in WATCHED else [])
+    assert verdict.allowed == (rule not in WATCHED)
+
+
+def test_a_set_that_permits_applications_only_denies_a_rollback_by_default() -> None:
+    permit = '@id("permit") permit (principal, action == Action::"apply_patch", resource);'
+    engine = PolicyEngine(check_policy_set(SCHEMA, (("permit", permit),)))
+    assert engine.evaluate(SAMPLE_FACTS).allowed
+    assert engine.evaluate(ROLLBACK).forbidden_by == (
+        (RULE_DEFAULT, "no rule permits a rollback of pkg:deb/debian/foo@1.2"),
+    )
+
+
+def test_a_schema_without_rollbacks_is_used_and_denies_them() -> None:
+    before = SCHEMA.replace('action "apply_patch", "rollback_patch"', 'action "apply_patch"').replace("rollback_patch", "")
+    engine = PolicyEngine(check_policy_set(before, (("permit", PERMIT),)))
+    assert engine.evaluate(SAMPLE_FACTS).allowed
+    assert [rule for rule, _ in engine.evaluate(ROLLBACK).forbidden_by] == [RULE_ERROR]
+
+
+def test_a_schema_whose_rollbacks_do_not_fit_the_facts_is_refused() -> None:
+    other = SCHEMA.replace('action "apply_patch", "rollback_patch"', 'action "apply_patch"')
+    other += 'action "rollback_patch" appliesTo { principal: Identity, resource: Component, context: { now: Long } };'
+    with pytest.raises(PolicyRefusedError) as refused:
+        check_policy_set(other, (("permit", PERMIT),))
+    assert refused.value.code == "agent.policy.invalid"
+
+
+def test_facts_say_a_rollback_in_one_form_only() -> None:
+    assert "action" not in SAMPLE_FACTS.to_json()
+    assert ROLLBACK.to_json()["action"] == ACTION_ROLLBACK
+    assert facts_from_json_untrusted(ROLLBACK.to_json()) == ROLLBACK
+    assert facts_from_json_untrusted(SAMPLE_FACTS.to_json()) == SAMPLE_FACTS
+    for action in (ACTION_APPLY, "else", "", 1, None):
+        with pytest.raises(PolicyRefusedError) as refused:
+            facts_from_json_untrusted({**SAMPLE_FACTS.to_json(), "action": action})
+        assert refused.value.code == "agent.policy.facts"
 
 
 def test_refusal_names_every_unmet_requirement_and_what_is_missing(engine: PolicyEngine) -> None:
