@@ -17,7 +17,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.errors import ApplyFailedError
+from agent.errors import ApplyFailedError, ApplyRefusedError
+from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
 from agent.files import Files
 from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
 from agent.manifest import write_manifest
@@ -42,7 +43,7 @@ from wire.hashing import Digest
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One allowed patch, planned and announced."""
+    """One allowed patch, planned and announced: to be applied, or to be undone."""
 
     data: bytes
     """The patch file, kept as provenance."""
@@ -55,6 +56,30 @@ class Application:
     """Outbox sequence of its intent."""
     state: TargetState
     """The target's state before."""
+    action: str = ACTION_APPLY
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
+    restores: Digest | None = None
+    """The tree digest that a rollback must give, where it is known."""
+
+    def state_after(self, tree_digest: Digest) -> TargetState:
+        """Return what the target's state becomes when the tree has this digest."""
+        if self.action == ACTION_ROLLBACK:
+            return self.state.without_patch(self.installed.patch_id, tree_digest)
+        return self.state.with_patch(self.installed, tree_digest)
+
+    def check_result(self, tree_digest: Digest) -> None:
+        """Return when the new tree is the one that a rollback promises.
+
+        Raises:
+            ApplyRefusedError: ``agent.apply.staged``.
+        """
+        if self.restores is not None and tree_digest != self.restores:
+            raise ApplyRefusedError(
+                "agent.apply.staged",
+                "the staged tree is not what it must be: it is not the one of before the patch",
+                expected=self.restores,
+                actual=tree_digest,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +108,10 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
     try:
         _check_unchanged(scan_tree(root_fd), inventory)
         prepare_staging(files, config)
-        store.keep_patch(application.installed.patch_id, application.data)
+        if application.action == ACTION_APPLY:
+            store.keep_patch(application.installed.patch_id, application.data)
         staged = stage_tree(files, root_fd, inventory, plan, staged_path(config))
+        application.check_result(staged.tree_digest)
         # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
         _check_unchanged(scan_tree(root_fd), inventory)
         check_pre_images(plan, root_fd, inventory)
@@ -97,7 +124,8 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
             new_inode=staged.inode,
             tree_before=inventory.tree_digest,
             tree_after=staged.tree_digest,
-            state_after=application.state.with_patch(application.installed, staged.tree_digest),
+            state_after=application.state_after(staged.tree_digest),
+            action=application.action,
         )
         write_journal(files, store.path(JOURNAL_FILE), journal)
         switch_trees(files, config, journal)

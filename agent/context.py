@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agent.errors import MetadataRefusedError
 from agent.facts import (
+    ACTION_APPLY,
     AuthorFacts,
     ComponentFacts,
     EmergencyFacts,
@@ -57,6 +58,7 @@ def build_facts(
     config: TargetConfig,
     state: TargetState,
     inventory: Inventory,
+    action: str = ACTION_APPLY,
 ) -> Facts:
     """Return everything that policy may see about this patch on this target.
 
@@ -89,6 +91,7 @@ def build_facts(
             replica_age_ms_max=host.replica_age_ms_max,
             records_waiting=host.records_waiting,
         ),
+        action=action,
     )
 
 

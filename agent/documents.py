@@ -30,6 +30,7 @@ def outcome_detail(outcome: Outcome, requester: Requester | None, data: bytes | 
     """
     document: dict[str, Any] = {
         "version": 1,
+        "action": outcome.action,
         "reason": outcome.reason,
         "message": _text(outcome.message),
         "step": outcome.steps[-1].step.value if outcome.steps else "recovery",
@@ -50,6 +51,7 @@ def history_record(outcome: Outcome, now_ms: int) -> Record:
     """Return an ending as a record of the target's local history."""
     return {
         "time_ms": now_ms,
+        "action": outcome.action,
         "code": outcome.code.value,
         "reason": outcome.reason,
         "message": _text(outcome.message),

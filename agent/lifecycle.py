@@ -30,7 +30,7 @@ from agent.errors import (
     StateCorruptError,
     StateWriteError,
 )
-from agent.facts import Requester
+from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, Requester
 from agent.files import TEMPORARY_SUFFIX, Files
 from agent.highwater import HighWater, read_high_water, write_high_water
 from agent.limits import OUTBOX_REFUSALS_MAX
@@ -38,12 +38,13 @@ from agent.outbox import Entry, Outbox
 from agent.pipeline import Case, Judged, encode_decision, judge
 from agent.policy_cache import PolicyCache
 from agent.registry import Target
-from agent.results import Outcome, ResultCode, StepName, StepResult, result_code
+from agent.results import Outcome, ResultCode, StepName, StepResult, done_code, result_code
 from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
 from agent.switch import Side
 from agent.target import JOURNAL_FILE, Installed
 from ledger.block import ZERO_DIGEST
 from ledger.bodies import DeploymentIntent, DeploymentOutcome
+from wire import canonical_json
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.hashing import Digest
 
@@ -54,9 +55,9 @@ Note = Callable[[str, Mapping[str, object]], None]
 """Told what happens in the background: an event name and its facts. The node logs it."""
 
 _INTERRUPTED: Final = {
-    Side.NEW: "the application was interrupted after the switch and is complete",
-    Side.OLD: "the application was interrupted before the switch; nothing was changed",
-    Side.OTHER: "the application was interrupted, and the target's directory is neither the old one nor the new one",
+    Side.NEW: "the {what} was interrupted after the switch and is complete",
+    Side.OLD: "the {what} was interrupted before the switch; nothing was changed",
+    Side.OTHER: "the {what} was interrupted, and the target's directory is neither the old one nor the new one",
 }
 
 
@@ -68,7 +69,7 @@ class Recovery:
     patch_id: str
     """64 hexadecimal digits."""
     applied: bool
-    """Whether the patch's tree stands at the root."""
+    """Whether what was asked for is done: the patch applied, or undone."""
     message: str
     """One sentence."""
     outcome_tx: bytes
@@ -148,23 +149,23 @@ class Lifecycle:
         self._note("agent.split_view.settled", {"height": height, "reason": reason, "by": by})
         return status
 
-    async def explain(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
-        """Return how an application would end now; nothing is changed or recorded."""
-        judged, tree = await run_blocking(self._judge, slot, data, requester)
+    async def explain(self, slot: Target, data: bytes, requester: Requester, action: str = ACTION_APPLY) -> Outcome:
+        """Return how an application, or a rollback, would end now; nothing is changed or recorded."""
+        judged, tree = await run_blocking(self._judge, slot, data, requester, action)
         return _ended(slot, judged, tree)
 
-    def _judge(self, slot: Target, data: bytes, requester: Requester) -> tuple[Judged, Digest | None]:
+    def _judge(self, slot: Target, data: bytes, requester: Requester, action: str) -> tuple[Judged, Digest | None]:
         """Return how the case ends before anything changes, and the tree's digest. Blocking."""
         state = slot.state()
         try:
             root_fd = slot.open_root()
         except PatchwardenError as error:
-            return _unreadable(error), None
+            return _unreadable(error, action), None
         try:
             try:
                 inventory = slot.take_inventory(root_fd)
             except (RejectedError, UnavailableError) as error:
-                return _unreadable(error), None
+                return _unreadable(error, action), None
             case = Case(
                 data=data,
                 requester=requester,
@@ -185,19 +186,27 @@ class Lifecycle:
                 inventory=inventory,
                 root_fd=root_fd,
                 policies=self._policies,
+                action=action,
+                read_patch=slot.store.read_patch,
             )
             return judge(case), inventory.tree_digest
         finally:
             os.close(root_fd)
 
-    async def apply(self, slot: Target, data: bytes, requester: Requester) -> Outcome:
-        """Return how the application ended; every ending is recorded, and only SUCCESS changes the target.
+    async def apply(self, slot: Target, data: bytes, requester: Requester, action: str = ACTION_APPLY) -> Outcome:
+        """Return how the application, or the rollback, ended; every ending is recorded, and only a success changes the target.
+
+        Args:
+            slot: The target.
+            data: A whole patch file; of a rollback, the one that was applied.
+            requester: Who asks.
+            action: `ACTION_APPLY` or `ACTION_ROLLBACK`.
 
         Raises:
             TargetRefusedError: ``agent.target.not_adopted``.
             CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
         """
-        judged, tree = await run_blocking(self._judge, slot, data, requester)
+        judged, tree = await run_blocking(self._judge, slot, data, requester, action)
         outcome = _ended(slot, judged, tree)
         if judged.error is not None:
             return await self._record_refusal(slot, outcome, data, requester)
@@ -294,6 +303,8 @@ class Lifecycle:
             ),
             intent=intent.sequence,
             state=judged.state,
+            action=judged.action,
+            restores=judged.restores,
         )
         problem: PatchwardenError | None = None
         try:
@@ -383,13 +394,14 @@ class Lifecycle:
         body = entry.body
         assert isinstance(body, DeploymentIntent), "open intents are intents"
         journal = None if settled is None else settled.journal
+        action = _announced_action(body)
         side = Side.OLD if settled is None or journal is None else settled.side
         applied = side is Side.NEW
         tree = body.tree_before if settled is None or settled.tree_digest is None else settled.tree_digest
         outcome = Outcome(
-            code=ResultCode.SUCCESS if applied else ResultCode.APPLY_FAILED,
+            code=done_code(action) if applied else ResultCode.APPLY_FAILED,
             reason="" if applied else "agent.apply.interrupted",
-            message=_INTERRUPTED[side],
+            message=_INTERRUPTED[side].format(what="rollback" if action == ACTION_ROLLBACK else "application"),
             target=body.target,
             patch_id=body.patch_id.hex(),
             decision=None,
@@ -397,6 +409,7 @@ class Lifecycle:
             tree_before=Digest(body.tree_before),
             tree_after=journal.tree_after if applied and journal is not None else Digest(tree),
             intent_tx=entry.transaction.tx_id,
+            action=action,
         )
         detail = outcome_detail(outcome, None, None)
         queued = await self._delivery.queue(_outcome_body(body.target, outcome, detail), closes=entry.sequence)
@@ -442,16 +455,23 @@ def _has_rest(slot: Target) -> bool:
     return any(map(os.path.lexists, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
 
 
-def _unreadable(error: PatchwardenError) -> Judged:
+def _announced_action(body: DeploymentIntent) -> str:
+    """Return what an intent of this host announced, by the facts of its own decision."""
+    decision = canonical_json.decode_untrusted(body.decision)
+    facts = decision.get("facts") if isinstance(decision, dict) else None
+    return str(facts.get("action", ACTION_APPLY)) if isinstance(facts, dict) else ACTION_APPLY
+
+
+def _unreadable(error: PatchwardenError, action: str) -> Judged:
     """Return a case that ended because the target itself cannot be read."""
-    return Judged(steps=[StepResult(StepName.ADMIT, False, error.code, error.message)], error=error)
+    return Judged(steps=[StepResult(StepName.ADMIT, False, error.code, error.message)], error=error, action=action)
 
 
 def _ended(slot: Target, judged: Judged, tree: Digest | None) -> Outcome:
     """Return the outcome of a judged case in which nothing was changed."""
     error = judged.error
     return Outcome(
-        code=ResultCode.SUCCESS if error is None else result_code(error),
+        code=done_code(judged.action) if error is None else result_code(error),
         reason="" if error is None else error.code,
         message="every requirement holds" if error is None else error.message,
         target=slot.config.name,
@@ -461,6 +481,7 @@ def _ended(slot: Target, judged: Judged, tree: Digest | None) -> Outcome:
         tree_before=tree,
         tree_after=tree,
         hint="" if error is None else error.hint,
+        action=judged.action,
     )
 
 

@@ -10,6 +10,9 @@
     policy             Facts ──────────▶ Decision                              ERROR_POLICY_DENIED
     plan               pre-images and post-images in memory                    ERROR_APPLY_FAILED
 
+A rollback takes the same steps with the file that the target keeps; what its author and attestors are worth today is named, but decides
+nothing except through policy, and the plan is the opposite of the patch.
+
 The first failure ends it. Everything is read at one ledger height from the replica on this host: nothing here waits for a network.
 
 Source: docs/spec/agent.md 4.
@@ -23,7 +26,7 @@ from dataclasses import dataclass, field
 from agent.context import HostFacts, build_facts
 from agent.decision import Decision, make_decision
 from agent.errors import PolicyRefusedError
-from agent.facts import AuthorFacts, Facts, Requester
+from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, AuthorFacts, Facts, Requester
 from agent.highwater import HighWater, check_replica
 from agent.identities import (
     Verdicts,
@@ -34,10 +37,11 @@ from agent.identities import (
     judge_attestations,
 )
 from agent.inventory import Inventory
-from agent.plan import Plan, make_plan
+from agent.plan import Plan, make_plan, make_reverse_plan
 from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.results import StepName, StepResult
+from agent.rollback import ReadPatch, check_newest, known_author, tree_before
 from agent.rollout import find_emergencies, find_rollout
 from agent.split_views import SplitViews
 from agent.statements import payloads_of
@@ -57,7 +61,13 @@ from provenance.verify import (
 )
 from wire import canonical_json
 from wire.errors import MalformedError, PatchwardenError, RejectedError, UnavailableError
+from wire.hashing import Digest
 from wire.limits import PATCH_FILE_BYTES_MAX
+
+
+def no_patch(patch_id: str) -> None:
+    """Return that no file of an installed patch is at hand."""
+    del patch_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,10 @@ class Case:
     root_fd: int
     """The target's root, open."""
     policies: PolicyCache
+    action: str = ACTION_APPLY
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
+    read_patch: ReadPatch = no_patch
+    """The files of installed patches; only a rollback asks."""
 
 
 @dataclass(slots=True)
@@ -106,6 +120,10 @@ class Judged:
     """The tree that was judged."""
     state: TargetState | None = None
     """The target's recorded state then."""
+    action: str = ACTION_APPLY
+    """What was asked for."""
+    restores: Digest | None = None
+    """Tree digest that a rollback must give, where it is known."""
 
 
 def judge(case: Case) -> Judged:
@@ -114,8 +132,8 @@ def judge(case: Case) -> Judged:
     Raises:
         CorruptionError: The replica's own data are damaged.
     """
-    judged = Judged(inventory=case.inventory, state=case.state)
-    run = _Run(case, judged)
+    judged = Judged(inventory=case.inventory, state=case.state, action=case.action)
+    run = (_Rollback if case.action == ACTION_ROLLBACK else _Run)(case, judged)
     for step, check in run.steps():
         try:
             message = check()
@@ -200,6 +218,7 @@ class _Run:
     def _decide(self) -> str:
         case, patch = self._case, self._verified()
         facts = build_facts(
+            action=case.action,
             now_ms=self._now_ms,
             height=case.view.height,
             author=self._author,
@@ -245,6 +264,29 @@ class _Run:
     def _verified(self) -> VerifiedPatch:
         assert self._judged.patch is not None, "validation comes before"
         return self._judged.patch
+
+
+class _Rollback(_Run):
+    """One run through the steps of a rollback. A patch whose author or attestors have fallen may be undone all the same."""
+
+    def _verify_identities(self) -> str:
+        view, patch_id = self._case.view, bytes.fromhex(self._judged.patch_id)
+        self._record = view.patch(patch_id)
+        self._author = known_author(view, self._record)
+        self._verdicts = judge_attestations(view, patch_id, self._author, payloads_of(self._described.signed.envelopes))
+        return f"the patch is by {self._author.identity}"
+
+    def _validate_metadata(self) -> str:
+        case, patch = self._case, check_metadata(self._described)
+        installed = check_newest(case.state, patch.patch_id, case.read_patch)
+        self._judged.patch = patch
+        self._judged.restores = tree_before(case.view, installed, case.inventory.tree_digest)
+        return f"installed since height {installed.height}, and no other patch stands on it"
+
+    def _plan(self) -> str:
+        plan = make_reverse_plan(self._verified(), self._case.root_fd, self._case.inventory)
+        self._judged.plan = plan
+        return f"{len(plan.changes)} paths go back; every one is what the patch made of it"
 
 
 def encode_decision(decision: Decision) -> bytes:

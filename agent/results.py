@@ -1,4 +1,4 @@
-"""How an application, a refusal or a question ends: one of nine codes, with the reason that led to it.
+"""How an application, a refusal or a question ends: one of ten codes, with the reason that led to it.
 
 Source: docs/spec/agent.md 1.
 """
@@ -21,6 +21,7 @@ from agent.errors import (
     StateWriteError,
     TargetRefusedError,
 )
+from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
 from provenance.errors import ApplyRefusedError as DiffApplyRefusedError
 from provenance.errors import InvalidMetadataError, InvalidSignatureError, MalformedPatchError
 from wire.errors import PatchwardenError
@@ -31,6 +32,7 @@ class ResultCode(StrEnum):
     """How it ended."""
 
     SUCCESS = "SUCCESS"
+    ROLLED_BACK = "ROLLED_BACK"
     MALFORMED_PATCH = "ERROR_MALFORMED_PATCH"
     STALE_REPLICA = "ERROR_STALE_REPLICA"
     INVALID_SIGNATURE = "ERROR_INVALID_SIGNATURE"
@@ -79,7 +81,7 @@ class Outcome:
     """How one application or one question ended."""
 
     code: ResultCode
-    """Of the nine."""
+    """Of the ten."""
     reason: str
     """The stable dotted code of what refused, such as `provenance.diff.path_parent`; "" on success."""
     message: str
@@ -95,7 +97,7 @@ class Outcome:
     tree_before: Digest | None
     """Tree digest before, 32 bytes; None when the tree could not be read."""
     tree_after: Digest | None
-    """Tree digest after; equal to `tree_before` unless the code is SUCCESS."""
+    """Tree digest after; equal to `tree_before` unless the code is SUCCESS or ROLLED_BACK."""
     intent_tx: bytes | None = None
     """tx_id of the intent, or None when there was none."""
     outcome_tx: bytes | None = None
@@ -104,15 +106,18 @@ class Outcome:
     """Height at which the ledger has the outcome, or None while it waits in the outbox."""
     hint: str = ""
     """What to do next, or ""."""
+    action: str = ACTION_APPLY
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`: what was asked for."""
 
     @property
     def is_success(self) -> bool:
-        """Whether the patch was applied, or for a question: would be."""
-        return self.code is ResultCode.SUCCESS
+        """Whether the patch was applied, or undone; for a question: would be."""
+        return self.code in (ResultCode.SUCCESS, ResultCode.ROLLED_BACK)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {
+            "action": self.action,
             "code": self.code.value,
             "reason": self.reason,
             "message": self.message,
@@ -127,6 +132,11 @@ class Outcome:
             "outcome_tx": _hex(self.outcome_tx),
             "recorded_height": self.recorded_height,
         }
+
+
+def done_code(action: str) -> ResultCode:
+    """Return the code of what ended well."""
+    return ResultCode.ROLLED_BACK if action == ACTION_ROLLBACK else ResultCode.SUCCESS
 
 
 def result_code(error: PatchwardenError) -> ResultCode:

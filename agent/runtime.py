@@ -25,7 +25,7 @@ from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body
 from agent.errors import MetadataRefusedError, OutboxError
-from agent.facts import Requester
+from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.lifecycle import Lifecycle, Note, Recovery
 from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
@@ -33,6 +33,7 @@ from agent.outbox import HostBody, Outbox
 from agent.policy_cache import PolicyCache
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
+from agent.rollback import find_dependants, find_installed, is_file_of
 from agent.split_views import SplitViewStatus
 from agent.target import LOCK_FILE
 from ledger.bodies import HostReport
@@ -207,6 +208,48 @@ class Agent:
                 return await self._lifecycle.apply(slot, data, requester)
             finally:
                 os.close(lock_fd)
+
+    async def rollback(
+        self, patch_id: str, target: str, requester: Requester, *, with_dependants: bool = False, explain: bool = False
+    ) -> tuple[Outcome, ...]:
+        """Return how the rollback of an installed patch ended; of several, one after the other, until one is refused or fails.
+
+        Args:
+            patch_id: 64 hexadecimal digits.
+            target: The target's name.
+            requester: Who asks.
+            with_dependants: Whether patches that stand on this one are undone before, the newest first; without it they refuse.
+            explain: Whether to say only how it would end (with dependants: how the first one would); nothing is changed or recorded.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            MetadataRefusedError: ``agent.rollback.not_installed``.
+            UnavailableError: ``agent.state.in_use``; ``agent.ledger.patch_not_found``: the kept file is lost, and no peer has it now.
+            CorruptionError: The agent's state or the replica is damaged. What is open stays open for `recover`.
+        """
+        slot = self._registry.get(target)
+        async with self._lock(slot):
+            if explain:
+                order = await run_blocking(_rollback_order, slot, patch_id, with_dependants)
+                data = await self._kept_patch(slot, order[0])
+                return (await self._lifecycle.explain(slot, data, requester, ACTION_ROLLBACK),)
+            lock_fd = await run_blocking(_hold, slot.store.path(LOCK_FILE))
+            try:
+                await self._lifecycle.recover(slot)
+                outcomes: list[Outcome] = []
+                for each in await run_blocking(_rollback_order, slot, patch_id, with_dependants):
+                    data = await self._kept_patch(slot, each)
+                    outcomes.append(await self._lifecycle.apply(slot, data, requester, ACTION_ROLLBACK))
+                    if not outcomes[-1].is_success:
+                        break
+                return tuple(outcomes)
+            finally:
+                os.close(lock_fd)
+
+    async def _kept_patch(self, slot: Target, patch_id: str) -> bytes:
+        """Return the file of an installed patch as the target keeps it, or where that is lost or damaged, from a peer."""
+        data = await run_blocking(slot.store.read_patch, patch_id)
+        return data if data is not None and is_file_of(data, patch_id) else await self.fetch_patch(patch_id)
 
     async def fetch_patch(self, patch_id: str) -> bytes:
         """Return the file of a published patch from the local store or a peer.
@@ -425,6 +468,14 @@ class Agent:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._config.directory, name)
+
+
+def _rollback_order(slot: Target, patch_id: str, with_dependants: bool) -> tuple[str, ...]:
+    """Return the patches to undo, in order; the named one comes last."""
+    state = slot.state()
+    find_installed(state, patch_id)
+    dependants = find_dependants(state, patch_id, slot.store.read_patch) if with_dependants else ()
+    return (*dependants, patch_id)
 
 
 def _hold(path: str) -> int:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from agent.errors import ApplyFailedError, StateCorruptError
+from agent.facts import ACTION_APPLY
 from agent.files import TEMPORARY_SUFFIX, Files
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetConfig, TargetState
@@ -50,6 +51,8 @@ class Journal:
     tree_after: Digest
     state_after: TargetState
     """What the target's state becomes when the switch has happened."""
+    action: str = ACTION_APPLY
+    """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; inodes as text, because they may exceed JSON's exact integers."""
@@ -63,6 +66,7 @@ class Journal:
             "tree_before": self.tree_before.hex(),
             "tree_after": self.tree_after.hex(),
             "state_after": self.state_after.to_json(),
+            "action": self.action,
         }
 
     @classmethod
@@ -79,6 +83,8 @@ class Journal:
             tree_before=Digest(bytes.fromhex(document["tree_before"])),
             tree_after=Digest(bytes.fromhex(document["tree_after"])),
             state_after=TargetState.from_json(document["state_after"]),
+            # A journal of before there were rollbacks is of an application.
+            action=str(document.get("action", ACTION_APPLY)),
         )
 
 

@@ -32,6 +32,7 @@ from provenance.limits import COMPONENT_NAME_BYTES_MAX
 from wire.errors import RejectedError
 from wire.fields import as_bool, as_identifier, as_int, as_text
 from wire.hashing import DIGEST_BYTES, Digest
+from wire.limits import PATCH_FILE_BYTES_MAX
 
 TARGET_FILE: Final = "target.json"
 STATE_FILE: Final = "state.json"
@@ -171,6 +172,13 @@ class TargetState:
             drift_reported=None,
         )
 
+    def without_patch(self, patch_id: str, tree_digest: Digest) -> TargetState:
+        """Return the state after a patch was undone, which gave `tree_digest`. Release counters stay: what was undone is not new again."""
+        if all(each.patch_id != patch_id for each in self.installed):
+            return self
+        left = tuple(each for each in self.installed if each.patch_id != patch_id)
+        return replace(self, tree_digest=tree_digest, installed=left, drift_reported=None)
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {
@@ -259,6 +267,14 @@ class TargetStore:
     def keep_patch(self, patch_id: str, data: bytes) -> None:
         """Make the patch file durable under its id. Raises OSError."""
         self._files.replace(self.patch_path(patch_id), data)
+
+    def read_patch(self, patch_id: str) -> bytes | None:
+        """Return the kept file of a patch, or None when it is lost, which only keeps the patch from being undone without a peer."""
+        try:
+            with open(self.patch_path(patch_id), "rb") as file:
+                return file.read(PATCH_FILE_BYTES_MAX + 1)
+        except OSError:
+            return None
 
 
 def _as_allowances(value: object) -> tuple[Allowance, ...]:

@@ -31,6 +31,8 @@ _EFFECTIVE: Final = (SUCCESS, ROLLED_BACK)
 def record_intent(view: StateView, context: Context, body: DeploymentIntent) -> Effects:
     """Return the opened deployment, and the host one record further.
 
+    A withdrawn patch may be announced only where it is installed: there it can only be undone.
+
     Raises:
         TransactionRefusedError: ``ledger.tx.not_authorised``, ``ledger.host.counter_gap``, ``ledger.host.wrong_previous``,
             ``ledger.patch.not_found``, ``ledger.patch.withdrawn``.
@@ -39,7 +41,7 @@ def record_intent(view: StateView, context: Context, body: DeploymentIntent) -> 
     patch = view.patch(body.patch_id)
     if patch is None:
         raise refuse("patch.not_found", "the patch is not published", actual=body.patch_id)
-    if patch.withdrawn_height is not None:
+    if patch.withdrawn_height is not None and not _is_installed(view, host.host, body):
         raise refuse("patch.withdrawn", f"the patch was withdrawn at height {patch.withdrawn_height}")
     deployment = DeploymentRecord(
         deployment_id=context.tx_id,
@@ -113,6 +115,11 @@ def record_report(view: StateView, context: Context, body: HostReport) -> Effect
     )
     key = target_key(context.signer.identity_id, body.target)
     return Effects({key: target}, (key,))
+
+
+def _is_installed(view: StateView, host: str, body: DeploymentIntent) -> bool:
+    target = view.target(host, body.target)
+    return target is not None and any(patch_id == body.patch_id for patch_id, _ in target.installed)
 
 
 def _next_record(view: StateView, context: Context, counter: int, previous: bytes) -> HostRecord:

@@ -89,6 +89,7 @@ class AgentService:
             "agent.history": self.history,
             "agent.explain": self.explain,
             "agent.apply": self.apply,
+            "agent.rollback": self.rollback,
             "agent.drift": self.drift,
             "agent.target.add": self.target_add,
             "agent.target.list": self.target_list,
@@ -122,6 +123,21 @@ class AgentService:
         outcome = await self._agent.apply(data, target, self._requester(params))
         self._count(outcome)
         return outcome.to_json()
+
+    async def rollback(self, params: Params) -> Document:
+        """Undo an installed patch, if everything holds, and record how it ended."""
+        patch_id, target = as_hex_digest(params, "patch_id").hex(), as_name(params, "target")
+        outcomes = await self._agent.rollback(
+            patch_id,
+            target,
+            self._requester(params),
+            with_dependants=as_flag(params, "with_dependants"),
+            explain=as_flag(params, "explain"),
+        )
+        if not as_flag(params, "explain"):
+            for outcome in outcomes:
+                self._count(outcome)
+        return {"patch_id": patch_id, "target": target, "outcomes": [outcome.to_json() for outcome in outcomes]}
 
     async def drift(self, params: Params) -> list[Document]:
         """Return the targets whose tree no record explains, looking now."""

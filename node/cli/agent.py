@@ -18,12 +18,13 @@ _TRY_LATER: Final = frozenset({"ERROR_STALE_REPLICA", "ERROR_LEDGER_UNAVAILABLE"
 """Endings that the same command may not have in a minute."""
 
 agent = group(
-    "Decide on, apply and list patches on a target host.\n\nThe agent lives in the host's node: name its home with --home. Whoever can "
-    "open the node's socket, or read its rpc.token, operates the host.",
+    "Decide on, apply, undo and list patches on a target host.\n\nThe agent lives in the host's node: name its home with --home. Whoever "
+    "can open the node's socket, or read its rpc.token, operates the host.",
     {
         "target": Place("node.cli.agent:target", "Add, list, show, adopt and remove the trees that it guards."),
         "explain": Place("node.cli.agent:explain", "Show the decision on a patch, with its reasons; change nothing."),
         "apply": Place("node.cli.agent:apply", "Decide on a patch, apply it if everything holds, record how it ended."),
+        "rollback": Place("node.cli.agent:rollback", "Undo an installed patch, and record how it ended."),
         "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
         "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
         "split-view": Place(
@@ -225,6 +226,36 @@ def apply(session: Session, patch: str, name: str) -> None:
     _decide(session, "agent.apply", patch, name)
 
 
+@click.command(
+    "rollback",
+    cls=Command,
+    home=True,
+    examples=(
+        "patchwarden agent rollback 3f2a… --target app",
+        "patchwarden agent rollback 3f2a… --target app --with-dependants --explain",
+    ),
+)
+@click.argument("patch_id", type=DIGEST, metavar="ID")
+@_TARGET
+@click.option("--with-dependants", is_flag=True, help="Undo before it, the newest first, what stands on it.")
+@click.option("--explain", is_flag=True, help="Show how it would end; change nothing.")
+@click.pass_obj
+def rollback(session: Session, patch_id: str, name: str, with_dependants: bool, explain: bool) -> None:
+    """Undo the installed patch ID exactly, if everything holds, and record how it ended.
+
+    Policy decides it as the action rollback_patch. Only the newest patch of a file can be undone. Its release counter stays used up.
+    Exit code 0 is ROLLED_BACK and nothing else; 1 a refusal; 3 that it may succeed later.
+    """
+    document = session.client().call(
+        "agent.rollback", target=name, patch_id=patch_id, with_dependants=with_dependants, explain=explain
+    )
+    lines: list[str] = []
+    for outcome in document["outcomes"]:
+        lines += [f"patch {outcome['patch_id']}", *outcome_lines(outcome)]
+    session.output.emit(document, lines)
+    _exit_as(document["outcomes"][-1]["code"], "ROLLED_BACK")
+
+
 @click.command("status", cls=Command, node=True, examples=("patchwarden agent status",))
 @click.pass_obj
 def status(session: Session) -> None:
@@ -336,8 +367,12 @@ def outcome_lines(document: dict[str, Any]) -> list[str]:
 def _decide(session: Session, method: str, patch: str, name: str) -> None:
     document = session.client().call(method, target=name, **_patch_params(patch))
     session.output.emit(document, outcome_lines(document))
-    if document["code"] != "SUCCESS":
-        click.get_current_context().exit(EXIT_UNAVAILABLE if document["code"] in _TRY_LATER else EXIT_NO)
+    _exit_as(document["code"], "SUCCESS")
+
+
+def _exit_as(code: str, done: str) -> None:
+    if code != done:
+        click.get_current_context().exit(EXIT_UNAVAILABLE if code in _TRY_LATER else EXIT_NO)
 
 
 def _patch_params(patch: str) -> dict[str, str]:

@@ -221,7 +221,8 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
         case bodies.PatchWithdraw():
             text = f"patch {body.patch_id.hex()[:12]} withdrawn: {body.reason}"
         case bodies.DeploymentIntent():
-            text = f"application of {body.patch_id.hex()[:12]} to {body.target} decided and announced (record {body.counter})"
+            what = _announced(body)
+            text = f"{what} {body.target} decided and announced (record {body.counter})"
         case bodies.DeploymentOutcome():
             text = f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
         case bodies.EvidenceSubmit():
@@ -234,6 +235,20 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
         case bodies.HostReport():
             text = f"report {body.report_kind} about {body.target}"
     return text
+
+
+def _announced(body: Any) -> str:
+    """Return what an intent announces; a decision that cannot be read is taken for one of an application."""
+    from wire.canonical_json import decode_untrusted
+
+    name = body.patch_id.hex()[:12]
+    try:
+        decision = decode_untrusted(body.decision, bytes_max=len(body.decision))
+    except RejectedError:
+        decision = None
+    facts = decision.get("facts") if isinstance(decision, dict) else None
+    is_rollback = isinstance(facts, dict) and facts.get("action") == "rollback_patch"
+    return f"rollback of {name} on" if is_rollback else f"application of {name} to"
 
 
 def _evidence_summary(body: Any) -> str:

@@ -1,9 +1,10 @@
 """Kills an agent before every file system call of an application and of its recovery, and says what was left. Run as a program.
 
-    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery]
+    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback]
 
 ``kill`` ends the process with SIGKILL in front of a call; ``fail`` lets the call fail with ENOSPC. With ``recovery`` the recovery after a
-crash is stopped in front of each of its own calls too. Prints one JSON object: the number of runs, and every fault found.
+crash is stopped in front of each of its own calls too. With ``rollback``
+the patch is installed already, and undone. Prints one JSON object: the number of runs, and every fault found.
 
 The parent starts no thread, so that it may fork; each run is a child. The ledger survives its hosts: what it accepted stands in a file.
 """
@@ -23,8 +24,10 @@ from typing import Any
 
 import trio
 
+from agent.errors import MetadataRefusedError
 from agent.files import Files
-from agent.runtime import ResultCode
+from agent.runtime import Outcome
+from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, POLICIES, TARGET, TREE, FakeLedger, World, read_tree, tree_digest_of
 
@@ -79,9 +82,12 @@ def hook(stop_at: int, mode: str, trace: Path) -> Files:
 class Crash:
     """All runs over one prepared host."""
 
-    def __init__(self, directory: Path, mode: str, *, small: bool) -> None:
+    def __init__(self, directory: Path, mode: str, *, small: bool, rollback: bool = False) -> None:
         self.directory = directory
         self.mode = mode
+        self.rollback = rollback
+        self.done = "ROLLED_BACK" if rollback else "SUCCESS"
+        self.refused_then = "agent.rollback.not_installed" if rollback else "agent.metadata.already_applied"
         self.host = directory / "host"
         self.template = directory / "template"
         self.trace = directory / "trace"
@@ -95,13 +101,14 @@ class Crash:
         self.world.ledger = ledger
         self.runs = 0
         self.faults: list[str] = []
-        assert self.child(lambda world: world.add_target(), 0) == "ended"
+        self.patch_id = split_patch_file_untrusted(self.data).patch_id
+        assert self.child(self.prepare, 0) == "ended"
         shutil.copytree(self.host, self.template, symlinks=True)
         self.old = tree_digest_of(self.world.root)
         self.new = self.find_new_digest()
 
     def find_new_digest(self) -> bytes:
-        assert self.child(self.apply, 0) == "ended"
+        assert self.child(self.act, 0) == "ended"
         digest = tree_digest_of(self.world.root)
         assert digest != self.old
         self.old_files, self.new_files = self.files_of(self.template), self.files_of(self.host)
@@ -141,8 +148,27 @@ class Crash:
             return "killed" if os.WTERMSIG(raw) == signal.SIGKILL else f"signal {os.WTERMSIG(raw)}"
         return {0: "ended", 4: "stopped"}.get(os.WEXITSTATUS(raw), "failed")
 
-    async def apply(self, world: World) -> None:
-        outcome = await world.agent.apply(self.data, TARGET, OPERATOR)
+    async def prepare(self, world: World) -> None:
+        await world.add_target()
+        if self.rollback:
+            assert (await world.agent.apply(self.data, TARGET, OPERATOR)).is_success
+
+    async def ask(self, world: World) -> Outcome:
+        """Return how what is tested ended, once."""
+        if not self.rollback:
+            return await world.agent.apply(self.data, TARGET, OPERATOR)
+        (outcome,) = await world.agent.rollback(self.patch_id, TARGET, OPERATOR)
+        return outcome
+
+    async def ask_again(self, world: World) -> str:
+        """Return the code of the refusal of the same thing once more, or "" when it was done."""
+        try:
+            return (await self.ask(world)).reason
+        except MetadataRefusedError as error:
+            return error.code
+
+    async def act(self, world: World) -> None:
+        outcome = await self.ask(world)
         digest = world.digest()
         assert outcome.tree_after == digest
         assert outcome.is_success == (digest != self.old)
@@ -162,23 +188,20 @@ class Crash:
         assert (status.records_waiting, status.intents_open, status.records_refused) == (0, 0, 0), status
         shown = await world.agent.show_target(TARGET)
         assert not shown.is_drifted
-        assert len(shown.state.installed) == is_new
-        intents, outcomes = world.intents(), world.outcomes()
+        assert len(shown.state.installed) == (is_new != self.rollback)
+        # What made the patch installed that is undone now has an intent and an outcome of its own.
+        intents, outcomes = world.intents()[self.rollback :], world.outcomes()[self.rollback :]
         assert len(intents) <= 1
         assert len(intents) or not is_new, "applied without an intent"
         told = [each for each in outcomes if each.intent_tx_id is not None]
         assert len(told) == len(intents), "an intent has one outcome"
         for each in outcomes:
-            assert (each.result == "SUCCESS") == is_new
+            assert (each.result == self.done) == is_new
             assert each.tree_after == digest
             assert each.tree_before == self.old
         counters = [each.counter for each in world.bodies() if hasattr(each, "counter")]
         assert counters == list(range(1, len(counters) + 1))
-        again = await world.agent.apply(self.data, TARGET, OPERATOR)
-        if is_new:
-            assert again.reason == "agent.metadata.already_applied"
-        else:
-            assert again.code is ResultCode.SUCCESS, again
+        assert await self.ask_again(world) == ("" if not is_new else self.refused_then)
         assert world.digest() == self.new
         assert read_tree(world.root) == self.new_files
 
@@ -205,7 +228,7 @@ class Crash:
         ended = ("killed",) if self.mode == "kill" else ("ended", "stopped")
         for stop_at in range(1, STEPS_MAX):
             self.restore(self.template)
-            end = self.child(self.apply, stop_at)
+            end = self.child(self.act, stop_at)
             if not self.trace.exists():
                 break
             applications += 1
@@ -223,7 +246,7 @@ class Crash:
         for stop_at in range(1, STEPS_MAX):
             # The crash is made anew each time: a copied host would have other inodes than its journal names.
             self.restore(self.template)
-            self.child(self.apply, crash_at)
+            self.child(self.act, crash_at)
             self.child(self.recover, stop_at)
             if not self.trace.exists():
                 return stop_at - 1
@@ -236,8 +259,9 @@ class Crash:
 def main() -> None:
     """Run the matrix that the arguments name."""
     directory, mode, *rest = sys.argv[1:]
-    recovery = "recovery" in rest
-    print(json.dumps(Crash(Path(directory), mode, small=recovery).run(recovery=recovery)))
+    recovery, rollback = "recovery" in rest, "rollback" in rest
+    crash = Crash(Path(directory), mode, small=recovery or rollback, rollback=rollback)
+    print(json.dumps(crash.run(recovery=recovery)))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,12 @@ def test_killed_before_any_call_of_a_recovery(memory_directory: Path) -> None:
     assert run_matrix(memory_directory, "kill", "recovery")["recoveries"] > 100
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["kill", "fail"])
+def test_stopped_before_any_call_of_a_rollback(memory_directory: Path, mode: str) -> None:
+    assert run_matrix(memory_directory, mode, "rollback")["applications"] > 40
+
+
 class Stop(BaseException):
     """Ends an application like a crash, in this process."""
 

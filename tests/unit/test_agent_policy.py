@@ -125,7 +125,9 @@ def test_a_set_that_permits_applications_only_denies_a_rollback_by_default() -> 
 
 
 def test_a_schema_without_rollbacks_is_used_and_denies_them() -> None:
-    before = SCHEMA.replace('action "apply_patch", "rollback_patch"', 'action "apply_patch"').replace("rollback_patch", "")
+    before = SCHEMA.replace('action "apply_patch", "rollback_patch"', 'action "apply_patch"').replace(
+        "rollback_patch", ""
+    )
     engine = PolicyEngine(check_policy_set(before, (("permit", PERMIT),)))
     assert engine.evaluate(SAMPLE_FACTS).allowed
     assert [rule for rule, _ in engine.evaluate(ROLLBACK).forbidden_by] == [RULE_ERROR]

@@ -157,6 +157,18 @@ def test_an_intent_names_a_published_patch_that_is_not_withdrawn(chain: Chain, p
     assert chain.refused(intent(patch_id), "web1@acme") == "ledger.patch.withdrawn"
 
 
+def test_a_withdrawn_patch_may_be_undone_where_it_is_installed_and_nowhere_else(chain: Chain, patch_id: bytes) -> None:
+    opened = chain.submit(intent(patch_id), by="web1@acme").tx_id
+    last = chain.submit(outcome(patch_id, opened), by="web1@acme").tx_id
+    chain.submit(bodies.PatchWithdraw(patch_id, "breaks the build"), by="alice@acme")
+    elsewhere = replace(intent(patch_id, 3, last), target="other")
+    assert chain.refused(elsewhere, "web1@acme") == "ledger.patch.withdrawn"
+    again = chain.submit(replace(intent(patch_id, 3, last), tree_before=AFTER), by="web1@acme").tx_id
+    body = replace(outcome(patch_id, again, 4, again, "ROLLED_BACK"), tree_before=AFTER, tree_after=BEFORE)
+    gone = chain.submit(body, by="web1@acme").tx_id
+    assert chain.refused(intent(patch_id, 5, gone), "web1@acme") == "ledger.patch.withdrawn"
+
+
 @pytest.mark.parametrize("by", ["alice@acme", "ada@acme"])
 def test_only_hosts_record(chain: Chain, patch_id: bytes, by: str) -> None:
     for body in (
