@@ -25,6 +25,7 @@ from agent.limits import COMPONENTS_DECIDED_MAX
 from agent.maintenance import is_window_open
 from agent.target import TargetConfig, TargetState
 from provenance.diff_lint import find_hidden_text
+from provenance.metadata import PatchMetadata
 from provenance.timestamp import seconds_from_timestamp
 from provenance.verify import VerifiedPatch
 
@@ -95,10 +96,12 @@ def build_facts(
     )
 
 
-def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: int) -> PatchFacts:
-    metadata = patch.metadata
+def describe_patch(
+    patch_id: str, metadata: PatchMetadata, *, sealed: bool, attestations_damaged: int, hidden_text: tuple[str, ...]
+) -> PatchFacts:
+    """Return the facts about a patch: what its author signed, and the three that only the file shows."""
     return PatchFacts(
-        id=patch.patch_id,
+        id=patch_id,
         created_ms=seconds_from_timestamp(metadata.creation_timestamp) * 1000,
         category=metadata.reason_for_patch.category.value,
         references=metadata.reason_for_patch.references,
@@ -113,33 +116,49 @@ def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: in
         tests_count=metadata.validation_tests.count,
         sealed=sealed,
         attestations_damaged=attestations_damaged,
-        hidden_text=tuple(sorted(rule.value for rule in find_hidden_text(patch.diff))),
+        hidden_text=hidden_text,
     )
 
 
-def _component_facts(patch: VerifiedPatch, config: TargetConfig, state: TargetState) -> tuple[ComponentFacts, ...]:
+def describe_components(metadata: PatchMetadata) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return paths and kinds of change, sorted, for each component that the author's metadata name; sorted by name."""
     paths: dict[str, set[str]] = {}
     changes: dict[str, set[str]] = {}
-    for component in patch.metadata.affected_components:
+    for component in metadata.affected_components:
         touched = paths.setdefault(component.name, set())
         touched.add(component.path)
         if component.previous_path is not None:  # also of a copy: a policy may guard what is copied
             touched.add(component.previous_path)
         changes.setdefault(component.name, set()).add(component.change.value)
-    if len(paths) > COMPONENTS_DECIDED_MAX:
+    return {name: (tuple(sorted(paths[name])), tuple(sorted(changes[name]))) for name in sorted(paths)}
+
+
+def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: int) -> PatchFacts:
+    return describe_patch(
+        patch.patch_id,
+        patch.metadata,
+        sealed=sealed,
+        attestations_damaged=attestations_damaged,
+        hidden_text=tuple(sorted(rule.value for rule in find_hidden_text(patch.diff))),
+    )
+
+
+def _component_facts(patch: VerifiedPatch, config: TargetConfig, state: TargetState) -> tuple[ComponentFacts, ...]:
+    components = describe_components(patch.metadata)
+    if len(components) > COMPONENTS_DECIDED_MAX:
         raise MetadataRefusedError(
             "agent.metadata.too_many_components",
             "the patch names too many different components to decide on",
             expected=f"at most {COMPONENTS_DECIDED_MAX}",
-            actual=len(paths),
+            actual=len(components),
         )
     return tuple(
         ComponentFacts(
             name=name,
-            paths=tuple(sorted(paths[name])),
-            changes=tuple(sorted(changes[name])),
+            paths=paths,
+            changes=changes,
             listed=config.carries(name),
             installed_counter=state.counter(name),
         )
-        for name in sorted(paths)
+        for name, (paths, changes) in components.items()
     )

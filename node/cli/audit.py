@@ -10,6 +10,9 @@ audit = group(
     "founding document.",
     {
         "replay": Place("node.cli.audit_replay:replay", "Derive the whole chain again and report what does not hold."),
+        "replay-decision": Place(
+            "node.cli.audit_replay_decision:replay_decision", "Judge recorded decisions again, from the ledger alone."
+        ),
         "blame": Place("node.cli.audit_blame:blame", "Name who is guilty when two histories contradict each other."),
         "verify-blame": Place("node.cli.audit_blame:verify", "Verify a proof against a validator offline."),
         "accuse": Place("node.cli.audit_blame:accuse", "Put a proof against a validator on record."),

@@ -22,6 +22,7 @@ from node.cli.recovery_mark import mark_document
 from wire.errors import CorruptionError, PatchwardenError, RejectedError
 
 if TYPE_CHECKING:
+    from ledger.keyspace import Reader
     from ledger.state import StateView
     from node.cli.chain import ChainSource
     from node.cli.output import Output, Progress
@@ -36,8 +37,8 @@ NOTES_MAX: Final = 20
 class Watcher(Protocol):
     """Sees a chain go by while it is replayed at level ``full``."""
 
-    def took(self, block: ReadBlock) -> None:
-        """Take note of one more block, which is replayed next."""
+    def took(self, block: ReadBlock, before: Reader) -> None:
+        """Take note of one more block, which is replayed next; `before` is the state until then, and moves on with the replay."""
         ...
 
     def done(self, view: StateView) -> None:
@@ -88,7 +89,7 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
         progress = stack.enter_context(output.progress("blocks replayed", source.height))
         blocks = _blocks(source, file, point)
         if watcher is not None:
-            blocks = _watched(blocks, watcher)
+            blocks = _watched(blocks, watcher, tables)
         stopped = _feed(auditor, blocks, _Keeper(file, tables, point, begin), output, progress)
         if watcher is not None:
             watcher.done(auditor.view)
@@ -102,9 +103,9 @@ def run_replay(  # noqa: PLR0917 - what is replayed, and how
     return _document(source, founding, level, summary, time.monotonic() - begin, is_trusted=genesis is not None)
 
 
-def _watched(blocks: Iterator[ReadBlock], watcher: Watcher) -> Iterator[ReadBlock]:
+def _watched(blocks: Iterator[ReadBlock], watcher: Watcher, tables: Reader) -> Iterator[ReadBlock]:
     for block in blocks:
-        watcher.took(block)
+        watcher.took(block, tables)
         yield block
 
 

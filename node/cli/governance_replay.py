@@ -10,6 +10,7 @@ from node.cli.chain import RawBlock
 from wire.errors import RejectedError
 
 if TYPE_CHECKING:
+    from ledger.keyspace import Reader
     from ledger.state import StateView
     from node.cli.chain import ReadBlock
     from node.cli.command import Session
@@ -23,8 +24,9 @@ class GovernanceWatcher:
         self.proposals: list[dict[str, Any]] = []
         """What was found, once the replay has ended."""
 
-    def took(self, block: ReadBlock) -> None:
+    def took(self, block: ReadBlock, before: Reader) -> None:
         """Take note of one more block."""
+        del before
         from ledger.block import decode_block_untrusted
 
         if isinstance(block, RawBlock):

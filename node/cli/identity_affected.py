@@ -16,6 +16,7 @@ from node.cli.params import DIGEST, FILE, IDENTITY
 from wire.errors import RejectedError
 
 if TYPE_CHECKING:
+    from ledger.keyspace import Reader
     from ledger.state import StateView
     from node.cli.chain import ReadBlock
 
@@ -90,8 +91,9 @@ class AffectedWatcher:
         self.document: dict[str, Any] = {}
         """What was found, once the replay has ended."""
 
-    def took(self, block: ReadBlock) -> None:
+    def took(self, block: ReadBlock, before: Reader) -> None:
         """Take note of one more block."""
+        del before
         from ledger.block import decode_block_untrusted
 
         if isinstance(block, RawBlock):

@@ -1,0 +1,476 @@
+"""Every decision on a chain, found in a first reading and judged again while a second one is replayed.
+
+A decision names an earlier height than that of its record, and is judged by the state after the block of that height. So the chain is read
+twice: first to learn which heights are named by whom, then in a replay (`node.cli.audit_run`) that stops at each of them. What must be
+remembered in between lies in a temporary file: decisions, authors' statements, and attestors' other statements.
+
+Source: docs/spec/audit.md 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from agent.decision import Decision, decision_from_json_untrusted
+from agent.decision_audit import Difference, Known, PastView, Place, judge_at_height, judge_at_place, rollout_of
+from agent.errors import PolicyRefusedError
+from agent.facts import RolloutFacts
+from agent.limits import ROLLOUT_ENTRIES_MAX
+from agent.policy_cache import PolicyCache
+from agent.results import ResultCode
+from agent.statements import is_statement
+from ledger.audit_state import FINDINGS_MAX
+from ledger.block import Block, Header, decode_block_untrusted
+from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport, PatchAttest, PatchPublish
+from ledger.limits import DECISION_BYTES_MAX, DETAIL_BYTES_MAX, ENVELOPE_BYTES_MAX, INSTALLED_MAX, REPORT_BYTES_MAX
+from ledger.rules_host import ROLLED_BACK, SUCCESS
+from ledger.transaction import Transaction, decode_transaction_untrusted
+from node.cli.chain import RawBlock
+from provenance.statement import decode_author_statement_untrusted
+from wire import canonical_json
+from wire.envelope import decode_envelope_untrusted
+from wire.errors import RejectedError
+from wire.hashing import DIGEST_BYTES
+
+if TYPE_CHECKING:
+    from ledger.keyspace import Reader
+    from ledger.state import StateView
+    from node.cli.chain import ReadBlock
+    from provenance.metadata import PatchMetadata
+
+PEEK_BYTES: Final = 256
+"""A transaction's kind stands behind its version and chain id, within so many bytes."""
+ROLLOUT_ENDED_MAX: Final = ROLLOUT_ENTRIES_MAX // 4
+"""Applications of one patch from which on hosts no longer look at all of them, so that nobody can tell what one saw."""
+SPILL_MEMORY_BYTES: Final = 1 << 20
+
+_DECISION_KINDS: Final = (b"deployment.",)
+_KINDS: Final = (b"deployment.", b"patch.publish", b"patch.attest", b"host.report")
+_ADOPT: Final = "adopt"
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFinding:
+    """One thing in which one recorded decision is not what the ledger says that it must be."""
+
+    height: int
+    """Where its record stands."""
+    index: int
+    tx_id: bytes
+    host: str
+    """Who signed the record, or its key."""
+    target: str
+    patch_id: bytes
+    difference: Difference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "height": self.height,
+            "index": self.index,
+            "tx_id": self.tx_id.hex(),
+            "host": self.host,
+            "target": self.target,
+            "patch_id": self.patch_id.hex(),
+            **self.difference.to_json(),
+        }
+
+
+@dataclass(slots=True)
+class DecisionCounts:
+    """What was judged."""
+
+    intents: int = 0
+    refusals: int = 0
+    """Refusals by policy that carry their decision."""
+    other_refusals: int = 0
+    """Records of refusals that come before any decision, or for another reason."""
+    without_decision: int = 0
+    """Refusals by policy whose decision did not fit into the record."""
+    allowed: int = 0
+    denied: int = 0
+    different: int = 0
+    """Decisions with at least one finding."""
+    unjudged: int = 0
+    """Decisions that name a height whose block cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A decision that waits for the height that it names, and where it lies meanwhile."""
+
+    height: int
+    index: int
+    place: _Spilled
+
+
+@dataclass(frozen=True, slots=True)
+class _Spilled:
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class _Target:
+    """What the records of one target have come to."""
+
+    installed: tuple[str, ...] | None = ()
+    counters: dict[str, int] = field(default_factory=dict)
+    tree: bytes | None = None
+
+
+class Spill:
+    """Bytes in a temporary file, found again by their place; use it with `with`."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = TemporaryFile(buffering=SPILL_MEMORY_BYTES)  # noqa: SIM115 - closed by `__exit__`
+        self._end = 0
+
+    def __enter__(self) -> Spill:
+        """Return the empty file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def put(self, data: bytes) -> _Spilled:
+        """Return where `data` lies from now on."""
+        self._file.seek(self._end)
+        self._file.write(data)
+        place = _Spilled(self._end, len(data))
+        self._end += len(data)
+        return place
+
+    def get(self, place: _Spilled) -> bytes:
+        """Return what was put there."""
+        self._file.seek(place.offset)
+        return self._file.read(place.length)
+
+
+class _Payloads(Mapping[bytes, bytes]):
+    """Recorded statements by digest."""
+
+    def __init__(self, spill: Spill, places: Mapping[bytes, _Spilled]) -> None:
+        self._spill = spill
+        self._places = places
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        return self._spill.get(self._places[digest])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class DecisionReplay:
+    """Judges the decisions of a chain while it is replayed (`node.cli.audit_run.Watcher`); `collect` comes first.
+
+    Args:
+        spill: Where to keep what must be remembered.
+        only: The one record to judge, or None for all.
+    """
+
+    def __init__(self, spill: Spill, only: bytes | None = None) -> None:
+        self._spill = spill
+        self._only = only
+        self._named: dict[int, list[_Named]] = {}
+        self._policies = PolicyCache()
+        self._headers: dict[int, Header] = {}
+        self._patches: dict[bytes, _Spilled] = {}
+        self._statements: dict[bytes, _Spilled] = {}
+        self._targets: dict[tuple[str, str], _Target] = {}
+        self._named_before: dict[str, int] = {}
+        self._intents: dict[bytes, tuple[int, int]] = {}
+        self._ended: dict[bytes, dict[tuple[str, str], tuple[tuple[int, int], bool, int, int]]] = {}
+        self._differs: dict[tuple[int, int], list[Difference]] = {}
+        self._records: dict[tuple[int, int], tuple[bytes, str, str, bytes]] = {}
+        self._newest: tuple[bytes, PatchMetadata] | None = None
+        self._pending: Block | None = None
+        self._tables: Reader | None = None
+        self.counts = DecisionCounts()
+        """What was judged so far."""
+        self.hosts: set[str] = set()
+        """Whose records were judged."""
+        self.shown: Decision | None = None
+        """The decision that was asked for, with `only`."""
+
+    # -- first reading ---------------------------------------------------------------------------------------------
+
+    def collect(self, blocks: Iterable[ReadBlock]) -> None:
+        """Take note of which heights the decisions of a chain name."""
+        for read in blocks:
+            block = _decode(read)
+            if block is None:
+                continue
+            height = block.header.height
+            for index, transaction in _transactions(block, _DECISION_KINDS):
+                raw = self._wanted(transaction)
+                named = None if raw is None else _named_height(raw)
+                if raw is not None and named is not None and 1 <= named < height:
+                    self._named.setdefault(named, []).append(_Named(height, index, self._spill.put(raw)))
+
+    # -- second reading --------------------------------------------------------------------------------------------
+
+    def took(self, block: ReadBlock, before: Reader) -> None:
+        """Judge what the block before makes possible to judge: `before` is the state after it."""
+        self._tables = before
+        self._settle()
+        self._pending = _decode(block)
+
+    def done(self, view: StateView) -> None:
+        """Judge what is left after the last block."""
+        del view
+        self._settle()
+        self.counts.unjudged = sum(map(len, self._named.values()))
+        self.counts.different = len(self._differs)
+
+    @property
+    def findings(self) -> list[DecisionFinding]:
+        """What was found, in the order of the ledger; at most `FINDINGS_MAX`."""
+        return [
+            DecisionFinding(height, index, *self._records[height, index], difference)
+            for height, index in (place for place in sorted(self._differs) if place in self._records)
+            for difference in self._differs[height, index]
+        ][:FINDINGS_MAX]
+
+    @property
+    def findings_count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self._differs.values()))
+
+    def _settle(self) -> None:
+        """Take the block whose state is there now into account."""
+        block, self._pending = self._pending, None
+        if block is None or self._tables is None:
+            return
+        view = PastView(self._tables, block.header, self._headers)
+        for index, transaction in _transactions(block, _KINDS):
+            self._take(view, transaction, index)
+        for named in self._named.pop(block.header.height, ()):
+            self._judge_at_height(named, view)
+
+    def _take(self, view: PastView, transaction: Transaction, index: int) -> None:
+        body = transaction.body
+        if isinstance(body, PatchPublish):
+            self._headers[view.height] = view.header
+            self._patches[body.patch_id] = self._spill.put(_payload(body.envelope))
+        elif isinstance(body, PatchAttest):
+            payload = _payload(body.envelope)
+            digest = decode_envelope_untrusted(body.envelope, bytes_max=ENVELOPE_BYTES_MAX).payload_digest
+            record = view.attestation(digest)
+            if record is not None and is_statement(record):
+                self._statements[digest] = self._spill.put(payload)
+        elif isinstance(body, HostReport | DeploymentIntent | DeploymentOutcome):
+            key = view.key(transaction.signer_key_id)
+            host = None if key is None else key.identity_id
+            target = self._targets.setdefault((host or "", body.target), _Target())
+            if isinstance(body, HostReport):
+                if body.report_kind == _ADOPT:
+                    target.tree = _adopted_tree(body.body) or target.tree
+                return
+            self._judge_at_place(view, transaction, index, host, target)
+            if isinstance(body, DeploymentIntent):
+                self._intents[transaction.tx_id] = (view.height, index)
+            else:
+                self._end(view, body, host or "", target)
+
+    def _end(self, view: PastView, body: DeploymentOutcome, host: str, target: _Target) -> None:
+        """Take an outcome into account: what is installed, and how far the patch has come."""
+        begun = None if body.intent_tx_id is None else self._intents.pop(body.intent_tx_id, None)
+        if begun is not None:
+            ended = self._ended.setdefault(body.patch_id, {})
+            before = ended.get((host, body.target))
+            if before is None or before[0] <= begun:
+                is_success = body.result == SUCCESS
+                ended[host, body.target] = (begun, is_success, view.height, view.header.time_ms)
+        if body.result not in (SUCCESS, ROLLED_BACK):
+            return
+        target.tree = body.tree_after
+        if target.installed is None:
+            return
+        others = tuple(each for each in target.installed if each != body.patch_id.hex())
+        target.installed = (*others, body.patch_id.hex()) if body.result == SUCCESS else others
+        if len(target.installed) > INSTALLED_MAX:
+            target.installed = None
+        record = view.patch(body.patch_id)
+        if body.result == SUCCESS and record is not None:
+            for name in record.components:
+                target.counters[name] = max(record.release_counter, target.counters.get(name, -1))
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+
+    def _judge_at_place(
+        self, view: PastView, transaction: Transaction, index: int, host: str | None, target: _Target
+    ) -> None:
+        body = transaction.body
+        assert isinstance(body, DeploymentIntent | DeploymentOutcome), "only these carry decisions"
+        raw = _decision_of(body)
+        is_wanted = self._only is None or transaction.tx_id == self._only
+        if raw is None:
+            if is_wanted and isinstance(body, DeploymentOutcome) and body.intent_tx_id is None:
+                self._count_without(body)
+            return
+        place = view.height, index
+        decision: Decision | None = None
+        try:
+            decision = _read(raw)
+            found = judge_at_place(decision, self._place(view.height, body, host, target))
+        except RejectedError as error:
+            found = [Difference("agent.replay.form", f"the decision cannot be read: {error.message}")]
+        before = self._named_before.get(host or "", 0)
+        if decision is not None and decision.height < view.height:
+            self._named_before[host or ""] = max(before, decision.height)
+        if not is_wanted:
+            return
+        if decision is not None and decision.height < 1:
+            found.append(Difference("agent.replay.height", "no decision is taken on the founding document", "height"))
+        self._count(body, decision, host)
+        if self._only is not None:
+            self.shown = decision
+        if found:
+            self._differs.setdefault(place, []).extend(found)
+        if place in self._differs:
+            name = host or f"key {transaction.signer_key_id.hex()}"
+            self._records[place] = (transaction.tx_id, name, body.target, body.patch_id)
+
+    def _place(
+        self, height: int, body: DeploymentIntent | DeploymentOutcome, host: str | None, target: _Target
+    ) -> Place:
+        return Place(
+            height=height,
+            host=host,
+            target=body.target,
+            patch_id=body.patch_id,
+            tree_before=body.tree_before,
+            result=None if isinstance(body, DeploymentIntent) else body.result,
+            height_before=self._named_before.get(host or "", 0),
+            installed=target.installed,
+            counters=dict(target.counters),
+            tree=target.tree,
+        )
+
+    def _judge_at_height(self, named: _Named, view: PastView) -> None:
+        try:
+            decision = _read(self._spill.get(named.place))
+        except RejectedError:
+            return  # Where its record stands, that is said.
+        patch_id = bytes.fromhex(decision.facts.patch.id) if _is_digest(decision.facts.patch.id) else b""
+        known = Known(self._metadata(patch_id), _Payloads(self._spill, self._statements), self._rollout(patch_id))
+        found = judge_at_height(decision, view, known, self._policies)
+        if found:
+            self._differs.setdefault((named.height, named.index), []).extend(found)
+
+    def _metadata(self, patch_id: bytes) -> PatchMetadata | None:
+        place = self._patches.get(patch_id)
+        if place is None:
+            return None
+        # The same patch is decided on by one host after the other.
+        if self._newest is None or self._newest[0] != patch_id:
+            self._newest = patch_id, decode_author_statement_untrusted(self._spill.get(place)).metadata
+        return self._newest[1]
+
+    def _rollout(self, patch_id: bytes) -> RolloutFacts | None:
+        ended = self._ended.get(patch_id, {})
+        if len(ended) > ROLLOUT_ENDED_MAX:
+            return None
+        return rollout_of([(host, *each[1:]) for (host, _), each in ended.items()])
+
+    def _count(self, body: DeploymentIntent | DeploymentOutcome, decision: Decision | None, host: str | None) -> None:
+        counts = self.counts
+        if isinstance(body, DeploymentIntent):
+            counts.intents += 1
+        else:
+            counts.refusals += 1
+        if decision is not None and decision.is_allowed:
+            counts.allowed += 1
+        elif decision is not None:
+            counts.denied += 1
+        self.hosts.add(host or "")
+
+    def _count_without(self, body: DeploymentOutcome) -> None:
+        if body.result == ResultCode.POLICY_DENIED.value:
+            self.counts.without_decision += 1
+        else:
+            self.counts.other_refusals += 1
+
+    def _wanted(self, transaction: Transaction) -> bytes | None:
+        if self._only is not None and transaction.tx_id != self._only:
+            return None
+        body = transaction.body
+        return _decision_of(body) if isinstance(body, DeploymentIntent | DeploymentOutcome) else None
+
+
+def _decode(read: ReadBlock) -> Block | None:
+    if not isinstance(read, RawBlock):
+        return None
+    try:
+        return decode_block_untrusted(read.block)
+    except RejectedError:
+        return None  # The replay finds that out too, and says so.
+
+
+def _transactions(block: Block, kinds: tuple[bytes, ...]) -> Iterator[tuple[int, Transaction]]:
+    """Yield the transactions of these kinds with their places, and perhaps others."""
+    for index, raw in enumerate(block.transactions):
+        head = raw[:PEEK_BYTES]
+        if any(kind in head for kind in kinds):
+            try:
+                yield index, decode_transaction_untrusted(raw)
+            except RejectedError:
+                continue  # The same.
+
+
+def _payload(envelope: bytes) -> bytes:
+    return decode_envelope_untrusted(envelope, bytes_max=ENVELOPE_BYTES_MAX).payload
+
+
+def _decision_of(body: DeploymentIntent | DeploymentOutcome) -> bytes | None:
+    """Return the decision that a record carries, or None."""
+    if isinstance(body, DeploymentIntent):
+        return body.decision
+    if body.intent_tx_id is not None:
+        return None
+    try:
+        detail = canonical_json.decode_untrusted(body.detail, bytes_max=DETAIL_BYTES_MAX)
+        found = detail.get("decision") if isinstance(detail, dict) else None
+        return None if found is None else canonical_json.encode(found)
+    except RejectedError:
+        return None
+
+
+def _read(raw: bytes) -> Decision:
+    try:
+        return decision_from_json_untrusted(canonical_json.decode_untrusted(raw, bytes_max=DECISION_BYTES_MAX))
+    except RecursionError as error:
+        raise PolicyRefusedError("agent.policy.decision", "the decision is nested too deeply") from error
+
+
+def _named_height(raw: bytes) -> int | None:
+    try:
+        document = canonical_json.decode_untrusted(raw, bytes_max=DECISION_BYTES_MAX)
+    except RejectedError:
+        return None
+    height = document.get("height") if isinstance(document, dict) else None
+    return height if type(height) is int else None
+
+
+def _adopted_tree(body: bytes) -> bytes | None:
+    try:
+        document = canonical_json.decode_untrusted(body, bytes_max=REPORT_BYTES_MAX)
+        digest = document.get("tree_digest") if isinstance(document, dict) else None
+        return bytes.fromhex(digest) if isinstance(digest, str) else None
+    except (RejectedError, ValueError):
+        return None
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        return len(bytes.fromhex(text)) == DIGEST_BYTES
+    except ValueError:
+        return False

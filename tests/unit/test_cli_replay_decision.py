@@ -1,0 +1,389 @@
+"""`patchwarden audit replay-decision`: an honest history comes out the same, and every kind of lie is found where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from agent.facts import Requester
+from agent.policy_text import default_policy_set
+from agent.results import ResultCode
+from ledger import bodies
+from ledger.actions import SetPolicy
+from ledger.transaction import decode_transaction_untrusted
+from provenance.diff_model import FileState
+from provenance.layout import split_patch_file_untrusted
+from tests.testkit import patches
+from tests.testkit.agent import HOST, OPERATOR, TARGET, World
+from tests.testkit.cli import refused, run, run_json
+from tests.testkit.ledger import Chain, attest_body
+from tests.testkit.node import raw_blocks, stopped_home, write_archive
+from wire import canonical_json
+
+REFUSALS = 30
+"""Refusals of each kind: together some hundred decisions."""
+NOBODY = Requester("mallory", ("guest",), "socket")
+
+
+@dataclass
+class History:
+    """A chain with honest decisions of every kind, and what is needed to add dishonest ones."""
+
+    chain: Chain
+    archive: Path
+    decisions: int
+
+
+def content(text: bytes) -> dict[str, FileState]:
+    """Return the tree of the test patches with another text in its first file."""
+    state = patches.AFTER["src/frame.c"]
+    assert isinstance(state, FileState)
+    return {"src/frame.c": replace(state, content=text)}
+
+
+async def apply(world: World, data: bytes, code: ResultCode, requester: Requester = OPERATOR) -> None:
+    # A real node's replica is as old as its newest block says.
+    world.now_ms = world.chain.view.header.time_ms + world.ledger.age_ms
+    outcome = await world.agent.apply(data, TARGET, requester)
+    assert outcome.code is code, outcome.message
+
+
+async def live(world: World) -> None:
+    """Let a host decide some hundred times: allowed, refused for many reasons, before and after changes of people and policy."""
+    denied = ResultCode.POLICY_DENIED
+    world.chain.register("ci@acme", "attestor:tests")
+    await world.add_target()
+    first = patches.add_test_result(patches.make_patch())
+    first = world.release(first)
+    await apply(world, first, denied, NOBODY)
+    await apply(world, first, ResultCode.SUCCESS)
+    second = patches.make_patch(
+        patches.AFTER,
+        content(b"int x;\n"),
+        release_counter=2,
+        prerequisites=(split_patch_file_untrusted(first).patch_id,),
+    )
+    second = world.release(second, attest=False)
+    world.chain.submit(attest_body(second, 1), "alice@acme")
+    for _ in range(REFUSALS):
+        await apply(world, second, denied)
+    world.chain.submit(bodies.IdentitySuspend("bob@beta", "on leave"), "ben@beta")
+    for _ in range(REFUSALS):
+        await apply(world, second, denied)
+    world.chain.submit(bodies.IdentityResume("bob@beta"), "ben@beta")
+    schema, texts = default_policy_set()
+    world.chain.adopt(SetPolicy(schema, tuple(each for each in texts if each[0] != "requester-is-operator")))
+    for _ in range(REFUSALS):
+        await apply(world, second, denied, NOBODY)
+    (world.root / "README").write_bytes(b"somebody else was here\n")
+    await apply(world, second, denied)
+    await world.agent.adopt_target(TARGET)
+    world.chain.submit(attest_body(second, 2), "alice@acme")
+    # Nobody needs to be an operator any more.
+    await apply(world, second, ResultCode.SUCCESS, NOBODY)
+    await apply(world, second, ResultCode.INVALID_METADATA)
+    world.chain.adopt(SetPolicy(schema, texts))
+    third = world.release(patches.make_patch(content(b"int x;\n"), content(b"int y;\n"), release_counter=3))
+    for _ in range(REFUSALS):
+        await apply(world, third, denied, NOBODY)
+    await apply(world, third, ResultCode.SUCCESS)
+    world.agent.close()
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> History:
+    directory = tmp_path_factory.mktemp("history")
+    world = World(directory)
+    trio.run(live, world)
+    archive = write_archive(directory / "chain.archive", world.chain)
+    return History(world.chain, archive, 4 * REFUSALS + 5)
+
+
+def before_the_last(history: History) -> Chain:
+    """Return a copy of the chain up to the block before the last application was announced, to be continued otherwise."""
+    chain = Chain(genesis=history.chain.genesis)
+    for block in history.chain.blocks[1 : records(history.chain)[-1][0]]:
+        chain.apply(block)
+    return chain
+
+
+def records(chain: Chain) -> list[tuple[int, Any]]:
+    """Return height and transaction of every record that carries a decision of its own."""
+    found = []
+    for block in chain.blocks[1:]:
+        for raw in block.transactions:
+            transaction = decode_transaction_untrusted(raw)
+            body = transaction.body
+            if isinstance(body, bodies.DeploymentIntent) or (
+                isinstance(body, bodies.DeploymentOutcome) and body.result == "ERROR_POLICY_DENIED"
+            ):
+                found.append((block.header.height, transaction))
+    return found
+
+
+def decision_of(body: Any) -> dict[str, Any]:
+    raw = body.decision if isinstance(body, bodies.DeploymentIntent) else body.detail
+    document: dict[str, Any] = json.loads(raw)
+    return document if isinstance(body, bodies.DeploymentIntent) else document["decision"]
+
+
+def fresh(history: History) -> dict[str, Any]:
+    """Return the last refusal's decision: nobody who may operate the host had asked."""
+    decision = decision_of(records(history.chain)[-2][1].body)
+    assert decision["verdict"] == "deny"
+    return decision
+
+
+# -- an honest history -------------------------------------------------------------------------------------------------
+
+
+def test_every_decision_of_an_honest_history_comes_out_the_same(history: History) -> None:
+    document = run_json("audit", "replay-decision", "--all", "--archive", history.archive)
+    assert document["findings"] == []
+    assert (document["decisions"], document["same"], document["different"]) == (history.decisions, history.decisions, 0)
+    assert (document["intents"], document["refusals"]) == (3, history.decisions - 3)
+    assert (document["allowed"], document["denied"]) == (3, history.decisions - 3)
+    assert (document["hosts"], document["other_refusals"], document["unjudged"]) == (1, 1, 0)
+    assert document["valid"]
+    assert document["chain_valid"]
+
+
+def test_the_home_of_a_stopped_node_says_the_same(tmp_path: Path, history: History) -> None:
+    stopped_home(tmp_path / "home", history.chain)
+    document = run_json("audit", "replay-decision", "--all", "--home", tmp_path / "home")
+    assert (document["decisions"], document["same"], document["source_kind"]) == (
+        history.decisions,
+        history.decisions,
+        "home",
+    )
+
+
+def test_one_decision_is_judged_and_shown(history: History) -> None:
+    _, intent = records(history.chain)[-1]
+    document = run_json("audit", "replay-decision", intent.tx_id.hex(), "--archive", history.archive)
+    assert (document["decisions"], document["same"], document["allowed"]) == (1, 1, 1)
+    assert document["decision"]["facts"] == decision_of(intent.body)["facts"]
+    answer = run("audit", "replay-decision", intent.tx_id.hex(), "--archive", history.archive)
+    assert "decision: allowed by permit-published-patch" in answer.out
+    assert "every decision comes out as it was recorded" in answer.out
+
+
+def test_what_is_no_decision_is_refused(history: History) -> None:
+    replay = ("audit", "replay-decision")
+    assert refused(*replay, "ab" * 32, "--archive", history.archive) == "cli.decision.not_found"
+    outcome = next(
+        transaction
+        for block in history.chain.blocks[1:]
+        for transaction in map(decode_transaction_untrusted, block.transactions)
+        if isinstance(transaction.body, bodies.DeploymentOutcome) and transaction.body.result == "SUCCESS"
+    )
+    assert refused(*replay, outcome.tx_id.hex(), "--archive", history.archive) == "cli.decision.not_found"
+    assert run(*replay, "--archive", history.archive).code == 2
+    assert run(*replay, "ab" * 32, "--all", "--archive", history.archive).code == 2
+
+
+# -- lies --------------------------------------------------------------------------------------------------------------
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def allow(decision: dict[str, Any]) -> None:
+    decision.update(verdict="allow", allowed_by=["permit-published-patch"], forbidden_by=[], missing=[])
+
+
+def with_operator(decision: dict[str, Any]) -> None:
+    """Say that an operator asked: the policy allows that, and the ledger knows nothing of requesters."""
+    allow(decision)
+    decision["facts"]["requester"]["roles"] = ["operator"]
+
+
+def with_fact(path: str, value: object) -> Change:
+    def change(decision: dict[str, Any]) -> None:
+        with_operator(decision)
+        *parents, last = path.split(".")
+        place: Any = decision["facts"]
+        for name in parents:
+            place = place[int(name)] if name.isdigit() else place[name]
+        place[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def with_approval(decision: dict[str, Any]) -> None:
+    with_operator(decision)
+    decision["facts"]["approvals"][1].update(identity="eve@delta", organisation="delta")
+
+
+def with_policy_hash(decision: dict[str, Any]) -> None:
+    with_operator(decision)
+    decision["policy_hash"] = "5c" * 32
+
+
+def with_older_policy(decision: dict[str, Any]) -> None:
+    """Say that the set was in force under which nobody needed to be an operator; the verdict is what that one would say."""
+    decision["policy_version"] -= 1
+    allow(decision)
+
+
+def at_height(height: int) -> Change:
+    def change(decision: dict[str, Any]) -> None:
+        with_operator(decision)
+        decision["height"] = decision["facts"]["height"] = height
+
+    return change
+
+
+def an_hour_later(decision: dict[str, Any]) -> None:
+    with_operator(decision)
+    decision["facts"]["now_ms"] += 3_600_000
+
+
+FACTS, SUBJECT, HEIGHT, POLICY = (f"agent.replay.{name}" for name in ("facts", "subject", "height", "policy"))
+VERDICT = ("agent.replay.verdict", "verdict")
+COUNTER = "facts.components.pkg:deb/debian/foo@1.2.installed_counter"
+
+STATEMENT = {
+    "identity": "ci@acme",
+    "organisation": "acme",
+    "role": "tests",
+    "predicate_type": "https://in-toto.io/attestation/test-result/v0.1",
+    "recorded_height": 9,
+    "readable": True,
+    "findings": [],
+    "properties": [],
+}
+
+LIES: dict[str, tuple[Change, list[tuple[str, str]]]] = {
+    "allowed although denied": (allow, [VERDICT]),
+    "announced although denied": (lambda _: None, [("agent.replay.result", "verdict")]),
+    "invented approval": (with_approval, [(FACTS, "facts.approvals")]),
+    "hidden approval": (with_fact("approvals.1", None), [("agent.replay.form", "")]),
+    "wrong policy hash": (with_policy_hash, [(POLICY, "policy_hash")]),
+    "older policy": (with_older_policy, [(POLICY, "policy_hash"), VERDICT]),
+    "author's roles": (with_fact("author.roles", ["developer", "saint"]), [(FACTS, "facts.author")]),
+    "category": (with_fact("patch.category", "bug-fix"), [(FACTS, "facts.patch.category")]),
+    "fewer lines": (with_fact("patch.lines_added", 0), [(FACTS, "facts.patch.lines_added")]),
+    "other path": (with_fact("components.0.paths", ["README"]), [(FACTS, "facts.components")]),
+    "installed counter": (with_fact("components.0.installed_counter", 0), [(FACTS, COUNTER)]),
+    "installed patches": (with_fact("system.installed", []), [(FACTS, "facts.system.installed")]),
+    "drift": (with_fact("system.drifted", True), [(FACTS, "facts.system.drifted"), VERDICT]),
+    "invented canary": (
+        with_fact("rollout.succeeded", ["canary1@acme"]),
+        [(FACTS, "facts.rollout.succeeded")],
+    ),
+    "invented failure": (with_fact("rollout.failed", ["canary1@acme"]), [(FACTS, "facts.rollout.failed")]),
+    "invented statement": (with_fact("statements", [STATEMENT]), [(FACTS, "facts.statements")]),
+    "unknown patch": (
+        with_fact("patch.id", "ab" * 32),
+        [(SUBJECT, "facts.patch.id"), (FACTS, "facts.patch.id")],
+    ),
+    "host's organisation": (with_fact("system.host_organisation", "beta"), [(FACTS, "facts.system.host_organisation")]),
+    "another host": (with_fact("system.host", "web9@acme"), [(SUBJECT, "facts.system.host")]),
+    "another target": (with_fact("system.target", "db"), [(SUBJECT, "facts.system.target")]),
+    "another tree": (with_fact("system.tree_digest", "ab" * 32), [(SUBJECT, "facts.system.tree_digest")]),
+    "a height to come": (at_height(100_000), [(HEIGHT, "height")]),
+    "an older height": (
+        at_height(3),
+        [(POLICY, "policy_hash"), (FACTS, "facts.patch.id"), (HEIGHT, "height"), (HEIGHT, "height")],
+    ),
+    "the founding document": (at_height(0), [(HEIGHT, "height"), (HEIGHT, "height")]),
+    "an hour later": (an_hour_later, [(HEIGHT, "height")]),
+    "before its block": (with_fact("now_ms", 1), [(HEIGHT, "height")]),
+}
+
+
+@pytest.fixture(scope="module")
+def found(history: History, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+    """What one replay finds in a chain in which an honest history is followed by every lie, one intent each."""
+    chain = before_the_last(history)
+    places = {}
+    for name, (change, _) in LIES.items():
+        decision = fresh(history)
+        truth = fresh(history)["facts"]
+        change(decision)
+        places[announce(chain, decision, truth)] = name
+    for name, raw in (("no decision", {"version": 2}), ("a list", []), ("a text", "yes")):
+        places[announce(chain, raw, fresh(history)["facts"])] = name
+    refusal = fresh(history)
+    with_operator(refusal)
+    places[refuse(chain, refusal)] = "refused although allowed"
+    archive = write_archive(tmp_path_factory.mktemp("lies") / "chain.archive", chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+    assert document["chain_valid"], document["chain_findings"]
+    assert {each["host"] for each in document["findings"]} == {HOST}
+    found: dict[str, list[tuple[str, str]]] = {name: [] for name in places.values()}
+    for each in document["findings"]:
+        assert each["target"] == TARGET
+        place = chain.blocks[each["height"]].transactions[each["index"]]
+        assert decode_transaction_untrusted(place).tx_id.hex() == each["tx_id"]
+        # Nothing honest is accused: each finding stands at a lie.
+        found[places[each["height"]]].append((each["code"], each["member"]))
+    assert document["different"] == len({each["height"] for each in document["findings"]})
+    assert document["same"] == document["decisions"] - document["different"]
+    return found
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_found_where_it_stands(found: dict[str, list[tuple[str, str]]], name: str) -> None:
+    assert sorted(found[name]) == sorted(LIES[name][1])
+
+
+@pytest.mark.parametrize("name", ["no decision", "a list", "a text"])
+def test_what_is_no_decision_is_found(found: dict[str, list[tuple[str, str]]], name: str) -> None:
+    assert found[name] == [("agent.replay.form", "")]
+
+
+def test_a_refusal_that_its_decision_allows_is_found(found: dict[str, list[tuple[str, str]]]) -> None:
+    assert found["refused although allowed"] == [("agent.replay.result", "verdict")]
+
+
+def announce(chain: Chain, decision: Any, truth: dict[str, Any]) -> int:
+    """Put an intent about what really was there, with this decision, on the ledger; return its height."""
+    host = chain.view.host(HOST)
+    assert host is not None
+    body = bodies.DeploymentIntent(
+        counter=host.counter + 1,
+        previous=host.last_tx_id,
+        target=TARGET,
+        patch_id=bytes.fromhex(truth["patch"]["id"]),
+        tree_before=bytes.fromhex(truth["system"]["tree_digest"]),
+        decision=canonical_json.encode(decision),
+    )
+    chain.submit(body, HOST)
+    return chain.height
+
+
+def refuse(chain: Chain, decision: Any) -> int:
+    """Put a refusal by policy with this decision on the ledger; return its height."""
+    host = chain.view.host(HOST)
+    assert host is not None
+    tree = bytes.fromhex(decision["facts"]["system"]["tree_digest"])
+    body = bodies.DeploymentOutcome(
+        counter=host.counter + 1,
+        previous=host.last_tx_id,
+        target=TARGET,
+        patch_id=bytes.fromhex(decision["facts"]["patch"]["id"]),
+        intent_tx_id=None,
+        result="ERROR_POLICY_DENIED",
+        tree_before=tree,
+        tree_after=tree,
+        detail=canonical_json.encode({"version": 1, "decision": decision}),
+    )
+    chain.submit(body, HOST)
+    return chain.height
+
+
+def test_a_chain_that_does_not_hold_is_told_too(tmp_path: Path, history: History) -> None:
+    blocks = raw_blocks(history.chain)
+    archive = write_archive(tmp_path / "cut.archive", history.chain, [*blocks[:-1], (blocks[-1][0], None)])
+    answer = run("audit", "replay-decision", "--all", "--archive", archive)
+    assert answer.code == 1
+    assert "THE CHAIN DOES NOT HOLD: 1 findings" in answer.out
+    assert "different:         0" in answer.out
