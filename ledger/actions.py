@@ -1,7 +1,8 @@
 """What a proposal of governance does when enough organisations have voted for it.
 
 An action's wire form is a tuple that begins with its name. The actions about organisations stand in `ledger.organisation_actions`, those
-about validators in `ledger.validator_actions`, those about policies in `ledger.policy_actions`; all are re-exported here.
+about validators in `ledger.validator_actions`, those about policies in `ledger.policy_actions`, the one about rollouts in
+`ledger.rollout_actions`; all are re-exported here.
 
 Source: docs/spec/ledger.md 6.
 """
@@ -32,6 +33,7 @@ from ledger.organisation_actions import (
     SuspendOrganisation,
 )
 from ledger.policy_actions import POLICY_ACTIONS, PolicyAction, SetPolicy, SetPolicyCases, as_policies, as_policy_schema
+from ledger.rollout_actions import DecideRollout
 from ledger.validator_actions import (
     VALIDATOR_ACTIONS,
     AddLearner,
@@ -53,6 +55,7 @@ __all__ = [
     "AddLearner",
     "AddOrganisation",
     "Administrator",
+    "DecideRollout",
     "OrganisationAction",
     "PolicyAction",
     "PromoteLearner",
@@ -186,7 +189,14 @@ class WithdrawPatch:
 
 
 Action: TypeAlias = (
-    PolicyAction | SetThreshold | SetLimits | RevokeKey | WithdrawPatch | OrganisationAction | ValidatorAction
+    PolicyAction
+    | SetThreshold
+    | SetLimits
+    | RevokeKey
+    | WithdrawPatch
+    | DecideRollout
+    | OrganisationAction
+    | ValidatorAction
 )
 """Everything that a proposal can do in this version."""
 
@@ -198,6 +208,7 @@ _READERS: Final[dict[str, Callable[[tuple[object, ...]], Action]]] = {
         SetLimits,
         RevokeKey,
         WithdrawPatch,
+        DecideRollout,
         *ORGANISATION_ACTIONS,
         *VALIDATOR_ACTIONS,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ledger import bodies
+from ledger import bodies, rollout_bodies
 from ledger.errors import TransactionRefusedError
 from ledger.keyspace import identity_key
 from ledger.records import ACTIVE, AttestationRecord, KeyRecord, PatchRecord, TargetRecord
@@ -276,6 +276,10 @@ def _about(body: bodies.Body) -> str:
             return body.act_id.hex()
         case bodies.PatchPublish() | bodies.PatchAttest() | bodies.PatchWithdraw() | bodies.DeploymentIntent():
             return body.patch_id.hex()
+        case rollout_bodies.RolloutCreate() | rollout_bodies.RolloutDecide():
+            return body.rollout_id
+        case rollout_bodies.GroupAssign():
+            return body.group_id or ", ".join(body.hosts)
         case bodies.ProposalVote() | bodies.ProposalWithdraw():
             return body.proposal_id.hex()
         case bodies.DeploymentOutcome() | bodies.HostReport():

@@ -14,6 +14,9 @@ kind                    who may (details in docs/spec/ledger.md 5)
 ``patch.withdraw``      the author, or an administrator of the author's organisation
 ``deployment.*``        a host, about itself
 ``host.report``         a host, about itself
+``group.assign``        an administrator of the hosts' organisation
+``rollout.create``      a release manager, for groups of its organisation
+``rollout.decide``      a release manager or administrator of the releasing organisation
 ``evidence.submit``     anybody registered
 ``validator.settle``    a validator's node key, while a change of the validators is under way
 ======================  ==========================================================================================
@@ -46,6 +49,7 @@ from ledger.limits import (
 )
 from ledger.recovery import Recovery
 from ledger.roles import as_role, as_roles, normalise_roles
+from ledger.rollout_bodies import GroupAssign, RolloutBody, RolloutCreate, RolloutDecide
 from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted, encode_commit_certificate
 from wire.codec import Value, decode_untrusted
 from wire.errors import MalformedError
@@ -740,6 +744,7 @@ MemberBody: TypeAlias = (
     | DeploymentIntent
     | DeploymentOutcome
     | HostReport
+    | RolloutBody
     | EvidenceSubmit
 )
 """Everything that an identity can say."""
@@ -769,6 +774,9 @@ BODY_READERS: Final[dict[str, Callable[[object], Body]]] = {
     DeploymentIntent.KIND: DeploymentIntent.from_value_untrusted,
     DeploymentOutcome.KIND: DeploymentOutcome.from_value_untrusted,
     HostReport.KIND: HostReport.from_value_untrusted,
+    GroupAssign.KIND: GroupAssign.from_value_untrusted,
+    RolloutCreate.KIND: RolloutCreate.from_value_untrusted,
+    RolloutDecide.KIND: RolloutDecide.from_value_untrusted,
     EvidenceSubmit.KIND: EvidenceSubmit.from_value_untrusted,
     ValidatorSettle.KIND: ValidatorSettle.from_value_untrusted,
     Recovery.KIND: Recovery.from_value_untrusted,

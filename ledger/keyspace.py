@@ -180,6 +180,12 @@ STANDING: Final = b"s"
 ADMINISTRATION: Final = b"m"
 PENDING_ACT: Final = b"b"
 REVOCATIONS: Final = b"u"
+GROUP: Final = b"f"
+GROUP_MEMBER: Final = b"j"
+GROUP_SLOT: Final = b"J"
+ROLLOUT: Final = b"w"
+ROLLOUT_LINK: Final = b"W"
+ROLLOUT_HOST: Final = b"z"
 
 NETWORK_KEY: Final = b"n"
 VALIDATORS_KEY: Final = b"v"
@@ -268,6 +274,36 @@ def revocations_key(organisation: str, issuer: bytes) -> bytes:
 def pending_act_key(act_id: bytes) -> bytes:
     """Return the STATE key of an act of administration that was proposed."""
     return PENDING_ACT + act_id
+
+
+def group_key(group_id: str) -> bytes:
+    """Return the STATE key of a group of hosts."""
+    return GROUP + group_id.encode()
+
+
+def group_member_key(host: str) -> bytes:
+    """Return the STATE key of the group that a host is in."""
+    return GROUP_MEMBER + host.encode()
+
+
+def group_slot_key(group_id: str, slot: int) -> bytes:
+    """Return the STATE key of the host that has a place in a group."""
+    return b"%b%b\x00%b" % (GROUP_SLOT, group_id.encode(), _U64.pack(slot))
+
+
+def rollout_key(rollout_id: str) -> bytes:
+    """Return the STATE key of a rollout."""
+    return ROLLOUT + rollout_id.encode()
+
+
+def rollout_link_key(patch_id: bytes, group_id: str) -> bytes:
+    """Return the STATE key of which rollout brings a patch to the hosts of a group."""
+    return b"%b%b\x00%b" % (ROLLOUT_LINK, patch_id, group_id.encode())
+
+
+def rollout_host_key(patch_id: bytes, host: str) -> bytes:
+    """Return the STATE key of how far a patch under a rollout has come on a host."""
+    return b"%b%b\x00%b" % (ROLLOUT_HOST, patch_id, host.encode())
 
 
 def retired_key(key_id: bytes) -> bytes:

@@ -84,6 +84,25 @@ EVIDENCE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX
 INSTALLED_MAX: Final = 1024
 """Installed patches that a target's record lists, newest last; older ones stay in the transactions and in the history."""
 
+GROUP_CHANGES_MAX: Final = 256
+"""Hosts that one transaction puts into a group, or takes out of one."""
+GROUP_HOSTS_MAX: Final = 1 << 20
+"""Hosts of one group."""
+GROUP_ROLLOUTS_MAX: Final = 32
+"""Rollouts that the hosts of one group look at."""
+ROLLOUT_GROUPS_MAX: Final = 16
+"""Groups of one rollout."""
+ROLLOUT_WAVES_MAX: Final = 16
+"""Waves of one rollout: each decision about a turn looks at all."""
+ROLLOUT_SHARE_WHOLE: Final = 10_000
+"""Shares are whole numbers of ten-thousandths; this many are everything."""
+ROLLOUT_SOAK_HEIGHTS_MAX: Final = 10_000_000
+"""Blocks that a wave may soak."""
+ROLLOUT_SOAK_MS_MAX: Final = 90 * 24 * 3600 * 1000
+"""Time of the ledger that a wave may soak, milliseconds."""
+ROLLOUT_TARGETS_MAX: Final = 64
+"""Targets of one host that one rollout counts: as many as an agent guards."""
+
 GENESIS_BYTES_MAX: Final = 1024 * KIBIBYTE
 """The founding document."""
 ADDRESS_BYTES_MAX: Final = 256

@@ -7,6 +7,7 @@ role                    may
 ``developer``           publish patches
 ``attestor:<role>``     attest in that role; ``<role>`` is an identifier such as ``security-review``
 ``host``                record deployments and reports
+``release-manager``     roll patches out to the host groups of its organisation, halt, resume and withdraw that
 ``auditor``             nothing that changes the ledger; it names who is meant to look
 ``validator``           nothing by itself: the validator set decides who votes on blocks
 ======================  ==================================================================================
@@ -29,11 +30,12 @@ from wire.fields import as_identifier, as_tuple
 ADMINISTRATOR: Final = "administrator"
 DEVELOPER: Final = "developer"
 HOST: Final = "host"
+RELEASE_MANAGER: Final = "release-manager"
 AUDITOR: Final = "auditor"
 VALIDATOR: Final = "validator"
 ATTESTOR_PREFIX: Final = "attestor:"
 
-PLAIN_ROLES: Final = (ADMINISTRATOR, AUDITOR, DEVELOPER, HOST, VALIDATOR)
+PLAIN_ROLES: Final = (ADMINISTRATOR, AUDITOR, DEVELOPER, HOST, RELEASE_MANAGER, VALIDATOR)
 
 
 RoleTerm: TypeAlias = tuple[str, int | None, int | None]

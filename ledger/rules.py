@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from ledger import bodies
+from ledger import bodies, rollout_bodies
 from ledger.bodies import MemberBody
 from ledger.keyspace import identity_key, organisation_key
 from ledger.rules_administration import (
@@ -35,6 +35,7 @@ from ledger.rules_identity import (
     update_roles,
 )
 from ledger.rules_patch import attest_patch, publish_patch, withdraw_patch
+from ledger.rules_rollout import assign_hosts, create_rollout, decide_rollout
 from ledger.rules_validator import settle_validators
 from ledger.state import StateView
 
@@ -102,6 +103,12 @@ def _apply(view: StateView, context: Context, body: MemberBody) -> Effects:  # n
             return vote_on_proposal(view, context, body)
         case bodies.ProposalWithdraw():
             return withdraw_proposal(view, context, body)
+        case rollout_bodies.GroupAssign():
+            return assign_hosts(view, context, body)
+        case rollout_bodies.RolloutCreate():
+            return create_rollout(view, context, body)
+        case rollout_bodies.RolloutDecide():
+            return decide_rollout(view, context, body)
         case bodies.EvidenceSubmit():
             return submit_evidence(view, context, body)
         case _:

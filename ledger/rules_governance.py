@@ -37,6 +37,7 @@ from ledger.rules_identity import revoked_keys
 from ledger.rules_organisation import change_organisation
 from ledger.rules_patch import withdrawn
 from ledger.rules_policy import change_policy
+from ledger.rules_rollout import decide_rollout_by_vote
 from ledger.rules_validator import change_validators
 from ledger.state import StateView
 
@@ -134,6 +135,8 @@ def _execute(view: StateView, context: Context, action: Action) -> Effects:
             return _revoke_key(view, context, action)
         case actions.WithdrawPatch():
             return withdrawn(view, context, action.patch_id, action.reason)
+        case actions.DecideRollout():
+            return decide_rollout_by_vote(view, context, action)
         case actions.AddLearner() | actions.PromoteLearner() | actions.RemoveValidator() | actions.ReplaceValidator():
             return change_validators(view, context, action)
         case _:

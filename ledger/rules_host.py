@@ -18,6 +18,7 @@ from ledger.limits import INSTALLED_MAX
 from ledger.records import DeploymentRecord, HostRecord, Record, TargetRecord
 from ledger.roles import HOST
 from ledger.rules_common import Context, Effects, check_role, refuse
+from ledger.rules_rollout import count_intent, count_outcome
 from ledger.state import StateView
 
 SUCCESS: Final = "SUCCESS"
@@ -35,7 +36,8 @@ def record_intent(view: StateView, context: Context, body: DeploymentIntent) -> 
 
     Raises:
         TransactionRefusedError: ``ledger.tx.not_authorised``, ``ledger.host.counter_gap``, ``ledger.host.wrong_previous``,
-            ``ledger.patch.not_found``, ``ledger.patch.withdrawn``.
+            ``ledger.patch.not_found``, ``ledger.patch.withdrawn``, ``ledger.rollout.halted``, ``ledger.rollout.not_open`` (it is not
+            this host's turn), ``ledger.rollout.too_many_targets``.
     """
     host = _next_record(view, context, body.counter, body.previous)
     patch = view.patch(body.patch_id)
@@ -56,7 +58,11 @@ def record_intent(view: StateView, context: Context, body: DeploymentIntent) -> 
         tree_before=body.tree_before,
         tree_after=None,
     )
-    records: dict[bytes, Record] = {host_key(host.host): host, deployment_key(context.tx_id): deployment}
+    records: dict[bytes, Record] = {
+        host_key(host.host): host,
+        deployment_key(context.tx_id): deployment,
+        **count_intent(view, context, body),
+    }
     return Effects(records, (patch_key(body.patch_id), target_key(host.host, body.target)))
 
 
@@ -86,6 +92,7 @@ def record_outcome(view: StateView, context: Context, body: DeploymentOutcome) -
     records: dict[bytes, Record] = {
         host_key(host.host): host,
         deployment_key(deployment.deployment_id): deployment,
+        **count_outcome(view, context, body),
     }
     if body.result in _EFFECTIVE:
         target = _target(view, context, body.target)

@@ -45,6 +45,7 @@ from ledger.records import (
     Validator,
     ValidatorSet,
 )
+from ledger.rollout_records import GroupMember, GroupSlot, HostGroup, RolloutHost, RolloutLink, RolloutRecord
 from wire.codec import decode_untrusted, encode
 from wire.errors import RejectedError
 from wire.fields import as_bytes, as_tuple
@@ -59,7 +60,9 @@ __all__ = [
     "DeploymentRecord",
     "EvidenceRecord",
     "Governance",
+    "GroupMember",
     "HistoryEntry",
+    "HostGroup",
     "HostRecord",
     "IdentityRecord",
     "KeyRecord",
@@ -74,6 +77,8 @@ __all__ = [
     "ProposalRecord",
     "Record",
     "RetiredValidator",
+    "RolloutHost",
+    "RolloutRecord",
     "Standing",
     "StateView",
     "TargetRecord",
@@ -386,7 +391,50 @@ class StateView:
         """Return the deployment whose intent (or whose outcome, for a refusal without intent) has this tx_id, or None."""
         return self._find(keyspace.deployment_key(deployment_id), DeploymentRecord)
 
+    # Groups and rollouts
+
+    def group(self, group_id: str) -> HostGroup | None:
+        """Return the group of hosts, or None where there never was one."""
+        return self._find(keyspace.group_key(group_id), HostGroup)
+
+    def group_member(self, host: str) -> GroupMember | None:
+        """Return which group a host is in, or None where it is in none."""
+        member = self._find(keyspace.group_member_key(host), GroupMember)
+        return None if member is None or not member.group_id else member
+
+    def group_slot(self, group_id: str, slot: int) -> GroupSlot:
+        """Return which host has a place of a group that has at least so many hosts."""
+        return self._need(keyspace.group_slot_key(group_id, slot), GroupSlot)
+
+    def rollout(self, rollout_id: str) -> RolloutRecord | None:
+        """Return the rollout, or None."""
+        return self._find(keyspace.rollout_key(rollout_id), RolloutRecord)
+
+    def rollout_link(self, patch_id: bytes, group_id: str) -> RolloutLink | None:
+        """Return by which rollout a patch comes to the hosts of a group, the newest one, or None where none did."""
+        return self._find(keyspace.rollout_link_key(patch_id, group_id), RolloutLink)
+
+    def rollout_host(self, patch_id: bytes, host: str) -> RolloutHost | None:
+        """Return how far a patch under a rollout has come on a host, or None where nothing was said yet."""
+        return self._find(keyspace.rollout_host_key(patch_id, host), RolloutHost)
+
     # Lists, over a RangeReader
+
+    def groups(self) -> Iterator[HostGroup]:
+        """Yield all groups of hosts in order of id."""
+        return self._list(keyspace.GROUP, HostGroup)
+
+    def group_hosts(self, group: HostGroup, start: int = 0) -> Iterator[str]:
+        """Yield the hosts of a group in order of their places, from place `start` on."""
+        return (self.group_slot(group.group_id, slot).host for slot in range(start, group.hosts))
+
+    def rollouts(self) -> Iterator[RolloutRecord]:
+        """Yield all rollouts in order of id."""
+        return self._list(keyspace.ROLLOUT, RolloutRecord)
+
+    def rollout_hosts(self, patch_id: bytes) -> Iterator[RolloutHost]:
+        """Yield every host of which a rollout of this patch counts something, in order of id."""
+        return self._list(keyspace.rollout_host_key(patch_id, ""), RolloutHost)
 
     def organisations(self) -> Iterator[Organisation]:
         """Yield all organisations in order of name."""

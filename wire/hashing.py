@@ -31,6 +31,7 @@ DOMAIN_SNAPSHOT: Final = b"patchwarden/snapshot/1"
 DOMAIN_PEER: Final = b"patchwarden/peer/1"
 DOMAIN_EXECUTED: Final = b"patchwarden/executed/1"
 DOMAIN_RECOVERY: Final = b"patchwarden/recovery/1"
+DOMAIN_ROLLOUT_ORDER: Final = b"patchwarden/rollout-order/1"
 
 DOMAIN_BYTES_MAX: Final = 255
 """A domain's length is hashed as one byte."""
@@ -84,5 +85,6 @@ _PREFIXES: Final = {
         DOMAIN_PEER,
         DOMAIN_EXECUTED,
         DOMAIN_RECOVERY,
+        DOMAIN_ROLLOUT_ORDER,
     )
 }

@@ -176,9 +176,9 @@ def term_text(from_ms: int | None, until_ms: int | None) -> str:
     return " ".join(bounds) or "without bounds"
 
 
-def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of transaction
+def summary_of(body: Body) -> str:  # noqa: PLR0912, PLR0915 - one case for each kind of transaction
     """Return what a transaction says, in a few words."""
-    from ledger import bodies
+    from ledger import bodies, rollout_bodies
     from ledger.recovery import Recovery
 
     text: str = body.KIND
@@ -225,6 +225,12 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912 - one case for each kind of 
             text = f"{what} {body.target} decided and announced (record {body.counter})"
         case bodies.DeploymentOutcome():
             text = f"{body.result} for {body.patch_id.hex()[:12]} on {body.target} (record {body.counter})"
+        case rollout_bodies.GroupAssign():
+            text = f"{len(body.hosts)} hosts assigned to {body.group_id or 'no group'}"
+        case rollout_bodies.RolloutCreate():
+            text = f"rollout {body.rollout_id} of {body.patch_id.hex()[:12]} to {', '.join(body.groups)} in {len(body.waves)} waves"
+        case rollout_bodies.RolloutDecide():
+            text = f"rollout {body.rollout_id}: {body.decision}: {body.reason}"
         case bodies.EvidenceSubmit():
             text = _evidence_summary(body)
         case bodies.ValidatorSettle():

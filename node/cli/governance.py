@@ -37,6 +37,7 @@ propose = group(
         ),
         "revoke-key": Place("node.cli.governance_propose:revoke_key", "Revoke anybody's key."),
         "withdraw-patch": Place("node.cli.governance_propose:withdraw_patch", "Withdraw anybody's patch."),
+        "decide-rollout": Place("node.cli.governance_propose:decide_rollout", "Halt, resume or end anybody's rollout."),
         "add-organisation": Place("node.cli.governance_organisations:add_organisation", "Admit an organisation."),
         "rename-organisation": Place(
             "node.cli.governance_organisations:rename_organisation", "Give an organisation another name for people."

@@ -1,4 +1,4 @@
-"""`patchwarden governance propose set-policy|set-threshold|set-limits|revoke-key|withdraw-patch`, and what every proposing command has."""
+"""`patchwarden governance propose` of policies, thresholds, limits, keys, patches and rollouts, and what every proposing command has."""
 
 from __future__ import annotations
 
@@ -115,3 +115,17 @@ def withdraw_patch(patch_id: str, reason: str) -> Proposed:
     from ledger.actions import WithdrawPatch
 
     return WithdrawPatch(bytes.fromhex(patch_id), reason), f"withdrawal of {short(patch_id)}"
+
+
+@proposes(
+    "decide-rollout",
+    "patchwarden governance propose decide-rollout spring@acme halt --reason 'it leaks' --key admin.key",
+)
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.argument("decision", type=click.Choice(["halt", "resume", "withdraw"]))
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for those who read the ledger.")
+def decide_rollout(rollout_id: str, decision: str, reason: str) -> Proposed:
+    """Propose to halt, resume or withdraw ROLLOUT, whoever made it. What a vote has halted, only a vote resumes."""
+    from ledger.actions import DecideRollout
+
+    return DecideRollout(rollout_id, decision, reason), f"{decision} {rollout_id}"

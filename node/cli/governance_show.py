@@ -25,6 +25,7 @@ _SHOWN: Final = {
     "set-limits": ("transaction bytes", "block bytes", "block transactions"),
     "revoke-key": ("key", "last valid height", "reason"),
     "withdraw-patch": ("patch", "reason"),
+    "decide-rollout": ("rollout", "decision", "reason"),
     "rename-organisation": ("organisation", "name"),
     "suspend-organisation": ("organisation", "reason"),
     "resume-organisation": ("organisation",),

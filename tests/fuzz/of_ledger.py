@@ -24,7 +24,7 @@ from consensus.messages import (
     decode_message_untrusted,
     encode_message,
 )
-from ledger import actions, bodies
+from ledger import actions, bodies, rollout_bodies
 from ledger.actions import action_from_value_untrusted
 from ledger.archive import ArchivedBlock, ArchiveDecoder
 from ledger.audit import Auditor
@@ -67,6 +67,7 @@ from ledger.organisation_actions import (
 )
 from ledger.proofs import Receipt, build_receipt, verify_receipt
 from ledger.recovery import Recovery
+from ledger.rollout_waves import Wave
 from ledger.snapshot import SnapshotBuilder, decode_manifest_untrusted
 from ledger.snapshot_install import SnapshotInstaller
 from ledger.state_proof import CertifiedStateProof, build_certified_state_proof, verify_certified_state_proof
@@ -195,6 +196,16 @@ def body_seeds() -> list[bytes]:
         bodies.AdministrationWithdraw(digest),
         bodies.PatchWithdraw(digest, "defect"),
         bodies.ProposalWithdraw(digest),
+        rollout_bodies.GroupAssign("web@acme", ("web1@acme", "web2@acme")),
+        rollout_bodies.RolloutCreate(
+            "spring@acme",
+            digest,
+            ("web@acme",),
+            (Wave("canary", "web@acme", 5, None, 10_000, 3, 1000), Wave("all", None, None, 10_000, 0, 0, 0)),
+            2,
+            "",
+        ),
+        rollout_bodies.RolloutDecide("spring@acme", "halt", "defect"),
         bodies.EvidenceSubmit(_dump(blame.to_json())),
         bodies.EvidenceSubmit(json.dumps(blame.to_json(), sort_keys=True, separators=(",", ":")).encode()),
     ]
@@ -225,6 +236,7 @@ def action_seeds() -> list[bytes]:
             actions.SetLimits(65536, 1 << 20, 100),
             actions.RevokeKey(key.key_id, 3, "compromise"),
             actions.WithdrawPatch(b"\x01" * 32, "defect"),
+            actions.DecideRollout("spring@acme", "resume", "fixed"),
             AddLearner(validator(7)),
             PromoteLearner("v7"),
             RemoveValidator("v1"),

@@ -14,8 +14,9 @@ import duckdb
 import pyarrow.parquet
 import pytest
 
-from ledger import bodies
+from ledger import bodies, rollout_bodies
 from ledger.archive import ArchiveEncoder
+from ledger.rollout_waves import Wave
 from node.cli import audit_parquet
 from node.cli.audit_export import named_fields
 from tests.testkit import patches
@@ -131,6 +132,11 @@ def test_every_body_has_a_value_for_each_field() -> None:
         bodies.PatchWithdraw(digest, "why"),
         bodies.DeploymentIntent(1, digest, "app", digest, digest, b""),
         bodies.DeploymentOutcome(1, digest, "app", digest, None, "SUCCESS", digest, digest, b""),
+        rollout_bodies.GroupAssign("web@b", ("web1@b",)),
+        rollout_bodies.RolloutCreate(
+            "spring@b", digest, ("web@b",), (Wave("all", None, None, 10_000, 0, 0, 0),), 2, ""
+        ),
+        rollout_bodies.RolloutDecide("spring@b", "halt", "why"),
         bodies.HostReport("inventory", "app", b"{}"),
         bodies.EvidenceSubmit(b"{}"),
     ):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger import bodies
+from ledger import bodies, rollout_bodies
 from ledger.checkpoint import build_checkpoint
 from ledger.proofs import build_receipt
+from ledger.rollout_waves import Wave
 from ledger.transaction import decode_transaction_untrusted, signature_job
 from node.cli.audit_trace import summary_of
 from node.cli.chain import RawBlock, _certified
@@ -249,6 +250,11 @@ def test_every_kind_of_transaction_has_its_words() -> None:
         bodies.PatchWithdraw(digest, "why"),
         bodies.DeploymentIntent(1, digest, "app", digest, digest, b""),
         bodies.DeploymentOutcome(1, digest, "app", digest, None, "SUCCESS", digest, digest, b""),
+        rollout_bodies.GroupAssign("web@b", ("web1@b",)),
+        rollout_bodies.RolloutCreate(
+            "spring@b", digest, ("web@b",), (Wave("all", None, None, 10_000, 0, 0, 0),), 2, ""
+        ),
+        rollout_bodies.RolloutDecide("spring@b", "halt", "why"),
         REPORT,
     ):
         assert len(summary_of(body)) > 8

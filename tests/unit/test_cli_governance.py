@@ -133,6 +133,10 @@ PROPOSED: dict[str, tuple[tuple[object, ...], Action]] = {
         ("33" * 32, "--last-valid-height", 8, "--reason", "stolen"),
         actions.RevokeKey(b"3" * 32, 8, "stolen"),
     ),
+    "decide-rollout": (
+        ("spring@acme", "halt", "--reason", "bad"),
+        actions.DecideRollout("spring@acme", "halt", "bad"),
+    ),
     "withdraw-patch": (("33" * 32, "--reason", "bad"), actions.WithdrawPatch(b"3" * 32, "bad")),
     "add-organisation": (
         ("delta", "Delta SA", "--administrator", "d@delta", "Dora", NEW.did, "--ca", "ca.pem"),

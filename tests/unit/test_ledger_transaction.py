@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from ledger import actions, bodies
+from ledger import actions, bodies, rollout_bodies
 from ledger.actions import Administrator
 from ledger.bodies import BODY_READERS, Body
 from ledger.errors import TransactionRefusedError
 from ledger.genesis import genesis_block
 from ledger.limits import POLICY_BYTES_MAX, ROLES_MAX
+from ledger.rollout_waves import Wave
 from ledger.transaction import build_transaction, check_signatures, decode_transaction_untrusted, signature_job
 from tests.testkit.ledger import Chain, key_of, make_certificate, make_genesis, validator
 from tests.testkit.recovery import make_recovery
@@ -27,6 +28,8 @@ D1, D2, D3 = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 SPKI = key_of("somebody").public_key.spki
 KEY = key_of("signer")
 GENESIS = genesis_block(make_genesis())[0]
+
+WAVES = (Wave("canary", "web@b", 5, None, 10_000, 10, 60_000), Wave("all", None, None, 10_000, 0, 0, 0))
 
 CHAIN = Chain()
 CHAIN.commit()
@@ -74,6 +77,11 @@ EVERY_BODY: tuple[Body, ...] = (
     bodies.ProposalCreate(actions.PromoteLearner("v5"), ""),
     bodies.ProposalCreate(actions.RemoveValidator("v5"), ""),
     bodies.ProposalCreate(actions.ReplaceValidator("v1", "v5"), ""),
+    bodies.ProposalCreate(actions.DecideRollout("spring@b", "halt", "why"), ""),
+    rollout_bodies.GroupAssign("web@b", ("web1@b", "web2@b")),
+    rollout_bodies.GroupAssign(None, ("web1@b",)),
+    rollout_bodies.RolloutCreate("spring@b", D1, ("db@b", "web@b"), WAVES, 2, "more\nlines"),
+    rollout_bodies.RolloutDecide("spring@b", "resume", ""),
     bodies.EvidenceSubmit(b"{}"),
     bodies.ValidatorSettle(GENESIS.header, make_certificate("net", [KEY], GENESIS)),
 )
