@@ -54,14 +54,24 @@ def named_tests(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{path}::{test}" for row in rows for path, test in row.tests))
 
 
+def chosen_tests(rows: Sequence[Row], *, fast: bool) -> tuple[str, ...]:
+    """Return the named tests; with `fast` those that start no processes."""
+    return tuple(test for test in named_tests(rows) if not fast or test.startswith(FAST))
+
+
+def headline(rows: Sequence[Row], *, fast: bool) -> str:
+    """Return the line that stands before pytest's."""
+    return f"{len(rows)} threats, {len(chosen_tests(rows, fast=fast))} tests"
+
+
 def main() -> int:
     """Run the tests and return pytest's exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.security", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="leave out what starts processes")
     arguments = parser.parse_args()
     rows = read_rows()
-    tests = [test for test in named_tests(rows) if not arguments.fast or test.startswith(FAST)]
-    print(f"{len(rows)} threats, {len(tests)} tests")
+    tests = chosen_tests(rows, fast=arguments.fast)
+    print(headline(rows, fast=arguments.fast), flush=True)
     return subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=False).returncode
 
 

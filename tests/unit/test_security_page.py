@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from agent.results import ResultCode
-from tests.security import PAGE, ROOT, Row, named_tests, read_rows
+from tests.security import PAGE, ROOT, Row, headline, named_tests, read_rows
 
 ROWS = read_rows()
 PACKAGES = ("agent", "consensus", "ledger", "node", "provenance", "wire")
 OWNERS = {"cli": "node", **{package: package for package in PACKAGES}}
 """In which package the codes of each family are made."""
 VECTORS = ("tests/vectors/patches/hostile/index.json", "tests/vectors/patchfile/index.json")
-THREATS = 69
+THREATS = 74
 """Rows of the page; one that goes must go here too."""
 
 
@@ -68,6 +69,41 @@ def test_every_code_that_a_row_names_exists_and_its_tests_know_it(row: Row) -> N
     for code in row.codes:
         assert _exists(code), f"no source makes {code}"
         assert code in text or f'"{code.rpartition(".")[2]}"' in text, f"no test of this row knows {code}"
+
+
+def test_the_page_shows_what_its_command_prints_first() -> None:
+    assert f"\n$ .venv/bin/python -m tests.security --fast\n{headline(ROWS, fast=True)}\n" in PAGE.read_text(
+        encoding="utf-8"
+    )
+
+
+@lru_cache
+def _marks(path: str) -> dict[str, frozenset[str]]:
+    """Return the marks of each test of a file, the whole file's included."""
+
+    def names(nodes: Iterable[ast.expr]) -> frozenset[str]:
+        inner = (each for node in nodes for each in ast.walk(node))
+        return frozenset(each.attr for each in inner if isinstance(each, ast.Attribute))
+
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    everywhere: frozenset[str] = frozenset()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [getattr(each, "id", "") for each in node.targets] == ["pytestmark"]:
+            everywhere = names([node.value])
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name: names(node.decorator_list) | everywhere for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+def test_every_test_that_is_named_runs_in_the_ordinary_run() -> None:
+    """What needs the internet is left out of `make test`: a threat's test must not be there."""
+    assert _marks("tests/e2e/test_interop_page.py")["test_libraries_of_others_print_what_the_page_shows"] == {
+        "mark",
+        "network",
+    }
+    assert "network" in _marks("tests/e2e/test_cose_foreign.py")["verify"]
+    for row in ROWS:
+        for path, test in row.tests:
+            assert "network" not in _marks(path)[test], f"{path}::{test}"
 
 
 def test_a_test_or_a_code_that_is_not_there_is_found(tmp_path: Path) -> None:
