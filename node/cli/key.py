@@ -106,14 +106,22 @@ def show(session: Session, key: str) -> None:
 def import_key(
     session: Session, source: Path, out: Path, no_passphrase: bool, source_passphrase_file: Path | None
 ) -> None:
-    """Take over the Ed25519 or P-256 key in SOURCE (PKCS#8 PEM or an unencrypted OpenSSH file, - for standard input)."""
+    """Take over the Ed25519 or P-256 key in SOURCE (PKCS#8 PEM or OpenSSH's file, - for standard input)."""
     from node.cli.files import read_file
-    from node.cli.passphrase import given_passphrase
+    from node.cli.passphrase import ask_passphrase, given_passphrase
+    from wire.errors import RejectedError
     from wire.limits import PEM_BYTES_MAX
     from wire.openssh import private_key_from_file_untrusted
 
     opened = given_passphrase(None, source_passphrase_file)
-    private = private_key_from_file_untrusted(read_file(source, PEM_BYTES_MAX), opened)
+    data = read_file(source, PEM_BYTES_MAX)
+    try:
+        private = private_key_from_file_untrusted(data, opened)
+    except RejectedError as error:
+        if error.code != "wire.key.passphrase_missing":
+            raise
+        opened = ask_passphrase(str(source), None, None, "--source-passphrase-file")
+        private = private_key_from_file_untrusted(data, opened)
     _save(session, out, private, _new_passphrase(session, no_passphrase))
 
 
@@ -123,7 +131,7 @@ def import_key(
     params=passphrase_options(),
     examples=(
         "patchwarden key export alice.key.pub --format openssh-public --comment alice@acme --out alice-ssh.pub",
-        "patchwarden key export alice.key --format openssh --no-passphrase --out id_alice",
+        "patchwarden key export alice.key --format openssh --out id_alice",
     ),
 )
 @click.argument("key", metavar="KEY")
@@ -136,15 +144,25 @@ def import_key(
 )
 @click.option("--comment", default="", metavar="TEXT", help="For people, at the end of OpenSSH's line.")
 @click.option(
-    "--no-passphrase", is_flag=True, help="Yes, write the private key as it is: OpenSSH's form is not encrypted."
+    "--new-passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Encrypt OpenSSH's file with the first line of this file (mode 0600). Default: asked for.",
 )
+@click.option("--no-passphrase", is_flag=True, help="Do not encrypt OpenSSH's file; its mode protects it.")
 @click.option(
     "--out", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False), required=True, metavar="FILE",
     help="Where it goes; - for standard output, for public keys only.",
 )  # fmt: skip
 @click.pass_obj
 def export(  # noqa: PLR0917 - one parameter for each option
-    session: Session, key: str, form: str, comment: str, no_passphrase: bool, out: Path
+    session: Session,
+    key: str,
+    form: str,
+    comment: str,
+    new_passphrase_file: Path | None,
+    no_passphrase: bool,
+    out: Path,
 ) -> None:
     """Write KEY, or its public part, for other tools. The PKCS#8 file itself is what `openssl` reads."""
     from node.cli.files import write_file
@@ -152,15 +170,22 @@ def export(  # noqa: PLR0917 - one parameter for each option
     from wire.openssh import openssh_line, openssh_private_text
 
     if form == "openssh":
-        from node.cli.passphrase import load_private_key
+        from node.cli.passphrase import load_private_key, new_passphrase
         from node.keystore import write_secret
 
-        if not no_passphrase or str(out) == "-":
-            raise click.UsageError("OpenSSH's file is not encrypted: say --no-passphrase, and name a file")
+        if str(out) == "-":
+            raise click.UsageError("a private key goes to a file, which is made with mode 0600: name one with --out")
+        if no_passphrase and new_passphrase_file is not None:
+            raise click.UsageError("--no-passphrase and --new-passphrase-file exclude each other")
         private = load_private_key(Path(key), session.passphrase_fd, session.passphrase_file)
         public = private.public_key
-        write_secret(out, openssh_private_text(private))
+        passphrase = None
+        if not no_passphrase:
+            passphrase = new_passphrase(None, new_passphrase_file, "--no-passphrase or --new-passphrase-file")
+        write_secret(out, openssh_private_text(private, passphrase))
     else:
+        if no_passphrase or new_passphrase_file is not None:
+            raise click.UsageError("only a private key is encrypted: --format openssh")
         public = read_public_key(key, session.passphrase_fd, session.passphrase_file)
         write_file(out, public.pem if form == "pem-public" else openssh_line(public, comment), replace=False)
     if str(out) == "-":

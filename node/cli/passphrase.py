@@ -43,8 +43,12 @@ def given_passphrase(descriptor: int | None, path: Path | None) -> bytes | None:
     return _checked(data.split(b"\n", 1)[0].removesuffix(b"\r"))
 
 
-def new_passphrase(descriptor: int | None, path: Path | None) -> bytes:
-    """Return the passphrase for a new key: as given, or asked for twice.
+def new_passphrase(
+    descriptor: int | None,
+    path: Path | None,
+    options: str = "--no-passphrase, --passphrase-fd or --passphrase-file",
+) -> bytes:
+    """Return the passphrase for a new key: as given, or asked for twice; `options` are those that spare the question.
 
     Raises:
         CommandError: As `given_passphrase`; ``cli.passphrase.no_terminal`` when there is nobody to ask.
@@ -52,7 +56,7 @@ def new_passphrase(descriptor: int | None, path: Path | None) -> bytes:
     given = given_passphrase(descriptor, path)
     if given is not None:
         return given
-    _need_terminal("--no-passphrase, --passphrase-fd or --passphrase-file")
+    _need_terminal(options)
     asked = click.prompt("Passphrase for the new key", hide_input=True, confirmation_prompt=True, err=True)
     return _checked(str(asked).encode())
 
@@ -74,8 +78,10 @@ def load_private_key(path: Path, descriptor: int | None, passphrase_path: Path |
     return load_key(path, ask_passphrase(str(path), None, None))
 
 
-def ask_passphrase(what: str, descriptor: int | None, path: Path | None) -> bytes:
-    """Return the passphrase that opens `what`: as given, or asked for.
+def ask_passphrase(
+    what: str, descriptor: int | None, path: Path | None, options: str = "--passphrase-fd or --passphrase-file"
+) -> bytes:
+    """Return the passphrase that opens `what`: as given, or asked for; `options` are those that spare the question.
 
     Raises:
         KeyFileError: ``node.key.*``.
@@ -84,7 +90,7 @@ def ask_passphrase(what: str, descriptor: int | None, path: Path | None) -> byte
     given = given_passphrase(descriptor, path)
     if given is not None:
         return given
-    _need_terminal("--passphrase-fd or --passphrase-file")
+    _need_terminal(options)
     return _checked(str(click.prompt(f"Passphrase for {what}", hide_input=True, err=True)).encode())
 
 

@@ -262,12 +262,13 @@ def take_openssh(data: bytes) -> bool:
         pass
     for passphrase in (None, b"passphrase"):
         try:
-            private_key_from_file_untrusted(data, passphrase)
+            # Few rounds: what they cost is the file's word, and bounded by a number, not by its length.
+            private_key_from_file_untrusted(data, passphrase, rounds_max=1)
             taken = True
         except RejectedError:
             continue
     try:
-        private_key_from_openssh_untrusted(data)
+        private_key_from_openssh_untrusted(data, rounds_max=1)
     except RejectedError:
         return taken
     return True
@@ -279,6 +280,8 @@ def openssh_seeds() -> list[bytes]:
     files = [
         key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()) for key in (ed25519_key(1), p256_key(1))
     ]
+    locked = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(1).build(b"passphrase")
+    files += [key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, locked) for key in (ed25519_key(1), p256_key(1))]
     return [*lines, *files]
 
 
