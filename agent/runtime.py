@@ -15,6 +15,7 @@ import fcntl
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -29,7 +30,7 @@ from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.lifecycle import Lifecycle, Note, Recovery
 from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
-from agent.outbox import HostBody, Outbox
+from agent.outbox import Entry, HostBody, Outbox
 from agent.policy_cache import PolicyCache
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
@@ -390,6 +391,10 @@ class Agent:
             delivery_problem=self._delivery_problem,
             split_views_open=tuple(each.height for each in self.split_views() if each.settled is None),
         )
+
+    def waiting(self, after: int, limit: int) -> tuple[Entry, ...]:
+        """Return at most `limit` records that wait for the ledger and were queued behind the sequence `after`, in their order."""
+        return tuple(islice((each for each in self._outbox.pending if each.sequence > after), limit))
 
     # Background
 

@@ -10,7 +10,7 @@ class                         codes                                             
 ``GenesisRefusedError``       ``ledger.genesis.*``                                                   the founder
 ``ProofRefusedError``         ``ledger.proof.*``, ``ledger.receipt.*``, ``ledger.blame.*``,          who sent the proof
                               ``ledger.light.*``
-``ArchiveRefusedError``       ``ledger.archive.*``                                                   who sent the file
+``ArchiveRefusedError``       ``ledger.archive.*``, ``ledger.bundle.*``                              who sent the file
 ``SnapshotRefusedError``      ``ledger.snapshot.*``                                                  who sent it
 ``AuditStateError``           ``ledger.audit.state``                                                 who kept it
 ``NotYetAvailableError``      ``ledger.mempool.full``, ``ledger.receipt.not_certified``,             the caller, later
@@ -42,7 +42,7 @@ class ProofRefusedError(RejectedError):
 
 
 class ArchiveRefusedError(RejectedError):
-    """The bytes are not a whole, undamaged archive of a chain."""
+    """The bytes are not a whole, undamaged archive of a chain, or bundle to be carried."""
 
 
 class SnapshotRefusedError(RejectedError):

@@ -14,10 +14,11 @@ import structlog
 from agent.config import AgentConfig
 from agent.facts import Requester
 from agent.runtime import Agent, Outcome
+from ledger.bodies import HostReport
 from node import clock
 from node.agent_access import NodeLedger
 from node.config import ConfigError
-from node.local.protocol import Json, decode_blob_untrusted
+from node.local.protocol import Json, decode_blob_untrusted, encode_blob
 from node.params import as_count, as_flag, as_hex_digest, as_integer, as_name, as_optional_text
 from wire.errors import RejectedError
 from wire.limits import PATCH_FILE_BYTES_MAX
@@ -91,6 +92,7 @@ class AgentService:
             "agent.apply": self.apply,
             "agent.rollback": self.rollback,
             "agent.drift": self.drift,
+            "agent.outbox": self.outbox,
             "agent.target.add": self.target_add,
             "agent.target.list": self.target_list,
             "agent.target.show": self.target_show,
@@ -143,6 +145,23 @@ class AgentService:
         """Return the targets whose tree no record explains, looking now."""
         del params
         return [status.to_json() for status in await self._agent.check_drift()]
+
+    async def outbox(self, params: Params) -> list[Document]:
+        """Return records that wait for the ledger, in their order, behind a sequence."""
+        after, limit = as_integer(params, "after"), as_count(params, "limit", 100, 256)
+        return [
+            {
+                "sequence": each.sequence,
+                "kind": each.body.KIND,
+                "target": each.body.target,
+                "counter": None if isinstance(each.body, HostReport) else each.body.counter,
+                "closes": each.intent,
+                "tx_id": each.transaction.tx_id.hex(),
+                "not_after_height": each.transaction.not_after_height,
+                "transaction": encode_blob(each.transaction.raw),
+            }
+            for each in self._agent.waiting(after, limit)
+        ]
 
     async def target_add(self, params: Params) -> Document:
         """Take a directory tree under guard; as it is, it becomes the baseline."""

@@ -18,6 +18,7 @@ Source: docs/spec/network.md 7.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -26,6 +27,7 @@ import structlog
 import trio
 
 from consensus.effects import Persist, hard_state_after_snapshot
+from ledger.block import decode_block_untrusted
 from ledger.certificate import verify_block_certificate
 from ledger.state import StateView
 from ledger.transition import Executed
@@ -64,6 +66,8 @@ FIXED_S: Final = 5.0
 """How often the configured peers and the validators are looked up."""
 WRITE_BLOCKS_MAX: Final = 32
 """Committed blocks in one write."""
+CARRIED_MAX: Final = 8
+"""Pieces of bundles that wait to be taken over."""
 RETRY_PAUSE_S: Final = 3.0
 """The pause after a snapshot could not be had."""
 WITHHELD: Final = "node.sync.withheld"
@@ -113,6 +117,19 @@ class _Source:
     is_admitted: bool = False
     is_idle: bool = False
     """Whether it waits for something to do."""
+
+
+@dataclass(eq=False, slots=True)
+class _Carried:
+    """Blocks that somebody brought by hand."""
+
+    start: int
+    blocks: Sequence[CertifiedBlock]
+    done: trio.Event = field(default_factory=trio.Event)
+    """Set when they are committed, or were refused."""
+    error: RejectedError | None = None
+    is_taken: bool = False
+    """Whether this node has looked at all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +188,7 @@ class Observer:
         self._is_pruned = False
         self._fine_at = 0.0
         self._snapshot_needed = trio.Event()
+        self._carried: deque[_Carried] = deque()
 
     # -- what others see -------------------------------------------------------------------------------------------
 
@@ -279,6 +297,69 @@ class Observer:
         self._metrics.snapshots_installed.inc()
         await self._snapshots.forget_incoming(filled.height)
         return True
+
+    async def take_carried(self, start: int, blocks: Sequence[CertifiedBlock]) -> int:
+        """Return how many blocks were new, after they are committed exactly as if a peer had sent them.
+
+        Args:
+            start: The height that the first one should have.
+            blocks: The last one with its certificate. Those that are here already are compared with what is here.
+
+        Raises:
+            RejectedError: ``node.bundle.gap``; ``node.bundle.other_block``: another block stands at that height here; or the ledger's code
+                for a block or a certificate that does not hold: what comes before it stays.
+            UnavailableError: ``node.bundle.busy``, ``node.bundle.interrupted``: ask again.
+        """
+        if len(self._carried) >= CARRIED_MAX:
+            raise UnavailableError("node.bundle.busy", "another bundle is being taken over", hint="try again")
+        before = self._replica.height
+        self._check_fits(start, blocks)
+        carried = _Carried(start, blocks)
+        # The task that commits what peers send commits this too: one thing at a time, and a disk that fails ends the node.
+        self._carried.append(carried)
+        self._notify()
+        await carried.done.wait()
+        if carried.error is not None:
+            raise carried.error
+        if not carried.is_taken:
+            raise UnavailableError("node.bundle.interrupted", "the node began anew from a snapshot", hint="try again")
+        return self._replica.height - before
+
+    def _check_fits(self, start: int, blocks: Sequence[CertifiedBlock]) -> None:
+        """Refuse blocks that do not continue what is here, or contradict it where they overlap."""
+        height = self._replica.height
+        if start > height + 1:
+            raise RejectedError(
+                "node.bundle.gap",
+                "the bundle begins above what this node needs next",
+                expected=f"block {height + 1} or lower",
+                actual=f"block {start}",
+                hint=f"export again with --from {height}",
+            )
+        with self._replica.view() as view:
+            # A block's hash covers all before it: what agrees at one height agrees below.
+            for known in range(start, min(height, start + len(blocks) - 1) + 1):
+                header = view.header_at(known)
+                block = decode_block_untrusted(blocks[known - start].block)
+                if header is not None and header.hash() != block.block_hash:
+                    raise RejectedError(
+                        "node.bundle.other_block",
+                        f"the bundle has another block at height {known} than this node has committed",
+                        expected=header.hash(),
+                        actual=block.block_hash,
+                        hint="it is forged, or the validators have certified two histories: patchwarden audit blame",
+                    )
+
+    async def _take_from_hand(self, carried: _Carried) -> None:
+        """Commit what was brought by hand; whoever waits for it learns what came of it."""
+        try:
+            await self._take(Batch(carried.start, carried.blocks, self._around.own))
+            carried.is_taken = True
+        except RejectedError as error:
+            carried.error = error
+        finally:
+            carried.done.set()
+            self._plan.go_back(self._replica.height)
 
     # -- sources ---------------------------------------------------------------------------------------------------
 
@@ -466,6 +547,10 @@ class Observer:
     async def _execute_batches(self) -> None:
         """Commit what came, in order."""
         while True:
+            if self._carried:
+                await self._take_from_hand(self._carried.popleft())
+                self._notify()
+                continue
             batch = self._plan.take()
             if batch is None:
                 await self._changed.wait()
@@ -507,7 +592,8 @@ class Observer:
                 raise RejectedError(
                     NO_CERTIFICATE, "a batch of blocks ends without a certificate", expected="one at its end"
                 )
-            await self._commit(groups)
+            if groups:  # Otherwise another way has brought all of it meanwhile.
+                await self._commit(groups)
         except RejectedError:
             if chain.tip_height > reached:
                 chain.take_from(reached + 1)

@@ -21,6 +21,7 @@ from ledger.transaction import decode_transaction_untrusted
 from node import documents
 from node.attestation_documents import judged_attestations
 from node.backup import BackupServices
+from node.bundle_services import BundleServices
 from node.errors import not_found as _not_found
 from node.governance_services import GovernanceServices
 from node.identity_services import IdentityServices
@@ -111,6 +112,7 @@ class Services:
             **PolicyServices(self._node).methods(),
             **ProofServices(self._node).methods(),
             **BackupServices(self._node).methods(),
+            **BundleServices(self._node).methods(),
             **self._node.agent_methods(),
         }
 

@@ -27,6 +27,13 @@ agent = group(
         "rollback": Place("node.cli.agent:rollback", "Undo an installed patch, and record how it ended."),
         "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
         "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
+        "outbox": Place("node.cli.bundle:outbox", "List what this host has still to tell the ledger."),
+        "import-bundle": Place(
+            "node.cli.bundle:import_bundle", "Take over blocks and patch files that were carried by hand."
+        ),
+        "export-outbox": Place(
+            "node.cli.bundle:export_outbox", "Write what waits for the ledger to be carried by hand."
+        ),
         "split-view": Place(
             "node.cli.agent:split_view", "List and settle two certified histories, which stop this host."
         ),

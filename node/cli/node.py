@@ -37,6 +37,10 @@ node = group(
         "validators": Place("node.cli.node:validators", "Show validators and learners, and how far each is."),
         "transfer-leadership": Place("node.cli.node:transfer_leadership", "Hand leadership to another validator."),
         "backup": Place("node.cli.backup:backup", "Write a backup of a node, running or not."),
+        "export-bundle": Place(
+            "node.cli.bundle:export_bundle",
+            "Write blocks and patch files to be carried to a machine without a network.",
+        ),
         "restore": Place("node.cli.backup:restore", "Verify a backup and make a home from it."),
         "verify-store": Place(
             "node.cli.node:verify_store", "Read every row of a stopped node's store and check the chain."

@@ -46,6 +46,7 @@ def show(session: Session, tx_id: str) -> None:
     examples=(
         "patchwarden identity suspend eve@acme --reason drill --key admin.key --write-transaction suspend.tx",
         "patchwarden tx submit suspend.tx",
+        "patchwarden tx submit web1-outbox.bundle",
     ),
 )
 @click.argument("files", type=FILE_OR_DASH, nargs=-1, required=True, metavar="FILE...")
@@ -68,23 +69,34 @@ def show(session: Session, tx_id: str) -> None:
 )
 @click.pass_obj
 def submit_files(session: Session, files: tuple[Path, ...], how: str, wait_s: float) -> None:
-    """Submit the signed transactions in FILEs. Submitting one again is harmless: it is executed once."""
+    """Submit the signed transactions in FILEs, also a host's outbox in a bundle. Submitting one again is harmless: it is executed once."""
     from ledger.transaction import decode_transaction_untrusted
-    from node.cli.files import read_file
+    from node.cli.bundle import read_transactions
+    from node.cli.files import STANDARD, read_file
     from node.local.protocol import encode_blob, error_from_json
     from wire.limits import TX_BYTES_MAX
 
-    transactions = [decode_transaction_untrusted(read_file(path, TX_BYTES_MAX)) for path in files]
+    bundles = {path: None if path == STANDARD else read_transactions(path) for path in files}
+    transactions = [
+        decode_transaction_untrusted(raw) for path in files for raw in bundles[path] or [read_file(path, TX_BYTES_MAX)]
+    ]
     session.timeout_s = wait_s
-    results = session.client().call(
-        "tx.submit",
-        transactions=[encode_blob(each.raw) for each in transactions],
-        wait=how,
-        timeout_ms=int(wait_s * 1000),
-    )
+    client = session.client()
+    # Records of a host are each admitted behind the one before: one at a time, and only behind what is in a block.
+    is_ordered = any(found is not None for found in bundles.values())
+    results: list[Any] = []
+    for chunk in [[each] for each in transactions] if is_ordered else [transactions]:
+        results += client.call(
+            "tx.submit",
+            transactions=[encode_blob(each.raw) for each in chunk],
+            wait="committed" if is_ordered else how,
+            timeout_ms=int(wait_s * 1000),
+        )
+        if is_ordered and results[-1].get("error"):
+            break
     rows = [
         (each.tx_id.hex(), each.kind, result["status"], result["height"])
-        for each, result in zip(transactions, results, strict=True)
+        for each, result in zip(transactions, results, strict=False)
     ]
     session.output.emit(results, table(rows, ("transaction", "kind", "status", "height")))
     for result in results:
