@@ -15,6 +15,7 @@ from agent.limits import (
     INTENT_WAIT_SECONDS_MAX,
     OUTCOME_WAIT_SECONDS_MAX,
     REPLICA_AGE_MS_MAX,
+    TURNS_INTERVAL_SECONDS,
 )
 from ledger.limits import NOT_AFTER_WINDOW_MAX
 from wire.keys import PrivateKey
@@ -42,6 +43,8 @@ class AgentConfig:
     """How long a caller waits for the outcome to be committed before it goes on waiting in the outbox, seconds."""
     drift_interval_s: float = DRIFT_INTERVAL_SECONDS
     """How often every target is compared with its record, seconds."""
+    turns_interval_s: float | None = TURNS_INTERVAL_SECONDS
+    """How often the host looks whether a rollout has come to it, seconds; None when it takes no part in rollouts."""
     not_after_window: int = NOT_AFTER_WINDOW_MAX // 2
     """Heights for which a record stays executable before it has to be signed again."""
 

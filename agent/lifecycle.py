@@ -502,7 +502,7 @@ def _failed(outcome: Outcome, step: StepName, error: PatchwardenError) -> Outcom
 
 def _refused_intent(code: str, message: str) -> PatchwardenError:
     """Return why the ledger would not have the intent: what it says about the patch outweighs an older decision."""
-    if code.startswith("ledger.patch."):
+    if code.startswith(("ledger.patch.", "ledger.rollout.")):
         return MetadataRefusedError(code, message)
     return OutboxError(code, message)
 

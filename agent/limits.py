@@ -86,3 +86,8 @@ SETTLED_ENTRIES_KEPT: Final = 256
 """Delivered records whose last form is remembered for whoever waits for them."""
 DRIFT_INTERVAL_SECONDS: Final = 300.0
 """Default of how often every target is compared with its record."""
+TURNS_INTERVAL_SECONDS: Final = 10.0
+"""Default of how often a host looks whether a rollout has come to it."""
+TURN_RETRY_SECONDS: Final = 60
+"""How long a patch that a rollout brings waits after it was refused; doubled each time up to `TURN_RETRY_SECONDS_MAX`."""
+TURN_RETRY_SECONDS_MAX: Final = 3_600

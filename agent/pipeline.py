@@ -46,6 +46,7 @@ from agent.rollout import find_emergencies, find_rollout
 from agent.split_views import SplitViews
 from agent.statements import payloads_of
 from agent.target import TargetConfig, TargetState
+from agent.turns import check_turn
 from agent.validation import check_applicable, check_published
 from ledger.limits import DECISION_BYTES_MAX
 from ledger.records import PatchRecord
@@ -211,6 +212,7 @@ class _Run:
     def _validate_metadata(self) -> str:
         patch = check_metadata(self._described)
         record = check_published(patch, self._record)
+        check_turn(self._case.view, self._case.host.identity, record.patch_id)
         check_applicable(patch, self._case.state, self._now_ms)
         self._judged.patch = patch
         return f"published at height {record.published_height}, release counter {patch.metadata.release_counter}"

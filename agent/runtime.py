@@ -37,6 +37,7 @@ from agent.results import Outcome, ResultCode
 from agent.rollback import find_dependants, find_installed, is_file_of
 from agent.split_views import SplitViewStatus
 from agent.target import LOCK_FILE
+from agent.turns import CHANNEL, OpenTurn, Retries, find_open_turns
 from ledger.bodies import HostReport
 from ledger.transaction import Transaction, build_transaction
 from wire.errors import RejectedError, UnavailableError
@@ -60,6 +61,8 @@ __all__ = [
 
 OUTBOX_FILE: Final = "outbox.log"
 TARGETS_DIRECTORY: Final = "targets"
+AUTOMATIC_ROLES: Final = ("operator",)
+"""Who lets a host take part in rollouts asks, as its operator, for what they bring; policies tell it apart by its channel."""
 _HISTORY_DEFAULT: Final = 100
 
 
@@ -164,6 +167,7 @@ class Agent:
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()
         self._delivery_problem = ""
+        self._retries = Retries()
 
     def close(self) -> None:
         """Release the agent's directory."""
@@ -399,7 +403,7 @@ class Agent:
     # Background
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Recover, then deliver records and look for drift until cancelled.
+        """Recover, then deliver records, look for drift and take turns in rollouts until cancelled.
 
         Raises:
             CorruptionError: The agent's state is damaged; the node must stop.
@@ -408,6 +412,8 @@ class Agent:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver_for_ever)
             nursery.start_soon(self._check_drift_for_ever)
+            if self._config.turns_interval_s is not None:
+                nursery.start_soon(self._take_turns_for_ever, self._config.turns_interval_s)
             task_status.started()
 
     async def recover(self) -> list[Recovery]:
@@ -451,6 +457,56 @@ class Agent:
                 await self.check_drift()
             except (RejectedError, UnavailableError) as error:
                 self._note("agent.drift.failed", {"message": str(error)})
+
+    # Rollouts
+
+    async def take_turns(self) -> tuple[Outcome, ...]:
+        """Return how the patches ended that rollouts bring to this host now, each recorded like any other application.
+
+        What was refused once is asked about again, ever less often, and tried only when it would succeed: the ledger knows the refusal.
+
+        Raises:
+            CorruptionError: The agent's state or the replica is damaged.
+        """
+        turns = find_open_turns(self._ledger.view(), self._config.identity_id)
+        self._retries.keep_only({each.rollout_id for each in turns})
+        outcomes = []
+        for turn in turns:
+            for slot in self._registry:
+                if not any(slot.config.carries(name) for name in turn.patch.components):
+                    continue
+                name = slot.config.name
+                if not turn.is_wanted(name) or not self._retries.is_due(turn.rollout_id, name, self._now_ms()):
+                    continue
+                outcome = await self._take_turn(turn, name)
+                if outcome is None or not outcome.is_success:
+                    self._retries.put_off(turn.rollout_id, name, self._now_ms())
+                if outcome is not None:
+                    outcomes.append(outcome)
+        return tuple(outcomes)
+
+    async def _take_turn(self, turn: OpenTurn, target: str) -> Outcome | None:
+        """Return how the application ended, or None when none was tried."""
+        requester = Requester(turn.rollout_id, AUTOMATIC_ROLES, CHANNEL)
+        facts: dict[str, object] = {"rollout": turn.rollout_id, "target": target}
+        try:
+            data = await self.fetch_patch(turn.patch.patch_id.hex())
+            if turn.state_of(target) is not None and not (await self.explain(data, target, requester)).is_success:
+                return None
+            outcome = await self.apply(data, target, requester)
+        except (RejectedError, UnavailableError) as error:
+            self._note("agent.turn.failed", {**facts, "code": error.code, "message": error.message})
+            return None
+        self._note("agent.turn", {**facts, "result": outcome.code.value, "reason": outcome.reason})
+        return outcome
+
+    async def _take_turns_for_ever(self, interval_s: float) -> None:
+        # Hosts look at different moments, each always at its own: ten thousand would otherwise ask for one file at once.
+        share = int.from_bytes(sha256(self._config.identity_id.encode())[:4], "big") / 2**32
+        await trio.sleep(interval_s * share)
+        while True:
+            await self.take_turns()
+            await trio.sleep(interval_s)
 
     # Small things
 

@@ -13,6 +13,7 @@ import structlog
 
 from agent.config import AgentConfig
 from agent.facts import Requester
+from agent.limits import TURNS_INTERVAL_SECONDS
 from agent.runtime import Agent, Outcome
 from ledger.bodies import HostReport
 from node import clock
@@ -65,18 +66,25 @@ class AgentService:
             key=key,
             host_group=node.config.host_group,
             replica_age_ms_max=node.config.replica_age_max_ms,
+            turns_interval_s=TURNS_INTERVAL_SECONDS if node.config.rollouts else None,
         )
+
+        def noted(event: str, facts: Mapping[str, object]) -> None:
+            if event == "agent.turn":
+                node.metrics.decisions.labels(result=str(facts["result"])).inc()
+            _log.info(event, **facts)
+
         agent = Agent(
             config,
             NodeLedger(node),
             now_ms=clock.now_ms,
             nonce=lambda: clock.random_bytes(NONCE_BYTES),
-            note=lambda event, facts: _log.info(event, **facts),
+            note=noted,
         )
         return cls(node, agent)
 
     async def run(self) -> None:
-        """Recover, deliver records and look for drift until cancelled."""
+        """Recover, deliver records, look for drift and take turns in rollouts until cancelled."""
         await self._agent.run()
 
     def close(self) -> None:

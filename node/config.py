@@ -113,6 +113,8 @@ class NodeConfig(BaseSettings):
     """The ledger identity that a host's agent signs as, such as `web1@acme`."""
     host_group: Annotated[str, Field(max_length=63)] = ""
     """The host's group, such as `canary`, for policies that ask for it."""
+    rollouts: bool = True
+    """Whether a host applies by itself what a rollout brings to it when its turn comes."""
     listen: str = "/ip4/127.0.0.1/tcp/0"
     """The libp2p address to listen on; port 0 takes a free one."""
     rpc_listen: str = "127.0.0.1:0"
