@@ -15,6 +15,7 @@ from agent.facts import (
     EmergencyFacts,
     Facts,
     PatchFacts,
+    PathsDigest,
     Requester,
     RolloutFacts,
     SystemFacts,
@@ -24,6 +25,7 @@ from agent.inventory import Inventory
 from agent.limits import COMPONENTS_DECIDED_MAX
 from agent.maintenance import is_window_open
 from agent.target import TargetConfig, TargetState
+from provenance.component_listing import component_paths
 from provenance.diff_lint import find_hidden_text
 from provenance.metadata import PatchMetadata
 from provenance.timestamp import seconds_from_timestamp
@@ -120,17 +122,23 @@ def describe_patch(
     )
 
 
-def describe_components(metadata: PatchMetadata) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return paths and kinds of change, sorted, for each component that the author's metadata name; sorted by name."""
-    paths: dict[str, set[str]] = {}
+def describe_components(metadata: PatchMetadata) -> dict[str, tuple[tuple[str, ...] | PathsDigest, tuple[str, ...]]]:
+    """Return paths and kinds of change, sorted, for each component that the author's metadata name; sorted by name.
+
+    Of a wide patch the paths are given as its statement gives them, by number and digest: so they are known without its file, too.
+    """
+    if metadata.component_summary is not None:
+        return {
+            share.name: (PathsDigest(share.paths, share.paths_sha256), share.changes)
+            for share in metadata.component_summary.shares
+        }
     changes: dict[str, set[str]] = {}
     for component in metadata.affected_components:
-        touched = paths.setdefault(component.name, set())
-        touched.add(component.path)
-        if component.previous_path is not None:  # also of a copy: a policy may guard what is copied
-            touched.add(component.previous_path)
         changes.setdefault(component.name, set()).add(component.change.value)
-    return {name: (tuple(sorted(paths[name])), tuple(sorted(changes[name]))) for name in sorted(paths)}
+    return {
+        name: (paths, tuple(sorted(changes[name])))
+        for name, paths in component_paths(metadata.affected_components).items()
+    }
 
 
 def _patch_facts(patch: VerifiedPatch, *, sealed: bool, attestations_damaged: int) -> PatchFacts:
@@ -152,10 +160,12 @@ def _component_facts(patch: VerifiedPatch, config: TargetConfig, state: TargetSt
             expected=f"at most {COMPONENTS_DECIDED_MAX}",
             actual=len(components),
         )
+    every_path = component_paths(patch.metadata.affected_components)
     return tuple(
         ComponentFacts(
             name=name,
-            paths=paths,
+            paths=every_path[name],
+            paths_digest=paths if isinstance(paths, PathsDigest) else None,
             changes=changes,
             listed=config.carries(name),
             installed_counter=state.counter(name),

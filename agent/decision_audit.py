@@ -144,6 +144,8 @@ class PastView(StateView):
 def judge_at_height(decision: Decision, view: PastView, known: Known, policies: PolicyCache) -> list[Difference]:
     """Return in what a decision differs from the ledger after the block of its height.
 
+    Where rules look at the paths of a wide patch, which stand in its file, its verdict is not judged: `is_verdict_judged` tells.
+
     Args:
         decision: It names that height.
         view: The ledger then.
@@ -162,23 +164,33 @@ def judge_at_height(decision: Decision, view: PastView, known: Known, policies: 
                 f"version {policy.version}, {policy.policy_hash.hex()}",
             )
         )
+    if not is_verdict_judged(decision, view, policies):
+        return [*found, *_compare_facts(decision.facts, view, known), *_compare_times(decision, view)]
     try:
         verdict = policies.get(policy).evaluate(decision.facts)
     except PolicyRefusedError as error:
         verdict = Verdict(False, (), ((RULE_ERROR, f"the policy set cannot be used: {error.message}"),), ())
     said = (decision.is_allowed, decision.allowed_by, decision.forbidden_by, decision.missing)
     if said != (verdict.allowed, verdict.allowed_by, verdict.forbidden_by, verdict.missing):
-        engine = "" if decision.engine == ENGINE else f"; it was evaluated by {decision.engine}, here by {ENGINE}"
+        other = "" if decision.engine == ENGINE else f"; it was evaluated by {decision.engine}, here by {ENGINE}"
         found.append(
             Difference(
                 "agent.replay.verdict",
-                f"the policy set of that height says something else about these facts{engine}",
+                f"the policy set of that height says something else about these facts{other}",
                 "verdict",
                 show_value(decision.sentence()),
                 show_value(_sentence(verdict)),
             )
         )
     return [*found, *_compare_facts(decision.facts, view, known), *_compare_times(decision, view)]
+
+
+def is_verdict_judged(decision: Decision, view: PastView, policies: PolicyCache) -> bool:
+    """Return False where the rules look at the paths of a wide patch, which its record does not hold."""
+    try:
+        return policies.get(view.policy()).can_judge(decision.facts)
+    except PolicyRefusedError:
+        return True  # a set that cannot be used is a finding
 
 
 def judge_at_place(decision: Decision, place: Place) -> list[Difference]:
@@ -257,7 +269,7 @@ def _compare_facts(facts: Facts, view: PastView, known: Known) -> list[Differenc
     )
     for name in derived_patch.__slots__:
         found += _compare(f"facts.patch.{name}", getattr(facts.patch, name), getattr(derived_patch, name))
-    components = {each.name: (each.paths, each.changes) for each in facts.components}
+    components = {each.name: (each.paths_digest or each.paths, each.changes) for each in facts.components}
     found += _compare("facts.components", components, describe_components(metadata))
     organisation = facts.system.host.partition("@")[2]
     found += _compare("facts.system.host_organisation", facts.system.host_organisation, organisation)

@@ -9,11 +9,13 @@ Source: docs/spec/policy.md 2.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Final, TypeAlias
 
 from agent.errors import PolicyRefusedError
 from agent.limits import COMPONENTS_DECIDED_MAX, FACT_ITEMS_MAX, FACT_TEXT_BYTES_MAX
+from provenance.component_listing import digest_paths
 from wire.limits import JSON_INTEGER_MAX
 
 FACTS_VERSION: Final = 2
@@ -110,6 +112,20 @@ class EmergencyFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PathsDigest:
+    """What a record holds of the paths of a wide patch: they stand in its file."""
+
+    count: int
+    sha256: str
+    """As the author's statement has it: `provenance.component_listing.digest_paths`, 64 hexadecimal digits."""
+
+    @classmethod
+    def of(cls, paths: Sequence[str]) -> PathsDigest:
+        """Return the digest of sorted paths."""
+        return cls(len(paths), digest_paths(paths))
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentFacts:
     """One component that the patch names, on this target."""
 
@@ -123,6 +139,13 @@ class ComponentFacts:
     """Whether the target is configured to carry it."""
     installed_counter: int
     """Highest release counter applied to it on this target; -1 when none."""
+    paths_digest: PathsDigest | None = None
+    """Of a wide patch: what is recorded instead of the paths, which then are known only where the patch file is."""
+
+    @property
+    def lacks_paths(self) -> bool:
+        """Return whether the paths were recorded by their digest, and not been looked up since."""
+        return self.paths_digest is not None and len(self.paths) != self.paths_digest.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +261,42 @@ class Facts:
         if self.action == ACTION_APPLY:
             # As facts were written before there were rollbacks, so that there is one form for one meaning.
             del document["action"]
+        document["components"] = [_recorded(each) for each in self.components]
         return document
+
+    @property
+    def lacks_paths(self) -> bool:
+        """Return whether these facts were recorded without the paths of a wide patch: no rule can be evaluated then."""
+        return any(component.lacks_paths for component in self.components)
+
+    def with_paths(self, paths: Mapping[str, Sequence[str]]) -> Facts:
+        """Return the facts with the paths of a wide patch.
+
+        Args:
+            paths: Of each component, sorted, from the patch's own file.
+
+        Raises:
+            PolicyRefusedError: ``agent.policy.facts`` when they are not the recorded ones.
+        """
+        components = []
+        for component in self.components:
+            own = tuple(paths.get(component.name, ()))
+            if component.paths_digest is None:
+                components.append(component)
+                continue
+            if PathsDigest.of(own) != component.paths_digest:
+                raise _refuse("facts.components.paths", "are other ones than those that were recorded")
+            components.append(replace(component, paths=own))
+        return replace(self, components=tuple(components))
+
+
+def _recorded(component: ComponentFacts) -> dict[str, Json]:
+    """Return the plain form of a component, with the digest of its paths in their place where it has one."""
+    document = _plain(asdict(component))
+    digest = document.pop("paths_digest")
+    if digest is not None:
+        document["paths"] = digest
+    return document
 
 
 def facts_from_json_untrusted(document: object) -> Facts:
@@ -333,9 +391,11 @@ def _emergency(reader: _Reader) -> EmergencyFacts:
 
 
 def _component(reader: _Reader) -> ComponentFacts:
+    digest = reader.paths_digest("paths")
     component = ComponentFacts(
         name=reader.text("name"),
-        paths=reader.texts("paths"),
+        paths=() if digest is not None else reader.texts("paths"),
+        paths_digest=digest,
         changes=reader.texts("changes"),
         listed=reader.boolean("listed"),
         installed_counter=reader.integer("installed_counter", minimum=-1),
@@ -435,6 +495,15 @@ class _Reader:
     def records(self, member: str, items_max: int) -> list[_Reader]:
         name = f"{self._name}.{member}"
         return [_Reader(each, name) for each in _as_list(self._take(member), name, items_max)]
+
+    def paths_digest(self, member: str) -> PathsDigest | None:
+        """Return the digest that stands in the place of a list, or None where it is not one; nothing is taken then."""
+        if not isinstance(self._left.get(member), dict):
+            return None
+        reader = self.record(member)
+        digest = PathsDigest(reader.integer("count", minimum=1), reader.text("sha256"))
+        reader.finish()
+        return digest
 
     def finish(self) -> None:
         if self._left:

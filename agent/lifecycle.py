@@ -296,7 +296,7 @@ class Lifecycle:
             installed=Installed(
                 patch_id=judged.patch_id,
                 release_counter=judged.patch.metadata.release_counter,
-                components=tuple(sorted({each.name for each in judged.patch.metadata.affected_components})),
+                components=judged.patch.metadata.component_names,
                 height=intent.height or 0,
                 intent_tx=intent.transaction.tx_id.hex(),
                 applied_ms=self._now_ms(),

@@ -8,6 +8,7 @@ Source: docs/spec/policy.md 5.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,9 @@ from wire.errors import show_value
 
 RULE_ERROR: Final = "policy-error"
 """What forbids when evaluation itself failed; no policy can have this name, because no policy decided."""
+_PATHS: Final = "paths"
+"""The attribute of a component that a record of a decision may hold by digest only."""
+_PATHS_ELSEWHERE: Final = "the paths of this wide patch were recorded by their digest only; they stand in its file"
 RULE_DEFAULT: Final = "default-deny"
 """What forbids when no rule forbids and none permits."""
 
@@ -50,12 +54,20 @@ class PolicyEngine:
         self._rules = checked.rules
         self._schema = cedarpy.Schema.from_str(checked.schema)
         self._policies = cedarpy.PolicySet.from_json_str(checked.document)
+        # The document is the parsed form, in which a name has one spelling; an annotation that has the word only makes this careful.
+        self._reads_paths = json.dumps(_PATHS) in checked.document
+
+    def can_judge(self, facts: Facts) -> bool:
+        """Return whether the facts hold all that the rules look at: of a wide patch, a record lacks the paths."""
+        return not (self._reads_paths and facts.lacks_paths)
 
     def evaluate(self, facts: Facts) -> Verdict:
         """Return the verdict on `facts`; never raises for facts that are wrong, it denies.
 
         Every component is one evaluation; the patch is allowed when all are.
         """
+        if not self.can_judge(facts):
+            return _deny({RULE_ERROR: _PATHS_ELSEWHERE}, ())
         try:
             requests = cedar_requests(facts)
         except PolicyRefusedError as error:

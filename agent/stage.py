@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,27 +103,26 @@ class _Stage:
 
     def _remove_emptied(self, directories: dict[bytes, Entry]) -> None:
         """Remove the directories that only held removed files, as git does; those that were empty before stay."""
+        filled: set[bytes] = set()
+        for path, change in self._changes.items():
+            directory = os.path.dirname(path) if change.post is not None else b""
+            while directory and directory not in filled:
+                filled.add(directory)
+                directory = os.path.dirname(directory)
+        holds = Counter(
+            os.path.dirname(path)
+            for path, entry in self._inventory.entries.items()
+            if entry.is_directory or path not in self._changes
+        )
         for change in self._changes.values():
             if change.post is not None or change.path not in self._inventory.entries:
                 continue
             directory = os.path.dirname(change.path)
-            while directory and not self._has_entries(directory, directories):
+            while directory in directories and not holds[directory] and directory not in filled:
                 self._files.remove_directory(directory, dir_fd=self._stage_fd)
                 del directories[directory]
                 directory = os.path.dirname(directory)
-
-    def _has_entries(self, directory: bytes, directories: Mapping[bytes, Entry]) -> bool:
-        if directory not in directories:
-            return True
-        prefix = directory + b"/"
-        if any(path.startswith(prefix) and change.post is not None for path, change in self._changes.items()):
-            return True
-        staying = (
-            path
-            for path, entry in self._inventory.entries.items()
-            if path.startswith(prefix) and path not in self._changes and (not entry.is_directory or path in directories)
-        )
-        return next(staying, None) is not None
+                holds[directory] -= 1
 
     def _write(self, change: PlannedChange, directories: dict[bytes, Entry]) -> None:
         assert change.post is not None, "only files that are there after the patch are written"

@@ -54,7 +54,7 @@ def check_applicable(patch: VerifiedPatch, state: TargetState, now_ms: int) -> N
     for prerequisite in metadata.prerequisites:
         if prerequisite not in installed:
             raise _refuse("prerequisite_missing", f"the patch {prerequisite} must be installed before")
-    for name in sorted({component.name for component in metadata.affected_components}):
+    for name in metadata.component_names:
         highest = state.counter(name)
         if metadata.release_counter <= highest:
             raise _refuse(

@@ -82,7 +82,7 @@ def publish_patch(view: StateView, context: Context, body: PatchPublish) -> Effe
     if metadata.not_after is not None and seconds_from_timestamp(metadata.not_after) * 1000 < context.time_ms:
         raise refuse("patch.expired", "the patch has expired", f"not_after in the future of block {context.height}",
                      metadata.not_after)  # fmt: skip
-    components = tuple(sorted({component.name for component in metadata.affected_components}))
+    components = metadata.component_names
     records: dict[bytes, Record] = {}
     for name in components:
         highest = view.release_counter(name)

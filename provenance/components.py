@@ -105,7 +105,7 @@ class AffectedComponent:
         """
         members = read_object(value, name, _COMPONENT_MEMBERS)
         component = cls(
-            name=_read_name(members["name"], f"{name}.name"),
+            name=read_component_name(members["name"], f"{name}.name"),
             path=_read_path(members["path"], f"{name}.path"),
             change=ChangeKind(read_choice(members["change"], f"{name}.change", tuple(ChangeKind))),
             pre=read_optional(members["pre"], f"{name}.pre", FileImage.from_json_untrusted),
@@ -135,6 +135,16 @@ def read_components_untrusted(value: object, name: str) -> tuple[AffectedCompone
     """
     items = read_list(value, name, COMPONENTS_MAX, 1)
     components = tuple(AffectedComponent.from_json_untrusted(item, f"{name}[{i}]") for i, item in enumerate(items))
+    check_component_order(components, name)
+    return components
+
+
+def check_component_order(components: tuple[AffectedComponent, ...], name: str) -> None:
+    """Return when components are sorted by the UTF-8 bytes of their paths, no path twice.
+
+    Raises:
+        InvalidMetadataError: ``provenance.field.order``.
+    """
     paths = [component.path.encode() for component in components]
     for index, (path, following) in enumerate(pairwise(paths)):
         if path >= following:
@@ -145,7 +155,6 @@ def read_components_untrusted(value: object, name: str) -> tuple[AffectedCompone
                 None,
                 following,
             )
-    return components
 
 
 def describe_components(
@@ -292,7 +301,12 @@ def _content_digest(change: FileChange, marker: bytes) -> str:
     return sha256(b"".join(line[1:] for hunk in change.hunks for line in hunk.lines if line[:1] == marker)).hex()
 
 
-def _read_name(value: object, name: str) -> str:
+def read_component_name(value: object, name: str) -> str:
+    """Return a component's name: one line, and a package URL if it begins like one.
+
+    Raises:
+        InvalidMetadataError: ``provenance.field.*``.
+    """
     text = read_line(value, name, COMPONENT_NAME_BYTES_MAX)
     if text.startswith("pkg:") and _PURL.fullmatch(text) is None:
         raise refuse_field(

@@ -2,7 +2,7 @@
 
 ::
 
-    preamble   MBOX_LINE, mail header, `# ` lines, `---`, empty line    ┐
+    preamble   MBOX_LINE, mail header, `# ` lines, `---`, [list], empty ┐
     diff       from the first line that begins `diff --git `            │ body
     end        `-- `, `patchwarden 1`, empty line                       ┘
     trailer    one DSSE envelope a line: `{` … `}`, bytes 0x20–0x7E
@@ -19,8 +19,15 @@ import re
 from dataclasses import dataclass
 from typing import Final, NewType
 
+from provenance.component_listing import LISTING_PREFIX
 from provenance.errors import MalformedPatchError
-from provenance.limits import ENVELOPE_LINE_BYTES_MAX, PREAMBLE_BYTES_MAX, TRAILER_BYTES_MAX
+from provenance.limits import (
+    ENVELOPE_LINE_BYTES_MAX,
+    LISTING_BYTES_MAX,
+    LISTING_LINE_BYTES_MAX,
+    PREAMBLE_BYTES_MAX,
+    TRAILER_BYTES_MAX,
+)
 from provenance.preamble import MBOX_LINE, PREAMBLE_END, VERSION_LINE
 from wire.errors import MalformedError
 from wire.fields import as_text
@@ -33,6 +40,8 @@ PatchId = NewType("PatchId", str)
 BODY_END: Final = b"-- \npatchwarden 1\n\n"
 """What the body ends with: a mail signature with the format's name and version, and an empty line."""
 
+_LISTING_LINE: Final = LISTING_PREFIX + b"{"
+_LISTING_START: Final = b"\n---\n" + _LISTING_LINE
 _DIFF_START: Final = b"\ndiff --git "
 _TRAILER_BYTES: Final = bytes(range(0x20, 0x7F)) + b"\n"
 _HEADER_NAMES: Final = (b"From", b"Date", b"Subject")
@@ -53,6 +62,8 @@ class PatchFile:
     """Up to `BODY_END`; begins with `diff --git `, ends with a line feed."""
     trailer: tuple[bytes, ...]
     """The envelopes without line feeds, the author's first; 1 to `TRAILER_LINES_MAX`."""
+    listing: bytes = b""
+    """The lines of the preamble between `---` and its empty line: the components of a wide patch; none of any other."""
 
     @property
     def patch_id(self) -> PatchId:
@@ -90,13 +101,16 @@ def split_patch_file_untrusted(data: bytes) -> PatchFile:
     if diff_start == 0:
         raise _refuse("no_diff", "a patch file has a line that begins with 'diff --git '")
     preamble = data[:diff_start]
-    _check_preamble(preamble)
+    head, listing = _split_listing(preamble)
+    _check_preamble(head)
+    _check_listing(listing)
     return PatchFile(
         raw=data,
         body=data[:body_end],
         preamble=preamble,
         diff=data[diff_start:diff_end],
         trailer=_split_trailer(data, body_end),
+        listing=listing,
     )
 
 
@@ -138,6 +152,46 @@ def _split_trailer(data: bytes, start: int) -> tuple[bytes, ...]:
     return lines
 
 
+def _split_listing(preamble: bytes) -> tuple[bytes, bytes]:
+    """Return the preamble as it is without the list of a wide patch, and that list; every line before `---` begins otherwise."""
+    at = preamble.find(_LISTING_START)
+    if at < 0:
+        return preamble, b""
+    begin = at + len(_LISTING_START) - len(_LISTING_LINE)
+    return preamble[:begin] + b"\n", preamble[begin:-1]
+
+
+def _check_listing(listing: bytes) -> None:
+    """Refuse a list that could mean anything to a tool; what it says is compared later, against the signed metadata."""
+    if len(listing) > LISTING_BYTES_MAX:
+        raise _refuse(
+            "listing_length",
+            "the list of components is too long",
+            expected=f"at most {LISTING_BYTES_MAX}",
+            actual=len(listing),
+        )
+    if not listing:
+        return
+    _check_text(listing, LISTING_BYTES_MAX)
+    if not listing.endswith(b"\n"):
+        raise _refuse("preamble_end", "the preamble ends with an empty line before the diff")
+    for line in listing[:-1].split(b"\n"):
+        if not line.startswith(_LISTING_LINE) or not line.endswith(b"}") or len(line) > LISTING_LINE_BYTES_MAX:
+            raise _refuse(
+                "listing_line",
+                "a line between '---' and the diff is '# ' and one component",
+                expected=f"at most {LISTING_LINE_BYTES_MAX} bytes",
+                actual=line[:80],
+            )
+
+
+def _check_text(text: bytes, bytes_max: int) -> None:
+    try:
+        as_text(text.decode("utf-8"), "preamble", bytes_max, multiline=True)
+    except (UnicodeDecodeError, MalformedError) as error:
+        raise _refuse("preamble_text", f"the preamble is not clean text: {error}") from None
+
+
 def _check_preamble(preamble: bytes) -> None:
     """Refuse a preamble that could mean anything to a tool, whatever the metadata says.
 
@@ -150,10 +204,7 @@ def _check_preamble(preamble: bytes) -> None:
             expected=f"at most {PREAMBLE_BYTES_MAX}",
             actual=len(preamble),
         )
-    try:
-        as_text(preamble.decode("utf-8"), "preamble", PREAMBLE_BYTES_MAX, multiline=True)
-    except (UnicodeDecodeError, MalformedError) as error:
-        raise _refuse("preamble_text", f"the preamble is not clean text: {error}") from None
+    _check_text(preamble, PREAMBLE_BYTES_MAX)
     header, found, comment = preamble.partition(b"\n\n")
     lines = header.split(b"\n")[1:]
     for line in lines:

@@ -32,7 +32,17 @@ DID_BYTES_MAX: Final = 128
 """A did:key of P-256 has 58 characters."""
 
 COMPONENTS_MAX: Final = 2048
-"""Affected components, one for each path; with digests and short names they fill about half an envelope line."""
+"""Affected components that a statement lists, one for each path; with digests and short names they fill about half an envelope line."""
+COMPONENTS_SUMMARISED_MIN: Final = 257
+"""Fewest components that a statement names by digest only: what is small is always listed, and so stands on the ledger."""
+COMPONENTS_SUMMARISED_MAX: Final = 20_000
+"""Components of one patch, listed or not: as many as a diff has sections."""
+COMPONENT_NAMES_MAX: Final = 2048
+"""Different component names of a patch whose components are not listed."""
+LISTING_BYTES_MAX: Final = 16 * 1024 * KIBIBYTE
+"""The list of components in a preamble: 20,000 of them at ordinary 400 bytes, twice."""
+LISTING_LINE_BYTES_MAX: Final = 8 * KIBIBYTE
+"""One component in it: two paths and a name at their limits take half of it, escaped characters more."""
 COMPONENT_NAME_BYTES_MAX: Final = 256
 PATH_BYTES_MAX: Final = 4096
 """A path of a hashed test suite, as Linux's PATH_MAX bounds it. Paths of a diff have their own, tighter rule."""

@@ -24,13 +24,14 @@ Source: docs/spec/patch-file.md 4.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 from unicodedata import normalize
 
 from provenance.build_environment import BuildEnvironment
+from provenance.component_listing import ComponentSummary, encode_listing, read_listing_untrusted
 from provenance.components import AffectedComponent, FileImage, read_components_untrusted
 from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, Diff
 from provenance.errors import InvalidMetadataError
@@ -216,7 +217,7 @@ class PatchMetadata:
     reason_for_patch: Reason
     """Why."""
     affected_components: tuple[AffectedComponent, ...]
-    """One for each changed file, sorted by the UTF-8 bytes of the path."""
+    """One for each changed file, sorted by the UTF-8 bytes of the path; of a wide patch empty until its file was read."""
     patch_diff: DiffSummary
     """Which diff."""
     build_environment: BuildEnvironment
@@ -233,6 +234,15 @@ class PatchMetadata:
     """No host applies the patch later than this; None for no end. Later than `creation_timestamp`."""
     allowances: tuple[Allowance, ...] = ()
     """What the patch does that a host must allow by itself, sorted; exactly what the diff needs, and `REMOVE_DIRECTORY` if it is to."""
+    component_summary: ComponentSummary | None = None
+    """Of a wide patch, what its statement says instead of `affected_components`; None where it lists them."""
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Return the names of the affected components, sorted, none twice; known without the file, also of a wide patch."""
+        if self.component_summary is not None:
+            return tuple(share.name for share in self.component_summary.shares)
+        return tuple(sorted({component.name for component in self.affected_components}))
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the predicate of the author statement."""
@@ -242,7 +252,11 @@ class PatchMetadata:
             "creation_timestamp": self.creation_timestamp,
             "creator_identity": self.creator_identity.to_json(),
             "reason_for_patch": self.reason_for_patch.to_json(),
-            "affected_components": [component.to_json() for component in self.affected_components],
+            "affected_components": (
+                [component.to_json() for component in self.affected_components]
+                if self.component_summary is None
+                else self.component_summary.to_json()
+            ),
             "patch_diff": self.patch_diff.to_json(),
             "build_environment": self.build_environment.to_json(),
             "validation_tests": self.validation_tests.to_json(),
@@ -263,11 +277,13 @@ class PatchMetadata:
         """
         allows = isinstance(value, dict) and _ALLOWANCES in value
         members = read_object(value, "predicate", _METADATA_MEMBERS | {_ALLOWANCES} if allows else _METADATA_MEMBERS)
+        components = members["affected_components"]
+        is_wide = isinstance(components, dict)
         metadata = cls(
             creation_timestamp=read_timestamp(members["creation_timestamp"], "creation_timestamp"),
             creator_identity=CreatorIdentity.from_json_untrusted(members["creator_identity"]),
             reason_for_patch=Reason.from_json_untrusted(members["reason_for_patch"]),
-            affected_components=read_components_untrusted(members["affected_components"], "affected_components"),
+            affected_components=() if is_wide else read_components_untrusted(components, "affected_components"),
             patch_diff=DiffSummary.from_json_untrusted(members["patch_diff"]),
             build_environment=BuildEnvironment.from_json_untrusted(members["build_environment"]),
             validation_tests=ValidationTests.from_json_untrusted(members["validation_tests"]),
@@ -276,6 +292,9 @@ class PatchMetadata:
             prerequisites=read_patch_ids(members["prerequisites"], "prerequisites"),
             not_after=read_optional(members["not_after"], "not_after", read_timestamp),
             allowances=_read_allowances(members[_ALLOWANCES]) if allows else (),
+            component_summary=(
+                ComponentSummary.from_json_untrusted(components, "affected_components") if is_wide else None
+            ),
         )
         _check_links(metadata)
         # Timestamps have one form of fixed length, so the order of their texts is the order of time.
@@ -302,7 +321,26 @@ def check_metadata_form(metadata: PatchMetadata) -> None:
         InvalidMetadataError: As `PatchMetadata.from_json_untrusted`.
     """
     read_back = PatchMetadata.from_json_untrusted(metadata.to_json())
+    if metadata.component_summary is not None:
+        read_back = read_wide(read_back, encode_listing(metadata.affected_components))
     assert read_back == metadata, "a record has a value that its JSON form does not carry"
+
+
+def read_wide(metadata: PatchMetadata, listing: bytes) -> PatchMetadata:
+    """Return the metadata with the components of a wide patch, from the lines of its preamble; any other metadata as it is.
+
+    Args:
+        metadata: As the author's statement has it.
+        listing: The lines between `---` and the diff; empty where there are none.
+
+    Raises:
+        InvalidMetadataError: As `read_listing_untrusted`; ``provenance.metadata.allowance_missing``.
+    """
+    if metadata.component_summary is None:
+        return metadata
+    wide = replace(metadata, affected_components=read_listing_untrusted(listing, metadata.component_summary))
+    _check_links(wide)
+    return wide
 
 
 def read_patch_ids(value: object, name: str) -> tuple[str, ...]:

@@ -9,11 +9,14 @@ Source: docs/spec/patch-file.md 2 and 7.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from provenance.component_listing import ComponentSummary
 from provenance.components import check_allowances, check_components
 from provenance.diff import parse_diff_untrusted
 from provenance.errors import AttestationRefusedError, InvalidMetadataError, MalformedPatchError
 from provenance.layout import BODY_END, PatchFile, PatchId, split_patch_file_untrusted
-from provenance.limits import ENVELOPE_LINE_BYTES_MAX
+from provenance.limits import COMPONENTS_MAX, COMPONENTS_SUMMARISED_MIN, ENVELOPE_LINE_BYTES_MAX
 from provenance.metadata import DiffSummary, PatchMetadata, check_metadata_form
 from provenance.preamble import render_preamble
 from provenance.statement import AuthorStatement, encode_author_statement
@@ -58,7 +61,7 @@ def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes
     """Return a signed patch file without attestations.
 
     Args:
-        metadata: What the author says about the diff.
+        metadata: What the author says about the diff. Components that a statement has no room for are named there by their digest.
         diff: A unified diff in the one form that `provenance.diff` accepts.
         key: The one that `creator_identity` names.
 
@@ -68,9 +71,12 @@ def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes
         InvalidSignatureError: ``provenance.signature.keyid`` when `key` is another one, ``wire.key.*``, ``wire.x509.*``.
         MalformedPatchError: ``provenance.file.author_line_length`` when the metadata is too long for a trailer line.
     """
-    body = build_body(metadata, diff)
-    statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
-    line = encode_envelope(sign_envelope(encode_author_statement(statement), key))
+    count = len(metadata.affected_components)
+    if count > COMPONENTS_MAX:
+        metadata = _summarised(metadata)
+    body, line = _sign_body(metadata, diff, key)
+    if len(line) > ENVELOPE_LINE_BYTES_MAX and COMPONENTS_SUMMARISED_MIN <= count <= COMPONENTS_MAX:
+        body, line = _sign_body(_summarised(metadata), diff, key)
     if len(line) > ENVELOPE_LINE_BYTES_MAX:
         raise MalformedPatchError(
             "provenance.file.author_line_length",
@@ -82,6 +88,17 @@ def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes
     data = body + line + b"\n"
     verify_patch_untrusted(data)
     return data
+
+
+def _summarised(metadata: PatchMetadata) -> PatchMetadata:
+    """Return the metadata of a wide patch: its statement names the components' digest, and the preamble lists them."""
+    return replace(metadata, component_summary=ComponentSummary.of(metadata.affected_components))
+
+
+def _sign_body(metadata: PatchMetadata, diff: bytes, key: Signer) -> tuple[bytes, bytes]:
+    body = build_body(metadata, diff)
+    statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
+    return body, encode_envelope(sign_envelope(encode_author_statement(statement), key))
 
 
 def append_attestation(data: bytes, line: bytes) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from provenance.component_listing import encode_listing
 from provenance.components import AffectedComponent
 from provenance.diff_model import ChangeKind
 from provenance.metadata import PatchMetadata
@@ -22,7 +23,7 @@ MBOX_LINE: Final = b"From 0000000000000000000000000000000000000000 Mon Sep 17 00
 SUBJECT_PREFIX: Final = "[PATCH] "
 VERSION_LINE: Final = b"X-Patchwarden-Version: 1\n"
 PREAMBLE_END: Final = b"---\n\n"
-"""Ends the message for `git am`; the diff follows."""
+"""Ends the message for `git am`; the diff follows. The list of a wide patch stands before its empty line."""
 
 _PREFIX: Final = "# "
 _INDENT: Final = "#   "
@@ -44,7 +45,10 @@ def render_preamble(metadata: PatchMetadata) -> bytes:
         f"Subject: {SUBJECT_PREFIX}{reason.title}\n"
     )
     lines = "".join(f"{line}\n" for line in _comment_lines(metadata))
-    return MBOX_LINE + header.encode() + VERSION_LINE + b"\n" + lines.encode() + PREAMBLE_END
+    head = MBOX_LINE + header.encode() + VERSION_LINE + b"\n" + lines.encode() + PREAMBLE_END
+    if metadata.component_summary is None:
+        return head
+    return head[:-1] + encode_listing(metadata.affected_components) + b"\n"
 
 
 def _comment_lines(metadata: PatchMetadata) -> Iterator[str]:
@@ -58,7 +62,11 @@ def _comment_lines(metadata: PatchMetadata) -> Iterator[str]:
     yield from _labelled("Reason", reason.description.split("\n"))
     yield from _labelled("Category", [reason.category.value])
     yield from _labelled("References", reason.references)
-    yield from _labelled("Components", [_describe(component) for component in metadata.affected_components])
+    if metadata.component_summary is None:
+        yield from _labelled("Components", [_describe(component) for component in metadata.affected_components])
+    else:
+        shares = metadata.component_summary.shares
+        yield from _labelled("Components", [f"{share.name} (files: {share.files})" for share in shares])
     yield f"{_PREFIX}Creator: {creator.label()}   Created: {metadata.creation_timestamp}"
     yield f"{_PREFIX}Build-Environment: sha256:{environment.sha256}"
     yield f"{_PREFIX}Validation-Tests: sha256:{tests.sha256} ({tests.method}, files: {tests.count})"

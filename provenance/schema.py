@@ -17,7 +17,7 @@ from provenance.identity import decode_base64_untrusted, encode_base64
 from provenance.limits import (
     COMMENT_BYTES_MAX,
     COMPONENT_NAME_BYTES_MAX,
-    COMPONENTS_MAX,
+    COMPONENTS_SUMMARISED_MAX,
     DESCRIPTION_BYTES_MAX,
     DID_BYTES_MAX,
     EMAIL_BYTES_MAX,
@@ -54,6 +54,7 @@ def extract(patch: VerifiedPatch) -> dict[str, JsonValue]:
     lines that were set aside included with their reasons.
     """
     document: dict[str, JsonValue] = dict(patch.metadata.to_json())
+    document["affected_components"] = [each.to_json() for each in patch.metadata.affected_components]
     document["patch_diff_summary"] = document["patch_diff"]
     document["patch_diff"] = _diff_text(patch.file.diff)
     lines: list[Attestation | RefusedAttestation] = [*patch.attestations, *patch.attestations_refused]
@@ -97,7 +98,7 @@ def schema_document() -> dict[str, JsonValue]:
         ),
         "reason_for_patch": _ref("reason", "Why the patch exists."),
         "affected_components": _list(
-            _ref("component"), COMPONENTS_MAX, 1, "Every changed file and the component it belongs to."
+            _ref("component"), COMPONENTS_SUMMARISED_MAX, 1, "Every changed file and the component it belongs to."
         ),
         "patch_diff": _ref("diff", "The unified diff that the file carries."),
         "build_environment": _ref(

@@ -27,7 +27,7 @@ from provenance.identity import CreatorIdentity
 from provenance.intoto import Statement
 from provenance.layout import PatchFile, PatchId, split_patch_file_untrusted
 from provenance.limits import ENVELOPE_LINE_BYTES_MAX
-from provenance.metadata import DiffSummary, PatchMetadata
+from provenance.metadata import DiffSummary, PatchMetadata, read_wide
 from provenance.preamble import render_preamble
 from provenance.statement import Binding, decode_author_form_untrusted
 from provenance.trailer import Attestation, RefusedAttestation, ReleaseSeal, read_trailer
@@ -158,7 +158,7 @@ def extract_metadata(signed: SignedPatch) -> DescribedPatch:
 
     Source: docs/spec/patch-file.md 7.2.
     """
-    metadata = PatchMetadata.from_json_untrusted(signed.statement.predicate)
+    metadata = read_wide(PatchMetadata.from_json_untrusted(signed.statement.predicate), signed.file.listing)
     expected = render_preamble(metadata)
     if signed.file.preamble != expected:
         line, shown, demanded = _first_difference(signed.file.preamble, expected)

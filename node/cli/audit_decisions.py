@@ -15,7 +15,16 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from agent.decision import Decision, decision_from_json_untrusted
-from agent.decision_audit import Difference, Known, PastView, Place, judge_at_height, judge_at_place, rollout_of
+from agent.decision_audit import (
+    Difference,
+    Known,
+    PastView,
+    Place,
+    is_verdict_judged,
+    judge_at_height,
+    judge_at_place,
+    rollout_of,
+)
 from agent.errors import PolicyRefusedError
 from agent.facts import RolloutFacts
 from agent.limits import ROLLOUT_ENTRIES_MAX
@@ -95,7 +104,7 @@ class DecisionCounts:
     different: int = 0
     """Decisions with at least one finding."""
     unjudged: int = 0
-    """Decisions that name a height whose block cannot be read."""
+    """Decisions that name a height whose block cannot be read, or whose rules look at paths that only the patch file has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +236,7 @@ class DecisionReplay:
         """Judge what is left after the last block."""
         del view
         self._settle()
-        self.counts.unjudged = sum(map(len, self._named.values()))
+        self.counts.unjudged += sum(map(len, self._named.values()))
         self.counts.different = len(self._differs)
 
     @property
@@ -363,6 +372,8 @@ class DecisionReplay:
         patch_id = bytes.fromhex(decision.facts.patch.id) if _is_digest(decision.facts.patch.id) else b""
         known = Known(self._metadata(patch_id), _Payloads(self._spill, self._statements), self._rollout(patch_id))
         found = judge_at_height(decision, view, known, self._policies)
+        if not found and not is_verdict_judged(decision, view, self._policies):
+            self.counts.unjudged += 1
         if found:
             self._differs.setdefault((named.height, named.index), []).extend(found)
 

@@ -157,14 +157,14 @@ def create(session: Session, /, out: Path, **given: Any) -> None:
 
 def _document(out: Path, patch: VerifiedPatch) -> dict[str, Any]:
     metadata = patch.metadata
-    names = sorted({each.name for each in metadata.affected_components})
+    names = metadata.component_names
     return {
         "patch_id": patch.patch_id,
         "file": str(out),
         "files": metadata.patch_diff.files,
         "lines_added": metadata.patch_diff.lines_added,
         "lines_removed": metadata.patch_diff.lines_removed,
-        "components": names,
+        "components": list(names),
         "release_counter": metadata.release_counter,
         "key_id": patch.author_key.key_id_hex,
         "build_environment": metadata.build_environment.sha256,

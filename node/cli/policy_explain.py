@@ -37,8 +37,16 @@ if TYPE_CHECKING:
 @click.option(
     "--deployment", type=DIGEST, metavar="ID", help="A decision on the ledger: its intent, or the refusal's outcome."
 )
+@click.option(
+    "--patch",
+    type=FILE,
+    metavar="FILE",
+    help="With --deployment: the patch's file; that of a wide patch has the paths, of which the decision holds the digest.",
+)
 @click.pass_obj
-def explain(session: Session, source: str | None, facts: Path | None, deployment: str | None) -> None:
+def explain(
+    session: Session, source: str | None, facts: Path | None, deployment: str | None, patch: Path | None
+) -> None:
     """Tell what each rule of SET says about facts, or about a decision on the ledger.
 
     SET is a directory, `current`, a version number, `default` or the id of a proposal. Without it: the built-in set for --facts, and for
@@ -55,7 +63,10 @@ def explain(session: Session, source: str | None, facts: Path | None, deployment
     name = source or ("default" if decision is None else str(decision.policy_version))
     policy_set = load_set(session, name)
     checked = check_policy_set(policy_set.schema, policy_set.policies)
-    verdict = PolicyEngine(checked).evaluate(judged)
+    engine = PolicyEngine(checked)
+    if not engine.can_judge(judged):
+        judged = complete(judged, patch)
+    verdict = engine.evaluate(judged)
     document = _document(policy_set.label, checked, verdict, judged)
     lines = list(_lines(document))
     differs = False
@@ -77,6 +88,25 @@ def _recorded(session: Session, deployment: str) -> Decision:
     if document is None:
         raise CommandError("cli.policy.no_decision", "the decision did not fit into its record", actual=deployment)
     return decision_from_json_untrusted(document)
+
+
+def complete(facts: Facts, patch: Path | None) -> Facts:
+    """Return recorded facts with the paths of a wide patch, which stand in its file."""
+    from node.cli.patch_files import read_patch
+    from provenance.component_listing import component_paths
+
+    hint = f"patchwarden patch fetch {facts.patch.id} --out FILE, then --patch FILE"
+    if patch is None:
+        raise CommandError("cli.policy.paths_elsewhere", "the paths of this wide patch stand in its file", hint=hint)
+    _, verified = read_patch(patch)
+    if verified.patch_id != facts.patch.id:
+        raise CommandError(
+            "cli.policy.other_patch",
+            "the decision is about another patch",
+            expected=facts.patch.id,
+            actual=verified.patch_id,
+        )
+    return facts.with_paths(component_paths(verified.metadata.affected_components))
 
 
 def _read_facts(path: Path | None) -> Facts:

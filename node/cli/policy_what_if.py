@@ -60,7 +60,7 @@ def what_if(  # noqa: PLR0917 - one parameter for each option
     with Progress("decisions judged", 0, shown=not session.output.as_json) as progress:
         for page in _pages(session, from_, to, host):
             history_start = page["history_start"]
-            rows += [_judge(engine, each) for each in page["decisions"] if each["time_ms"] >= since_ms]
+            rows += [judge(engine, each) for each in page["decisions"] if each["time_ms"] >= since_ms]
             progress.update(len(rows))
     counts = {what: sum(row["change"] == what for row in rows) for what in (ALLOWED_THEN, DENIED_THEN, SAME, UNKNOWN)}
     answer = {
@@ -96,7 +96,8 @@ def _pages(session: Session, from_: int | None, to: int | None, host: str | None
         height, after = last["height"], last["deployment_id"]
 
 
-def _judge(engine: PolicyEngine, document: dict[str, Any]) -> dict[str, Any]:
+def judge(engine: PolicyEngine, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of one recorded decision: what another policy set says about its facts, or why it cannot be judged."""
     from agent.decision import decision_from_json_untrusted
     from agent.errors import PolicyRefusedError
 
@@ -113,6 +114,16 @@ def _judge(engine: PolicyEngine, document: dict[str, Any]) -> dict[str, Any]:
             "verdict": None,
             "forbidden_by": [],
             "message": error.message,
+        }
+    if not engine.can_judge(decision.facts):
+        message = "its paths stand in the patch file: policy explain --patch"
+        return {
+            **row,
+            "change": UNKNOWN,
+            "recorded": decision.verdict.value,
+            "verdict": None,
+            "forbidden_by": [],
+            "message": message,
         }
     verdict = engine.evaluate(decision.facts)
     change = SAME if verdict.allowed == decision.is_allowed else DENIED_THEN if verdict.allowed else ALLOWED_THEN

@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from agent.cedar_request import cedar_requests
 from agent.decision import replay_decision_untrusted
-from agent.errors import StateCorruptError
-from agent.facts import Requester
+from agent.errors import PolicyRefusedError, StateCorruptError
+from agent.facts import Requester, facts_from_json_untrusted
+from agent.policy import PolicyEngine
+from agent.policy_text import check_policy_set, default_policy_set
 from agent.results import Outcome, ResultCode, StepName
 from ledger import actions, bodies
 from ledger.checkpoint import SplitView
+from provenance import patchfile
+from provenance.component_listing import component_paths
 from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import HOST, NOW_MS, OPERATOR, POLICIES, TARGET, TREE, FakeLedger, World, read_tree, write_tree
@@ -120,6 +126,76 @@ async def test_every_kind_of_change_is_applied_exactly(world: World) -> None:
     after = {**TREE, **patches.EVERY_KIND_AFTER}
     assert read_tree(world.root) == {name: state for name, state in after.items() if state is not None}
     assert list((world.root / "old").iterdir()) == [], "a directory goes only where author and operator allow it"
+
+
+def wide_patch(count: int) -> tuple[patches.Tree, bytes]:
+    """Return the files that a patch adds, and the patch, whose statement names them by digest."""
+    added = {f"src/new/{i}.c": FileState(0o100644, b"%d\n" % i) for i in range(count)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patchfile, "COMPONENTS_MAX", count - 1)
+        return added, patches.make_patch({}, added)
+
+
+async def test_wide_patch_is_decided_on_its_paths_and_recorded_by_their_digest(world: World) -> None:
+    added, data = wide_patch(COMPONENTS_SUMMARISED_MIN)
+    outcome = await world.agent.apply(world.release(data), TARGET, OPERATOR)
+    assert outcome.code is ResultCode.SUCCESS, outcome.message
+    assert read_tree(world.root) == {**{name: state for name, state in TREE.items() if state is not None}, **added}
+    (intent,) = world.intents()
+    assert len(intent.decision) < 8192
+    engine = POLICIES.get(world.chain.view.policy())
+    decision, verdict = replay_decision_untrusted(intent.decision, engine)
+    assert decision.facts.lacks_paths
+    assert engine.can_judge(decision.facts), "no rule of the default set looks at paths"
+    assert verdict.allowed
+    patch = verify_patch_untrusted(data)
+    paths = component_paths(patch.metadata.affected_components)
+    whole = decision.facts.with_paths(paths)
+    assert outcome.decision is not None
+    assert whole == outcome.decision.facts
+    assert not whole.lacks_paths
+    assert whole.to_json() == decision.facts.to_json(), "what is recorded stays the same"
+    verdict = engine.evaluate(whole)
+    assert (verdict.allowed, verdict.allowed_by) == (True, decision.allowed_by)
+    for other in ({}, {name: each[1:] for name, each in paths.items()}):
+        with pytest.raises(PolicyRefusedError) as caught:
+            decision.facts.with_paths(other)
+        assert caught.value.code == "agent.policy.facts"
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": "1"}, {"sha256": 1}, {"more": 1}])
+async def test_recorded_digest_of_paths_has_its_form(world: World, wrong: dict[str, object]) -> None:
+    _, data = wide_patch(COMPONENTS_SUMMARISED_MIN)
+    asked = await world.agent.explain(world.release(data), TARGET, OPERATOR)
+    assert asked.decision is not None
+    document = json.loads(canonical_json.encode(asked.decision.facts.to_json()))
+    assert facts_from_json_untrusted(document).lacks_paths
+    document["components"][0]["paths"].update(wrong)
+    with pytest.raises(PolicyRefusedError):
+        facts_from_json_untrusted(document)
+
+
+@pytest.mark.parametrize("attribute", ["resource.paths", 'resource["paths"]', 'resource["p\\u{61}ths"]'])
+async def test_rule_about_paths_is_not_judged_without_them(world: World, attribute: str) -> None:
+    rule = f'@id("r") forbid (principal, action, resource) when {{ {attribute}.contains("src/new/7.c") }};'
+    schema, rules = default_policy_set()
+    engine = PolicyEngine(check_policy_set(schema, [*rules, ("r", rule)]))
+    _, data = wide_patch(COMPONENTS_SUMMARISED_MIN)
+    asked = await world.agent.explain(world.release(data), TARGET, OPERATOR)
+    assert asked.decision is not None
+    whole = asked.decision.facts
+    recorded = facts_from_json_untrusted(json.loads(canonical_json.encode(whole.to_json())))
+    assert [engine.can_judge(facts) for facts in (whole, recorded)] == [True, False]
+    assert [engine.evaluate(facts).forbidden_by[0][0] for facts in (whole, recorded)] == ["r", "policy-error"]
+
+
+async def test_rule_about_a_path_sees_every_path_of_a_wide_patch(world: World) -> None:
+    _, data = wide_patch(COMPONENTS_SUMMARISED_MIN)
+    asked = await world.agent.explain(world.release(data), TARGET, OPERATOR)
+    assert asked.decision is not None
+    requests = cedar_requests(asked.decision.facts)
+    (entity,) = [each for each in requests[0].entities if each["uid"]["type"] == "Component"]
+    assert len(entity["attrs"]["paths"]) == COMPONENTS_SUMMARISED_MIN
 
 
 async def test_patches_follow_one_another(world: World) -> None:

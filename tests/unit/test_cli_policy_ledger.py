@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from agent.decision import make_decision
+from agent.facts import PathsDigest, facts_from_json_untrusted
 from agent.pipeline import encode_decision
 from agent.policy import PolicyEngine
 from agent.policy_text import check_policy_set, default_policy_set
@@ -29,8 +30,15 @@ from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node import documents
 from node.cli import client as client_module
+from node.cli import policy_explain, policy_what_if
+from node.cli.errors import CommandError
 from node.governance_documents import story_document
 from node.policy_services import PolicyServices
+from provenance import patchfile
+from provenance.component_listing import component_paths
+from provenance.diff_model import FileState
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
+from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.ledger import Chain, publish_body
@@ -405,3 +413,33 @@ def test_written_set_passes_its_own_cases(tmp_path: Path, names: tuple[str, ...]
 
 def test_set_without_cases_says_where_they_belong(tmp_path: Path) -> None:
     assert refused("policy", "test", write_set(tmp_path / "set")) == "cli.policy.no_cases"
+
+
+def test_the_paths_of_a_wide_patch_are_taken_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = {f"src/{i}": FileState(0o100644, b"%d\n" % i) for i in range(COMPONENTS_SUMMARISED_MIN)}
+    monkeypatch.setattr(patchfile, "COMPONENTS_MAX", 1)
+    data = patches.make_patch({}, after)
+    (tmp_path / "wide.patch").write_bytes(data)
+    (tmp_path / "other.patch").write_bytes(patches.make_patch())
+    patch = verify_patch_untrusted(data)
+    ((name, paths),) = component_paths(patch.metadata.affected_components).items()
+    component = replace(SAMPLE_FACTS.components[0], name=name, paths=paths, paths_digest=PathsDigest.of(paths))
+    whole = replace(SAMPLE_FACTS, patch=replace(SAMPLE_FACTS.patch, id=patch.patch_id), components=(component,))
+    recorded = facts_from_json_untrusted(json.loads(json.dumps(whole.to_json())))
+    assert recorded.lacks_paths
+    assert policy_explain.complete(recorded, tmp_path / "wide.patch") == whole
+    schema, rules = default_policy_set()
+    rule = '@id("r") forbid (principal, action, resource) when { resource.paths.contains("x") };'
+    engine = PolicyEngine(check_policy_set(schema, [*rules, ("r", rule)]))
+    decision = make_decision(engine.evaluate(whole), whole, (), 1, bytes(32))
+    names = ("deployment_id", "host", "target", "patch_id", "height", "time_ms", "result")
+    row = policy_what_if.judge(engine, {**dict.fromkeys(names), "decision": json.loads(encode_decision(decision))})
+    assert (row["change"], row["verdict"], "policy explain --patch" in row["message"]) == (
+        "cannot be judged",
+        None,
+        True,
+    )
+    for place, code in ((None, "cli.policy.paths_elsewhere"), (tmp_path / "other.patch", "cli.policy.other_patch")):
+        with pytest.raises(CommandError) as caught:
+            policy_explain.complete(recorded, place)
+        assert caught.value.code == code

@@ -17,8 +17,10 @@ from agent.results import ResultCode
 from ledger import bodies
 from ledger.actions import SetPolicy
 from ledger.transaction import decode_transaction_untrusted
+from provenance import patchfile
 from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from tests.testkit import patches
 from tests.testkit.agent import HOST, OPERATOR, TARGET, World
 from tests.testkit.cli import refused, run, run_json
@@ -387,3 +389,31 @@ def test_a_chain_that_does_not_hold_is_told_too(tmp_path: Path, history: History
     assert answer.code == 1
     assert "THE CHAIN DOES NOT HOLD: 1 findings" in answer.out
     assert "different:         0" in answer.out
+
+
+# -- wide patches: the statement on the ledger has their paths by digest only -------------------------------------------
+
+
+async def live_wide(world: World) -> None:
+    """Apply a wide patch under a set that looks at no path, and another one under a set that does."""
+    await world.add_target()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patchfile, "COMPONENTS_MAX", 1)
+        for counter in (1, 2):
+            after = {f"src/{counter}/{i}": FileState(0o100644, b"x\n") for i in range(COMPONENTS_SUMMARISED_MIN)}
+            data = world.release(patches.make_patch({}, after, release_counter=counter))
+            await apply(world, data, ResultCode.SUCCESS)
+            if counter == 1:
+                schema, texts = default_policy_set()
+                rule = '@id("no-keys") forbid (principal, action, resource) when { resource.paths.contains("keys") };'
+                world.chain.adopt(SetPolicy(schema, tuple(sorted((*texts, ("no-keys", rule))))))
+    world.agent.close()
+
+
+def test_a_wide_patch_is_judged_from_the_ledger_unless_a_rule_looks_at_paths(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    trio.run(live_wide, world)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+    assert document["findings"] == []
+    assert (document["decisions"], document["same"], document["unjudged"]) == (2, 1, 1)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ledger import bodies
 from ledger.keyspace import patch_key
 from ledger.limits import ATTESTATIONS_PER_PATCH_MAX
+from provenance import patchfile
+from provenance.diff_model import FileState
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.metadata import CreatorIdentity
+from provenance.patchfile import build_patch_file
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.certificates import make_chain
@@ -383,3 +388,36 @@ def test_withdrawal_is_the_author_s_or_their_administrator_s(chain: Chain) -> No
     assert (record.withdrawn_height, record.withdrawn_reason) == (chain.height, "breaks the build")
     assert chain.refused(body, "alice@acme") == "ledger.patch.withdrawn"
     assert chain.refused(publish_body(data), "alice@acme") == "ledger.patch.exists"
+
+
+def test_a_wide_patch_is_counted_by_the_names_that_its_statement_gives(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of files is not on the ledger, the components are; a second patch with the same counter is refused for each."""
+    count = COMPONENTS_SUMMARISED_MIN
+    after = {f"src/{i}": FileState(0o100644, b"%d\n" % i) for i in range(count)}
+    metadata, diff = patches.make_metadata({}, after)
+    components = (replace(metadata.affected_components[0], name="another"), *metadata.affected_components[1:])
+    monkeypatch.setattr(patchfile, "COMPONENTS_MAX", count - 1)
+    data = build_patch_file(replace(metadata, affected_components=components), diff, patches.ALICE)
+    body = publish_body(data)
+    assert len(body.envelope) < 4096
+    chain.submit(body, by="alice@acme")
+    record = chain.view.patch(body.patch_id)
+    assert record is not None
+    assert record.components == ("another", "pkg:deb/debian/foo@1.2")
+    assert chain.view.release_counter("another") == chain.view.release_counter("pkg:deb/debian/foo@1.2") == 1
+    again = patches.make_patch()
+    assert chain.refused(publish_body(again), "alice@acme") == "ledger.patch.counter_not_increasing"
+
+
+def test_a_summary_out_of_form_is_not_published(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = COMPONENTS_SUMMARISED_MIN
+    after = {f"src/{i}": FileState(0o100644, b"%d\n" % i) for i in range(count)}
+    monkeypatch.setattr(patchfile, "COMPONENTS_MAX", count - 1)
+    data = patches.make_patch({}, after)
+
+    def fewer(payload: dict[str, Any]) -> None:
+        payload["predicate"]["affected_components"]["files"] -= 1
+
+    assert chain.refused(change_payload(data, fewer), "alice@acme") == "ledger.patch.bad_envelope"

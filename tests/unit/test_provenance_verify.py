@@ -14,6 +14,7 @@ from provenance.diff_model import FileState
 from provenance.errors import DiffRefusedError, InvalidMetadataError, InvalidSignatureError, MalformedPatchError
 from provenance.identity import CreatorIdentity
 from provenance.layout import BODY_END
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.patchfile import build_patch_file
 from provenance.preamble import render_preamble
 from provenance.statement import AuthorStatement, decode_author_statement_untrusted, encode_author_statement
@@ -445,9 +446,10 @@ def test_nobody_signs_with_a_key_that_the_metadata_does_not_name() -> None:
     assert caught.value.code == "provenance.signature.keyid"
 
 
-def test_metadata_too_long_for_a_trailer_line_is_refused_when_building() -> None:
-    folder = "/".join(["folder" * 40] * 3)
-    before = {f"{folder}/{i:04}": FileState(0o100644, b"a\n") for i in range(800)}
+def test_metadata_too_long_for_a_trailer_line_is_refused_when_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few files are always listed; the limit is lower here, because they would need more than it otherwise."""
+    monkeypatch.setattr("provenance.patchfile.ENVELOPE_LINE_BYTES_MAX", 64 * 1024)
+    before = {f"folder/{i:04}": FileState(0o100644, b"a\n") for i in range(COMPONENTS_SUMMARISED_MIN - 1)}
     after = {path: FileState(0o100644, b"b\n") for path in before}
     metadata, diff = make_metadata(before, after)
     with pytest.raises(MalformedPatchError) as caught:
