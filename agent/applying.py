@@ -5,6 +5,9 @@
     nothing ─▶ staging ─▶ staged and proven ─▶ journal ─▶ EXCHANGE ─▶ state ─▶ (outcome in the outbox) ─▶ journal gone ─▶ staging gone
     └──────────────── the tree is the old one ───────────┘└──────────────────────── the tree is the new one ─────────────────────────┘
 
+Where the operator has configured hooks, the journal is written before the first of them, and the new tree is on trial from the switch until
+the last has passed: whoever finds a tree on trial without knowing that it passed takes the switch back, by the same exchange.
+
 `settle` runs after the switch in the same way as after a crash: it asks the disk which tree stands at the root. `finish` runs only when
 the outcome is in the outbox.
 
@@ -15,19 +18,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from agent.errors import ApplyFailedError, ApplyRefusedError
+from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
 from agent.files import Files
+from agent.hooks import HookRunner, hold_hook_lock
 from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
 from agent.manifest import write_manifest
 from agent.plan import Plan, check_pre_images
 from agent.stage import stage_tree
 from agent.switch import (
     Journal,
+    Phase,
     Side,
     find_side,
+    is_old_tree_kept,
     prepare_staging,
     read_journal,
     remove_journal,
@@ -92,12 +99,22 @@ class Settled:
     """Which tree stands at the root; `OLD` without a journal."""
     tree_digest: Digest | None
     """Digest of the tree at the root now, 32 bytes; None when it cannot be read."""
+    failed_trial: bool = False
+    """Whether the new tree was on trial and did not pass, or nobody knows that it did."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the new tree stands, and stays."""
+        return self.journal is not None and self.side is Side.NEW and not self.failed_trial
 
 
-def apply_patch(files: Files, store: TargetStore, config: TargetConfig, application: Application) -> None:
-    """Return when the new tree stands at the target's root, durably, and the journal says so.
+def apply_patch(
+    files: Files, store: TargetStore, config: TargetConfig, application: Application, hooks: HookRunner
+) -> None:
+    """Return when the new tree stands at the target's root, durably, and the journal says so; on trial when hooks are to judge it.
 
     Raises:
+        ApplyFailedError: ``agent.hook.before_failed``, ``agent.hook.busy``, ``agent.hook.guard``; the old tree stands.
         ApplyRefusedError: ``agent.apply.*``; the old tree stands.
         ApplyFailedError: ``agent.apply.io``, ``agent.apply.tree_changed``, ``agent.target.*``; the old tree stands.
         TargetRefusedError: ``agent.target.*``; the old tree stands.
@@ -126,8 +143,14 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
             tree_after=staged.tree_digest,
             state_after=application.state_after(staged.tree_digest),
             action=application.action,
+            phase=Phase.TRIAL if config.hooks.judge and application.action == ACTION_APPLY else Phase.FINAL,
+            hooked=bool(config.hooks.all),
         )
         write_journal(files, store.path(JOURNAL_FILE), journal)
+        if config.hooks.before is not None:
+            hooks.before()
+            _check_unchanged(scan_tree(root_fd), inventory)
+            check_pre_images(plan, root_fd, inventory)
         switch_trees(files, config, journal)
     except OSError as error:
         raise ApplyFailedError(
@@ -137,6 +160,34 @@ def apply_patch(files: Files, store: TargetStore, config: TargetConfig, applicat
         ) from error
     finally:
         os.close(root_fd)
+
+
+def try_out(files: Files, store: TargetStore, hooks: HookRunner) -> str:
+    """Return "" when the target is at work again and healthy on its new tree, which then stays.
+
+    Of a rollback, return what is not as it should be. It is asked for because the patched tree is not wanted, so it is never taken back:
+    what its hooks say is only recorded.
+
+    Raises:
+        ApplyFailedError: ``agent.hook.after_failed``, ``agent.hook.health_failed``, ``agent.hook.busy``, ``agent.hook.guard``: the new tree
+            stands and is to be taken back, which `settle` does.
+        OSError: The journal could not be written; the same.
+        StateCorruptError: ``agent.state.damaged``.
+    """
+    path = store.path(JOURNAL_FILE)
+    journal = read_journal(path)
+    assert journal is not None, "what was switched has a journal"
+    try:
+        hooks.judge()
+    except ApplyFailedError as error:
+        if journal.phase is Phase.FINAL:
+            return error.message
+        with suppress(OSError):  # It only serves a crash that comes before the record.
+            write_journal(files, path, replace(journal, failure=(error.code, error.message)))
+        raise
+    if journal.phase is Phase.TRIAL:
+        write_journal(files, path, replace(journal, phase=Phase.KEPT))
+    return ""
 
 
 def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int | None) -> Settled:
@@ -150,22 +201,31 @@ def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int |
 
     Raises:
         OSError: The state could not be written; try again.
-        StateCorruptError: ``agent.state.damaged``.
+        StateWriteError: ``agent.state.take_back``: the switch could not be taken back; try again.
+        ApplyFailedError: ``agent.hook.busy``: a hook does not end; try again.
+        StateCorruptError: ``agent.state.damaged``, ``agent.state.sync``.
     """
     journal = read_journal(store.path(JOURNAL_FILE))
     if journal is not None and journal.intent != intent:
         journal = None
     side = Side.OLD if journal is None else find_side(config, journal)
-    inventory = _read_tree(config)
+    inventory = _read_tree(config.root)
     if journal is not None and side is Side.OTHER and inventory is not None:
         # A host that was copied or restored has other inodes; the content still tells which tree it is.
         side = {journal.tree_after: Side.NEW, journal.tree_before: Side.OLD}.get(inventory.tree_digest, Side.OTHER)
-    if journal is not None and side is Side.NEW:
+    failed_trial = journal is not None and journal.phase is Phase.TRIAL
+    if journal is not None and journal.hooked:
+        # A hook of an agent that is gone is ended before anything is done about what it was working on.
+        os.close(hold_hook_lock(store.directory))
+    if journal is not None and failed_trial and side is Side.NEW and _is_old_tree_there(config, journal):
+        _take_back(files, config, journal)
+        side, inventory = Side.OLD, _read_tree(config.root)
+    if journal is not None and side is Side.NEW and not failed_trial:
         if store.read_target_state() != journal.state_after:
             store.write_target_state(journal.state_after)
         if inventory is not None and inventory.tree_digest == journal.tree_after:
             write_manifest(files, store.path(MANIFEST_FILE), inventory)
-    return Settled(journal, side, None if inventory is None else inventory.tree_digest)
+    return Settled(journal, side, None if inventory is None else inventory.tree_digest, failed_trial)
 
 
 def finish(files: Files, store: TargetStore, config: TargetConfig) -> None:
@@ -219,9 +279,34 @@ def _check_unchanged(entries: Mapping[bytes, Entry], inventory: Inventory) -> No
             )
 
 
-def _read_tree(config: TargetConfig) -> Inventory | None:
+def _take_back(files: Files, config: TargetConfig, journal: Journal) -> None:
+    """Put the old tree at the root again, in one step, durably.
+
+    Raises:
+        StateWriteError: ``agent.state.take_back``: the new tree stands; the journal still says that it must not stay.
+        StateCorruptError: ``agent.state.sync``.
+    """
     try:
-        root_fd = open_root(config.root)
+        switch_trees(files, config, journal, before=Side.NEW)
+    except ApplyFailedError as error:
+        raise StateWriteError(
+            "agent.state.take_back",
+            f"the change of {config.name} did not pass its trial and could not be taken back: {error.message}",
+            hint="repair the disk; it is taken back before anything else is done with the target",
+        ) from error
+
+
+def _is_old_tree_there(config: TargetConfig, journal: Journal) -> bool:
+    """Return whether the switch can be taken back: the old tree is kept, by its inode, or on a copied host by its content."""
+    if is_old_tree_kept(config, journal):
+        return True
+    kept = _read_tree(staged_path(config))
+    return kept is not None and kept.tree_digest == journal.tree_before
+
+
+def _read_tree(root: str) -> Inventory | None:
+    try:
+        root_fd = open_root(root)
         try:
             return take_inventory(root_fd)
         finally:

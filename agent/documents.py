@@ -38,6 +38,8 @@ def outcome_detail(outcome: Outcome, requester: Requester | None, data: bytes | 
         "file_sha256": None if data is None else sha256(data).hex(),
         "file_bytes": None if data is None else len(data),
     }
+    if outcome.hooks:
+        document["hooks"] = [run.to_json() for run in outcome.hooks]
     # An intent carries its decision; a refusal has no intent, so its decision goes here.
     if outcome.decision is not None and outcome.intent_tx is None:
         whole = canonical_json.encode({**document, "decision": outcome.decision.to_json()})
@@ -61,6 +63,7 @@ def history_record(outcome: Outcome, now_ms: int) -> Record:
         "intent_tx": None if outcome.intent_tx is None else outcome.intent_tx.hex(),
         "outcome_tx": None if outcome.outcome_tx is None else outcome.outcome_tx.hex(),
         "recorded_height": outcome.recorded_height,
+        "hooks": [run.to_json() for run in outcome.hooks],
     }
 
 

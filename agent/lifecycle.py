@@ -9,6 +9,7 @@ Source: docs/spec/agent.md 4 to 7.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from agent.access import LedgerAccess
-from agent.applying import Application, Settled, apply_patch, finish, settle
+from agent.applying import Application, Settled, apply_patch, finish, settle, try_out
 from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.context import HostFacts
@@ -33,6 +34,7 @@ from agent.errors import (
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, Requester
 from agent.files import TEMPORARY_SUFFIX, Files
 from agent.highwater import HighWater, read_high_water, write_high_water
+from agent.hooks import HookRun, HookRunner
 from agent.limits import OUTBOX_REFUSALS_MAX
 from agent.outbox import Entry, Outbox
 from agent.pipeline import Case, Judged, encode_decision, judge
@@ -40,7 +42,7 @@ from agent.policy_cache import PolicyCache
 from agent.registry import Target
 from agent.results import Outcome, ResultCode, StepName, StepResult, done_code, result_code
 from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
-from agent.switch import Side
+from agent.switch import Journal, Phase, Side
 from agent.target import JOURNAL_FILE, Installed
 from ledger.block import ZERO_DIGEST
 from ledger.bodies import DeploymentIntent, DeploymentOutcome
@@ -58,6 +60,12 @@ _INTERRUPTED: Final = {
     Side.NEW: "the {what} was interrupted after the switch and is complete",
     Side.OLD: "the {what} was interrupted before the switch; nothing was changed",
     Side.OTHER: "the {what} was interrupted, and the target's directory is neither the old one nor the new one",
+}
+
+_AFTER_TRIAL: Final = {
+    Side.NEW: "the old tree is not there any more, so the new one stands although it did not pass",
+    Side.OLD: "the old tree stands again",
+    Side.OTHER: "the target's directory is neither the old one nor the new one",
 }
 
 
@@ -126,6 +134,8 @@ class Lifecycle:
         self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
         self._mark = read_high_water(self._mark_path)
         self._split_views = SplitViews(files, os.path.join(config.directory, SPLIT_VIEWS_FILE))
+        self.stopping = threading.Event()
+        """Set when the agent ends: a hook that may take long is given up then, and what it was to judge is taken back."""
 
     @property
     def mark(self) -> HighWater | None:
@@ -306,18 +316,42 @@ class Lifecycle:
             action=judged.action,
             restores=judged.restores,
         )
+        hooks = self._hooks(slot, judged.patch_id, judged.action)
         problem: PatchwardenError | None = None
+        warning = ""
         try:
-            await run_blocking(apply_patch, self._files, slot.store, slot.config, application)
+            await run_blocking(apply_patch, self._files, slot.store, slot.config, application, hooks)
+            if slot.config.hooks.judge:
+                warning = await run_blocking(try_out, self._files, slot.store, hooks)
         except (RejectedError, UnavailableError) as error:
             problem = error
         settled = await run_blocking(self._settle, slot, intent.sequence)
-        if settled.journal is not None and settled.side is Side.NEW:
-            done = replace(outcome, tree_after=settled.journal.tree_after)
-            return _passed(done, StepName.APPLY, f"{len(judged.plan.changes)} paths changed in one switch")
+        if settled.is_done and settled.journal is not None:
+            done = replace(outcome, tree_after=settled.journal.tree_after, hooks=tuple(hooks.runs))
+            message = f"{len(judged.plan.changes)} paths changed in one switch"
+            return _passed(done, StepName.APPLY, f"{message}; {warning}" if warning else message)
+        if hooks.runs and settled.side is Side.OLD:
+            await self._restore(slot, hooks)
         if problem is None:
             problem = ApplyFailedError("agent.apply.io", "somebody replaced the target's directory during the switch")
-        return _failed(replace(outcome, tree_after=settled.tree_digest), StepName.APPLY, problem)
+        ended = replace(outcome, tree_after=settled.tree_digest, hooks=tuple(hooks.runs))
+        return _failed(ended, StepName.APPLY, _told(problem, settled))
+
+    def _hooks(self, slot: Target, patch_id: str, action: str) -> HookRunner:
+        told = {
+            "PATCHWARDEN_TARGET": slot.config.name,
+            "PATCHWARDEN_ROOT": slot.config.root,
+            "PATCHWARDEN_PATCH": patch_id,
+        }
+        what = "rollback" if action == ACTION_ROLLBACK else "apply"
+        return HookRunner(slot.config.hooks, slot.store.directory, told, what, self.stopping)
+
+    async def _restore(self, slot: Target, hooks: HookRunner) -> None:
+        """Put the target back to work on the tree that stands; that this fails is recorded, and changes nothing."""
+        try:
+            await run_blocking(hooks.restore)
+        except UnavailableError as error:
+            self._note("agent.hook.failed", {"target": slot.config.name, "message": error.message})
 
     async def _record_refusal(self, slot: Target, outcome: Outcome, data: bytes, requester: Requester) -> Outcome:
         if len(self._outbox.pending) < OUTBOX_REFUSALS_MAX:
@@ -376,17 +410,26 @@ class Lifecycle:
         recovery: Recovery | None = None
         if entry is not None:
             settled = await run_blocking(self._settle, slot, entry.sequence)
-            recovery = await self.close_open_intent(entry, slot, settled)
+            journal = settled.journal
+            runs: tuple[HookRun, ...] = ()
+            if journal is not None and journal.hooked and journal.phase is not Phase.KEPT:
+                hooks = self._hooks(slot, journal.patch_id, journal.action)
+                await self._restore(slot, hooks)
+                runs = tuple(hooks.runs)
+            recovery = await self.close_open_intent(entry, slot, settled, runs)
         await self._clean_up(slot)
         return recovery
 
-    async def close_open_intent(self, entry: Entry, slot: Target | None, settled: Settled | None) -> Recovery:
+    async def close_open_intent(
+        self, entry: Entry, slot: Target | None, settled: Settled | None, hooks: tuple[HookRun, ...] = ()
+    ) -> Recovery:
         """Return the truth about an open intent, after it stands in the outbox as its outcome.
 
         Args:
             entry: The open intent.
             slot: Its target, or None when the host has it no more.
             settled: What the disk says; None without a target: then nothing of it can have been applied.
+            hooks: How the hooks ended that were run in the recovery.
 
         Raises:
             StateCorruptError: ``agent.state.*``.
@@ -396,12 +439,13 @@ class Lifecycle:
         journal = None if settled is None else settled.journal
         action = _announced_action(body)
         side = Side.OLD if settled is None or journal is None else settled.side
-        applied = side is Side.NEW
+        applied = settled is not None and settled.is_done
         tree = body.tree_before if settled is None or settled.tree_digest is None else settled.tree_digest
+        reason, message = _interrupted(side, journal, action, failed_trial=settled is not None and settled.failed_trial)
         outcome = Outcome(
             code=done_code(action) if applied else ResultCode.APPLY_FAILED,
-            reason="" if applied else "agent.apply.interrupted",
-            message=_INTERRUPTED[side].format(what="rollback" if action == ACTION_ROLLBACK else "application"),
+            reason="" if applied else reason,
+            message=message,
             target=body.target,
             patch_id=body.patch_id.hex(),
             decision=None,
@@ -410,6 +454,7 @@ class Lifecycle:
             tree_after=journal.tree_after if applied and journal is not None else Digest(tree),
             intent_tx=entry.transaction.tx_id,
             action=action,
+            hooks=hooks,
         )
         detail = outcome_detail(outcome, None, None)
         queued = await self._delivery.queue(_outcome_body(body.target, outcome, detail), closes=entry.sequence)
@@ -453,6 +498,25 @@ def _has_rest(slot: Target) -> bool:
     """Return whether an application has left a journal or a staging directory."""
     journal = slot.store.path(JOURNAL_FILE)
     return any(map(os.path.lexists, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
+
+
+def _interrupted(side: Side, journal: Journal | None, action: str, *, failed_trial: bool) -> tuple[str, str]:
+    """Return code and sentence of what a crash came to; what had failed before it is told as what it was."""
+    what = "rollback" if action == ACTION_ROLLBACK else "application"
+    if journal is None or not failed_trial:
+        return "agent.apply.interrupted", _INTERRUPTED[side].format(what=what)
+    tree = _AFTER_TRIAL[side]
+    if journal.failure is not None:
+        code, message = journal.failure
+        return code, f"{message}; {tree}"
+    return "agent.apply.interrupted", f"the {what} was interrupted before the target was known to be healthy; {tree}"
+
+
+def _told(problem: PatchwardenError, settled: Settled) -> PatchwardenError:
+    """Return the problem with what became of the tree, where hooks had judged it."""
+    if not settled.failed_trial:
+        return problem
+    return ApplyFailedError(problem.code, f"{problem.message}; {_AFTER_TRIAL[settled.side]}", hint=problem.hint)
 
 
 def _announced_action(body: DeploymentIntent) -> str:

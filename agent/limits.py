@@ -49,6 +49,26 @@ WINDOWS_MAX: Final = 32
 PATTERNS_MAX: Final = 256
 """Component names or patterns of one target."""
 
+# Hooks
+HOOK_WORDS_MAX: Final = 64
+"""Words of one hook, with its program."""
+HOOK_WORD_BYTES_MAX: Final = 4 * KIBIBYTE
+"""One word."""
+HOOK_SECONDS_DEFAULT: Final = 60
+"""How long one run of a hook may take where the operator does not say."""
+HOOK_SECONDS_MAX: Final = 3_600
+"""How long all hooks of one target may take together, at worst."""
+HOOK_RETRIES_MAX: Final = 1_000
+"""How often a health check may fail before its first success."""
+HOOK_RAW_OUTPUT_BYTES_MAX: Final = 64 * KIBIBYTE
+"""The last of what a hook prints, before it is redacted and cut."""
+HOOK_OUTPUT_BYTES_MAX: Final = 2 * KIBIBYTE
+"""What a record keeps of it: one change has at most five, and a record's details 64 KiB."""
+HOOK_LOCK_SECONDS: Final = 15.0
+"""How long a hook of an agent that is gone may take to be ended."""
+HOOK_GRACE_SECONDS: Final = 15.0
+"""How much longer than its hook a guard may take before it is given up."""
+
 # Outbox
 OUTBOX_ENTRIES_MAX: Final = 10_000
 """Records that wait for the ledger. Beyond this nothing is applied: an outcome must always find room."""

@@ -28,6 +28,7 @@ from agent.decision import Decision, make_decision
 from agent.errors import PolicyRefusedError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, AuthorFacts, Facts, Requester
 from agent.highwater import HighWater, check_replica
+from agent.hooks import check_programs
 from agent.identities import (
     Verdicts,
     check_author,
@@ -259,9 +260,14 @@ class _Run:
         return engine.evaluate(facts)
 
     def _plan(self) -> str:
+        self._check_hooks()
         plan = make_plan(self._verified(), self._case.root_fd, self._case.inventory, self._case.config.allowed)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
+
+    def _check_hooks(self) -> None:
+        config = self._case.config
+        check_programs(config.hooks, (config.root,))
 
     def _verified(self) -> VerifiedPatch:
         assert self._judged.patch is not None, "validation comes before"
@@ -286,6 +292,7 @@ class _Rollback(_Run):
         return f"installed since height {installed.height}, and no other patch stands on it"
 
     def _plan(self) -> str:
+        self._check_hooks()
         plan = make_reverse_plan(self._verified(), self._case.root_fd, self._case.inventory)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths go back; every one is what the patch made of it"

@@ -66,6 +66,7 @@ class TargetStatus:
             "windows": [window.text for window in self.config.windows],
             "allowed": [each.value for each in self.config.allowed],
             "frozen": self.config.frozen,
+            "hooks": self.config.hooks.to_json(),
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex(),
             "drifted": self.is_drifted,

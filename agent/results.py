@@ -22,6 +22,7 @@ from agent.errors import (
     TargetRefusedError,
 )
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
+from agent.hooks import HookRun
 from provenance.errors import ApplyRefusedError as DiffApplyRefusedError
 from provenance.errors import InvalidMetadataError, InvalidSignatureError, MalformedPatchError
 from wire.errors import PatchwardenError
@@ -108,6 +109,8 @@ class Outcome:
     """What to do next, or ""."""
     action: str = ACTION_APPLY
     """`ACTION_APPLY` or `ACTION_ROLLBACK`: what was asked for."""
+    hooks: tuple[HookRun, ...] = ()
+    """How the hooks ended that were run, in order."""
 
     @property
     def is_success(self) -> bool:
@@ -131,6 +134,7 @@ class Outcome:
             "intent_tx": _hex(self.intent_tx),
             "outcome_tx": _hex(self.outcome_tx),
             "recorded_height": self.recorded_height,
+            "hooks": [run.to_json() for run in self.hooks],
         }
 
 

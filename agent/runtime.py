@@ -28,6 +28,7 @@ from agent.documents import adoption_body, drift_body
 from agent.errors import MetadataRefusedError, OutboxError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
+from agent.hooks import HookKind, Hooks, check_programs
 from agent.lifecycle import Lifecycle, Note, Recovery
 from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
 from agent.outbox import Entry, HostBody, Outbox
@@ -350,6 +351,27 @@ class Agent:
             config = type(slot.config).from_json_untrusted({**slot.config.to_json(), "allowed": allowed})
             await run_blocking(slot.change, config)
 
+    async def set_hook(self, name: str, kind: HookKind, hook: object) -> None:
+        """Let something run around changes of a target, or with None nothing any more.
+
+        Args:
+            name: The target's name.
+            kind: When it runs.
+            hook: ``argv``, ``timeout_s``, ``retries``, ``interval_s`` and ``soak_s``, or None; untrusted.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.hook``, ``agent.hook.program``, ``agent.hook.inside_target``.
+            StateWriteError: ``agent.state.write``.
+        """
+        slot = self._registry.get(name)
+        async with self._lock(slot):
+            document = slot.config.hooks.with_hook(kind, None).to_json()
+            hooks = Hooks.from_json_untrusted(document if hook is None else {**document, kind.value: hook})
+            roots = tuple(each.config.root for each in self._registry)
+            if hook is not None:
+                await run_blocking(check_programs, hooks, roots)
+            await run_blocking(slot.change, replace(slot.config, hooks=hooks))
+
     async def remove_target(self, name: str) -> None:
         """Forget a target; its tree and its history stay. Raises TargetRefusedError, StateWriteError."""
         slot = self._registry.get(name)
@@ -408,13 +430,20 @@ class Agent:
         Raises:
             CorruptionError: The agent's state is damaged; the node must stop.
         """
-        await self.recover()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._deliver_for_ever)
-            nursery.start_soon(self._check_drift_for_ever)
-            if self._config.turns_interval_s is not None:
-                nursery.start_soon(self._take_turns_for_ever, self._config.turns_interval_s)
-            task_status.started()
+        try:
+            try:
+                await self.recover()
+            except UnavailableError as error:
+                # What is open stays open: nothing is done with its target before it is recovered, which is tried again then.
+                self._note("agent.recovery.failed", {"code": error.code, "message": error.message})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._deliver_for_ever)
+                nursery.start_soon(self._check_drift_for_ever)
+                if self._config.turns_interval_s is not None:
+                    nursery.start_soon(self._take_turns_for_ever, self._config.turns_interval_s)
+                task_status.started()
+        finally:
+            self._lifecycle.stopping.set()
 
     async def recover(self) -> list[Recovery]:
         """Return what became of every open application, after its outcome was queued. At start, and harmless at any time.

@@ -25,6 +25,17 @@ STAGED_NAME: Final = "tree"
 """Name of the staged tree, and after the exchange of the old one, inside the staging directory."""
 
 
+class Phase(StrEnum):
+    """What the switch waits for."""
+
+    FINAL = "final"
+    """Nothing: whichever tree stands at the root is the one that stays."""
+    TRIAL = "trial"
+    """That the target is at work again and healthy: until then the new tree is taken back by whoever finds it."""
+    KEPT = "kept"
+    """Nothing any more: the trial was passed."""
+
+
 class Side(StrEnum):
     """Which tree stands at the target's root."""
 
@@ -53,6 +64,11 @@ class Journal:
     """What the target's state becomes when the switch has happened."""
     action: str = ACTION_APPLY
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
+    phase: Phase = Phase.FINAL
+    hooked: bool = False
+    """Whether hooks run around the switch: after a crash, the one that puts the target back to work may have to run again."""
+    failure: tuple[str, str] | None = None
+    """Code and sentence of what failed on trial, or None as long as nothing is known to have failed."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; inodes as text, because they may exceed JSON's exact integers."""
@@ -67,6 +83,9 @@ class Journal:
             "tree_after": self.tree_after.hex(),
             "state_after": self.state_after.to_json(),
             "action": self.action,
+            "phase": self.phase.value,
+            "hooked": self.hooked,
+            "failure": None if self.failure is None else list(self.failure),
         }
 
     @classmethod
@@ -83,8 +102,13 @@ class Journal:
             tree_before=Digest(bytes.fromhex(document["tree_before"])),
             tree_after=Digest(bytes.fromhex(document["tree_after"])),
             state_after=TargetState.from_json(document["state_after"]),
-            # A journal of before there were rollbacks is of an application.
+            # A journal of before there were rollbacks and hooks is of an application without any.
             action=str(document.get("action", ACTION_APPLY)),
+            phase=Phase(document.get("phase", Phase.FINAL)),
+            hooked=bool(document.get("hooked", False)),
+            failure=None
+            if document.get("failure") is None
+            else (str(document["failure"][0]), str(document["failure"][1])),
         )
 
 
@@ -117,8 +141,14 @@ def staged_path(target: TargetConfig) -> str:
     return os.path.join(target.staging, STAGED_NAME)
 
 
-def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
-    """Put the staged tree at the target's root and the old one in its place, in one step, durably.
+def switch_trees(files: Files, target: TargetConfig, journal: Journal, *, before: Side = Side.OLD) -> None:
+    """Put the staged tree at the target's root and the one that stands there in its place, in one step, durably.
+
+    Args:
+        files: The door to the file system.
+        target: The target.
+        journal: What is going on, durable.
+        before: Which tree stands at the root before: `NEW` when the switch is taken back.
 
     Raises:
         ApplyFailedError: ``agent.apply.io``: nothing was switched.
@@ -128,7 +158,7 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
     try:
         files.exchange(target.root, staged_path(target))
     except OSError as error:
-        if find_side(target, journal) is Side.OLD:
+        if find_side(target, journal) is before:
             raise ApplyFailedError("agent.apply.io", f"the trees cannot be switched ({error.strerror})") from error
         raise
     try:
@@ -140,6 +170,15 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal) -> None:
             f"the switch of {target.name} is not known to be durable ({error.strerror})",
             hint="restart the agent when the disk works again; it recovers from what is there",
         ) from error
+
+
+def is_old_tree_kept(target: TargetConfig, journal: Journal) -> bool:
+    """Return whether the old tree, by its inode, stands where a switch has put it."""
+    try:
+        status = os.lstat(staged_path(target))
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (journal.device, journal.old_inode)
 
 
 def find_side(target: TargetConfig, journal: Journal) -> Side:

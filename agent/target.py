@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from agent.errors import TargetRefusedError
 from agent.files import Files
+from agent.hooks import NO_HOOKS, Hooks
 from agent.limits import PATTERNS_MAX, WINDOWS_MAX
 from agent.maintenance import Window, parse_window_untrusted
 from agent.state_file import damaged, read_state, write_state
@@ -62,6 +63,8 @@ class TargetConfig:
     """Whether the operator has stopped all changes."""
     allowed: tuple[Allowance, ...] = ()
     """What patches may do here besides changing text, sorted; a patch must allow it to itself as well."""
+    hooks: Hooks = NO_HOOKS
+    """What the operator lets run around a change."""
 
     def carries(self, component: str) -> bool:
         """Return whether the target is configured to carry `component`."""
@@ -86,6 +89,7 @@ class TargetConfig:
             "windows": [window.text for window in self.windows],
             "frozen": self.frozen,
             "allowed": [each.value for each in self.allowed],
+            "hooks": self.hooks.to_json(),
         }
 
     @classmethod
@@ -109,6 +113,7 @@ class TargetConfig:
             frozen=as_bool(document.get("frozen"), "frozen"),
             # A target of before there were allowances has none.
             allowed=_as_allowances(document.get("allowed", [])),
+            hooks=Hooks.from_json_untrusted(document.get("hooks", {})),
         )
 
 

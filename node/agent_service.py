@@ -13,6 +13,7 @@ import structlog
 
 from agent.config import AgentConfig
 from agent.facts import Requester
+from agent.hooks import HookKind
 from agent.limits import TURNS_INTERVAL_SECONDS
 from agent.runtime import Agent, Outcome
 from ledger.bodies import HostReport
@@ -107,6 +108,7 @@ class AgentService:
             "agent.target.adopt": self.target_adopt,
             "agent.target.freeze": self.target_freeze,
             "agent.target.allow": self.target_allow,
+            "agent.target.hook": self.target_hook,
             "agent.target.remove": self.target_remove,
             "agent.split.list": self.split_list,
             "agent.split.settle": self.split_settle,
@@ -208,6 +210,16 @@ class AgentService:
         name, allowed = as_name(params, "target"), params.get("allowed") or []
         await self._agent.allow_target(name, allowed)
         return {"target": name, "allowed": allowed}
+
+    async def target_hook(self, params: Params) -> Document:
+        """Let something run around changes of a target, or nothing any more."""
+        name, kind = as_name(params, "target"), as_name(params, "hook")
+        if kind not in tuple(HookKind):
+            raise RejectedError("node.param.hook", f"hook is one of {', '.join(HookKind)}")
+        members = ("argv", "timeout_s", "retries", "interval_s", "soak_s")
+        hook = {member: params[member] for member in members if params.get(member) is not None}
+        await self._agent.set_hook(name, HookKind(kind), hook or None)
+        return (await self._agent.show_target(name)).to_json()
 
     async def target_remove(self, params: Params) -> Document:
         """Forget a target; its tree and its history stay."""

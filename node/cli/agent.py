@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ target = group(
         "freeze": Place("node.cli.agent:target_freeze", "Stop all changes of a target."),
         "thaw": Place("node.cli.agent:target_thaw", "Allow changes of a frozen target again."),
         "allow": Place("node.cli.agent:target_allow", "Say what patches may do at a target besides changing text."),
+        "hook": Place("node.cli.agent:target_hook", "Say what runs before and after a change, and checks its health."),
         "remove": Place("node.cli.agent:target_remove", "Forget a target; its tree stays."),
     },
 )
@@ -170,6 +172,69 @@ def target_allow(session: Session, name: str, allowed: tuple[str, ...]) -> None:
     """
     document = session.client().call("agent.target.allow", target=name, allowed=list(allowed))
     session.output.emit(document, [f"target {name} allows: {', '.join(document['allowed']) or 'nothing but text'}"])
+
+
+@click.command(
+    "hook",
+    cls=Command,
+    home=True,
+    examples=(
+        "patchwarden agent target hook app after -- /usr/bin/systemctl restart app",
+        "patchwarden agent target hook app health --retries 5 --interval 2 --soak 30 -- /usr/bin/curl -fsS http://127.0.0.1:8080/health",
+        "patchwarden agent target hook app health --remove",
+    ),
+)
+@_NAME
+@click.argument("kind", type=click.Choice(("before", "after", "health")), metavar="before|after|health")
+@click.argument("argv", nargs=-1, metavar="[PROGRAM [WORD]...]")
+@click.option(
+    "--timeout", "timeout_s", type=click.IntRange(1, 3600), metavar="SECONDS", help="For one run. Default: 60."
+)
+@click.option("--retries", type=click.IntRange(0, 1000), help="Health: how often it may fail before its first success.")
+@click.option(
+    "--interval", "interval_s", type=click.IntRange(0, 3600), metavar="SECONDS", help="Health: pause between runs."
+)
+@click.option(
+    "--soak",
+    "soak_s",
+    type=click.IntRange(0, 3600),
+    metavar="SECONDS",
+    help="Health: how long it must go on succeeding.",
+)
+@click.option("--remove", is_flag=True, help="Run nothing there any more.")
+@click.pass_obj
+def target_hook(  # noqa: PLR0917 - one parameter for each option
+    session: Session,
+    name: str,
+    kind: str,
+    argv: tuple[str, ...],
+    timeout_s: int | None,
+    retries: int | None,
+    interval_s: int | None,
+    soak_s: int | None,
+    remove: bool,
+) -> None:
+    """Run PROGRAM around every change of TARGET: before it, after it, or to see whether the target is healthy.
+
+    No shell is involved; PROGRAM is an absolute path, and no word may name anything inside a target. It is told PATCHWARDEN_TARGET, _ROOT,
+    _PATCH, _HOOK and _ACTION, and nothing else of this machine's environment. Exit code 0 is success. A patch after which the after hook or
+    the health check fails is taken back.
+    """
+    if remove == bool(argv):
+        raise click.UsageError("give either a program or --remove")
+    hook = (
+        {}
+        if remove
+        else {
+            "argv": list(argv),
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "interval_s": interval_s,
+            "soak_s": soak_s,
+        }
+    )
+    document = session.client().call("agent.target.hook", target=name, hook=kind, **hook)
+    session.output.emit(document, _target_lines(document))
 
 
 @click.command("freeze", cls=Command, home=True, examples=("patchwarden agent target freeze app",))
@@ -359,6 +424,7 @@ def outcome_lines(document: dict[str, Any]) -> list[str]:
         lines += [f"  does not count: {sentence}" for sentence in decision["set_aside"]]
     lines += fields(
         (
+            *((f"{run['hook']} hook", _hook_run(run)) for run in document["hooks"]),
             ("result", document["code"] if is_denied else f"{document['code']}: {document['message']}"),
             ("next", document["hint"] if not is_denied and document["hint"] else None),
             ("tree before", document["tree_before"]),
@@ -369,6 +435,21 @@ def outcome_lines(document: dict[str, Any]) -> list[str]:
         )
     )
     return lines
+
+
+def _hook_run(run: dict[str, Any]) -> str:
+    if run["passed"]:
+        how = "passed"
+    elif run["timed_out"]:
+        how = "did not end in time"
+    elif run["exit"] is not None:
+        how = f"ended with exit code {run['exit']}"
+    else:
+        how = "was given up" if run["signal"] is None else f"was ended by signal {run['signal']}"
+    runs = f" in run {run['runs']}" if run["runs"] > 1 else ""
+    last = run["output"].rpartition("\n")[2]
+    what = "" if run["action"] != "restore" else " (after the change was taken back)"
+    return f"{how}{runs} after {run['ms'] / 1000:.1f} s{what}" + (f": {last}" if last else "")
 
 
 def _decide(session: Session, method: str, patch: str, name: str) -> None:
@@ -409,6 +490,17 @@ def _state(document: dict[str, Any]) -> str:
     return "frozen" if document["frozen"] else "as recorded"
 
 
+def _hook(hook: dict[str, Any]) -> str:
+    limits = [f"at most {hook['timeout_s']} s"]
+    if hook["retries"]:
+        limits.append(f"{hook['retries']} retries")
+    if hook["interval_s"]:
+        limits.append(f"every {hook['interval_s']} s")
+    if hook["soak_s"]:
+        limits.append(f"for {hook['soak_s']} s")
+    return f"{shlex.join(hook['argv'])} ({', '.join(limits)})"
+
+
 def _target_lines(document: dict[str, Any]) -> list[str]:
     paths = ", ".join(document["drifted_paths"]) or None
     lines = list(
@@ -421,6 +513,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 ("components", ", ".join(document["components"])),
                 ("windows", ", ".join(document["windows"]) or "always"),
                 ("allows", ", ".join(document["allowed"]) or None),
+                *((f"{kind} hook", _hook(hook)) for kind, hook in document["hooks"].items()),
                 ("tree", document["tree_digest"]),
                 ("recorded tree", document["recorded_tree_digest"] if document["drifted"] else None),
                 ("differs", f"{document['drifted_count']} paths: {paths}" if paths else None),

@@ -1,10 +1,11 @@
 """Kills an agent before every file system call of an application and of its recovery, and says what was left. Run as a program.
 
-    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback]
+    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback] [hooks|unhealthy]
 
 ``kill`` ends the process with SIGKILL in front of a call; ``fail`` lets the call fail with ENOSPC. With ``recovery`` the recovery after a
 crash is stopped in front of each of its own calls too. With ``rollback``
-the patch is installed already, and undone. Prints one JSON object: the number of runs, and every fault found.
+the patch is installed already, and undone. With ``hooks`` hooks run around the change, and with ``unhealthy`` the health check fails;
+then only the calls from the journal on are tried. Prints one JSON object: the number of runs, and every fault found.
 
 The parent starts no thread, so that it may fork; each run is a child. The ledger survives its hosts: what it accepted stands in a file.
 """
@@ -26,6 +27,7 @@ import trio
 
 from agent.errors import MetadataRefusedError
 from agent.files import Files
+from agent.hooks import HookKind
 from agent.runtime import Outcome
 from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
@@ -36,6 +38,8 @@ SMALL_TREE = {**patches.BEFORE, "README": TREE["README"]}
 """For the matrix of crashes within recoveries, whose size is a product."""
 SAMPLE = 16
 """Of the crashes that only differ in how much is staged, every how many-th is recovered with crashes of its own."""
+HEALTHY, UNHEALTHY = "hooks", "unhealthy"
+TRUE, FALSE = os.path.realpath("/usr/bin/true"), os.path.realpath("/usr/bin/false")
 TURNING_POINTS = ("journal", "outbox", "exchange")
 """Calls before which a crash always is: where the answer to "what happened?" changes."""
 
@@ -61,13 +65,18 @@ class DurableLedger(FakeLedger):
             data = data[4 + length :]
 
 
-def hook(stop_at: int, mode: str, trace: Path) -> Files:
-    """Return a file system that ends the process, or fails, in front of its call number `stop_at`, counted from 1."""
+def hook(stop_at: int, mode: str, trace: Path, until: str | None) -> Files:
+    """Return a file system that ends the process, or fails, in front of its call number `stop_at`, counted from 1.
+
+    With `until`, the first call whose path holds it is only counted.
+    """
     count = 0
 
     def step(name: str, path: str | bytes) -> None:
         nonlocal count
         count += 1
+        if until is not None and until in os.fsdecode(path) and not trace.exists():
+            trace.write_text(f"{count} {name}")
         if count == stop_at:
             trace.write_text(f"{name} {os.fsdecode(path)}")
             if mode == "kill":
@@ -82,10 +91,14 @@ def hook(stop_at: int, mode: str, trace: Path) -> Files:
 class Crash:
     """All runs over one prepared host."""
 
-    def __init__(self, directory: Path, mode: str, *, small: bool, rollback: bool = False) -> None:
+    def __init__(
+        self, directory: Path, mode: str, *, small: bool, rollback: bool = False, health: str | None = None
+    ) -> None:
         self.directory = directory
         self.mode = mode
         self.rollback = rollback
+        self.health = health
+        self.is_unhealthy = False
         self.done = "ROLLED_BACK" if rollback else "SUCCESS"
         self.refused_then = "agent.rollback.not_installed" if rollback else "agent.metadata.already_applied"
         self.host = directory / "host"
@@ -106,6 +119,13 @@ class Crash:
         shutil.copytree(self.host, self.template, symlinks=True)
         self.old = tree_digest_of(self.world.root)
         self.new = self.find_new_digest()
+        if health == UNHEALTHY:
+            self.is_unhealthy = True
+            self.refused_then = ""
+            self.restore(self.template)
+            assert self.child(self.make_unhealthy, 0) == "ended"
+            shutil.rmtree(self.template)
+            shutil.copytree(self.host, self.template, symlinks=True)
 
     def find_new_digest(self) -> bytes:
         assert self.child(self.act, 0) == "ended"
@@ -119,7 +139,7 @@ class Crash:
 
     # Runs
 
-    def child(self, action: Callable[[World], Awaitable[None]], stop_at: int) -> str:
+    def child(self, action: Callable[[World], Awaitable[None]], stop_at: int, until: str | None = None) -> str:
         """Run `action` in a child over the host's files; return "ended", "killed" or what went wrong."""
         self.runs += 1
         self.trace.unlink(missing_ok=True)
@@ -128,7 +148,7 @@ class Crash:
             status = 3
             try:
                 self.world.ledger.restore()  # type: ignore[attr-defined]
-                self.world.files = hook(stop_at, self.mode, self.trace)
+                self.world.files = hook(stop_at, self.mode, self.trace, until)
                 self.world.agent = self.world.open()
                 trio.run(action, self.world)
                 status = 0
@@ -150,8 +170,14 @@ class Crash:
 
     async def prepare(self, world: World) -> None:
         await world.add_target()
+        if self.health is not None:
+            for kind in HookKind:
+                await world.agent.set_hook(TARGET, kind, {"argv": [TRUE]})
         if self.rollback:
             assert (await world.agent.apply(self.data, TARGET, OPERATOR)).is_success
+
+    async def make_unhealthy(self, world: World) -> None:
+        await world.agent.set_hook(TARGET, HookKind.HEALTH, {"argv": [FALSE]})
 
     async def ask(self, world: World) -> Outcome:
         """Return how what is tested ended, once."""
@@ -201,9 +227,13 @@ class Crash:
             assert each.tree_before == self.old
         counters = [each.counter for each in world.bodies() if hasattr(each, "counter")]
         assert counters == list(range(1, len(counters) + 1))
-        assert await self.ask_again(world) == ("" if not is_new else self.refused_then)
-        assert world.digest() == self.new
-        assert read_tree(world.root) == self.new_files
+        assert not (is_new and self.is_unhealthy), "what did not pass its trial stands"
+        if self.is_unhealthy:
+            assert await self.ask_again(world) == "agent.hook.health_failed"
+        else:
+            assert await self.ask_again(world) == ("" if not is_new else self.refused_then)
+        assert world.digest() == (self.old if self.is_unhealthy else self.new)
+        assert read_tree(world.root) == (self.old_files if self.is_unhealthy else self.new_files)
 
     # Matrix
 
@@ -226,7 +256,7 @@ class Crash:
     def run(self, *, recovery: bool) -> dict[str, Any]:
         applications = recoveries = 0
         ended = ("killed",) if self.mode == "kill" else ("ended", "stopped")
-        for stop_at in range(1, STEPS_MAX):
+        for stop_at in range(self.first_step(), STEPS_MAX):
             self.restore(self.template)
             end = self.child(self.act, stop_at)
             if not self.trace.exists():
@@ -241,6 +271,14 @@ class Crash:
             if recovery and (stop_at % SAMPLE == 0 or any(part in name for part in TURNING_POINTS)):
                 recoveries += self.run_recoveries(stop_at, where)
         return {"applications": applications, "recoveries": recoveries, "runs": self.runs, "faults": self.faults}
+
+    def first_step(self) -> int:
+        """Return the first call to stop before: hooks change nothing before the journal is written."""
+        if self.health is None:
+            return 1
+        self.restore(self.template)
+        assert self.child(self.act, STEPS_MAX, until="journal") in ("killed", "ended", "stopped")
+        return int(self.trace.read_text().split()[0])
 
     def run_recoveries(self, crash_at: int, where: str) -> int:
         for stop_at in range(1, STEPS_MAX):
@@ -260,7 +298,9 @@ def main() -> None:
     """Run the matrix that the arguments name."""
     directory, mode, *rest = sys.argv[1:]
     recovery, rollback = "recovery" in rest, "rollback" in rest
-    crash = Crash(Path(directory), mode, small=recovery or rollback, rollback=rollback)
+    health = next((each for each in (HEALTHY, UNHEALTHY) if each in rest), None)
+    small = recovery or rollback or health is not None
+    crash = Crash(Path(directory), mode, small=small, rollback=rollback, health=health)
     print(json.dumps(crash.run(recovery=recovery)))
 
 

@@ -63,6 +63,12 @@ def test_stopped_before_any_call_of_a_rollback(memory_directory: Path, mode: str
     assert run_matrix(memory_directory, mode, "rollback")["applications"] > 40
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("health", ["hooks", "unhealthy"])
+def test_killed_before_any_call_from_the_journal_on_with_hooks(memory_directory: Path, health: str) -> None:
+    assert run_matrix(memory_directory, "kill", health)["applications"] > 30
+
+
 class Stop(BaseException):
     """Ends an application like a crash, in this process."""
 

@@ -71,6 +71,8 @@ def test_examples_in_help_use_options_that_exist(path: tuple[str, ...]) -> None:
             words_path, command = resolve(words)
             known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
             for word in words[len(words_path) :]:
+                if word == "--":
+                    break  # What follows belongs to another program.
                 if word.startswith("-") and word != "-":
                     assert word in known, example
 
