@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.limits import (
+    DRIFT_FULL_INTERVAL_SECONDS,
     DRIFT_INTERVAL_SECONDS,
     INTENT_WAIT_SECONDS_MAX,
     OUTCOME_WAIT_SECONDS_MAX,
@@ -43,6 +44,8 @@ class AgentConfig:
     """How long a caller waits for the outcome to be committed before it goes on waiting in the outbox, seconds."""
     drift_interval_s: float = DRIFT_INTERVAL_SECONDS
     """How often every target is compared with its record, seconds."""
+    drift_full_interval_s: float = DRIFT_FULL_INTERVAL_SECONDS
+    """How often every file is read for that, whatever its status says, seconds."""
     turns_interval_s: float | None = TURNS_INTERVAL_SECONDS
     """How often the host looks whether a rollout has come to it, seconds; None when it takes no part in rollouts."""
     not_after_window: int = NOT_AFTER_WINDOW_MAX // 2

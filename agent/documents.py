@@ -83,6 +83,11 @@ def drift_body(status: TargetStatus) -> bytes:
     return _bounded(document, [_text(path) for path in status.drifted_paths])
 
 
+def repair_body(status: TargetStatus) -> bytes:
+    """Return the body of a repair report: the tree is again what the records explain."""
+    return _bounded({"version": 1, "tree_digest": _hex(status.tree_digest)}, [])
+
+
 def _bounded(document: dict[str, Any], paths: list[str]) -> bytes:
     """Return `document` with as many of `paths` as `REPORT_BYTES_MAX` allows."""
     while True:

@@ -104,6 +104,8 @@ DELIVERY_PAUSE_SECONDS: Final = 1.0
 DELIVERY_PAUSE_SECONDS_MAX: Final = 60.0
 SETTLED_ENTRIES_KEPT: Final = 256
 """Delivered records whose last form is remembered for whoever waits for them."""
+DRIFT_FULL_INTERVAL_SECONDS: Final = 86_400.0
+"""Default of how often every file of every target is read for that, whatever its status says."""
 DRIFT_INTERVAL_SECONDS: Final = 300.0
 """Default of how often every target is compared with its record."""
 TURNS_INTERVAL_SECONDS: Final = 10.0

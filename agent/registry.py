@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.applying import check_staging
+from agent.drift import read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.files import Files
 from agent.inventory import Inventory, differing_paths, open_root
@@ -51,6 +52,10 @@ class TargetStatus:
     single files is lost."""
     drifted_count: int
     """Number of all such paths."""
+    is_busy: bool = False
+    """Whether the target is being changed now: then the tree is told as it was seen last."""
+    full_scan_ms: int | None = None
+    """When every file was read last, milliseconds since the epoch, or None when nobody knows."""
 
     @property
     def is_drifted(self) -> bool:
@@ -73,6 +78,8 @@ class TargetStatus:
             "drifted_paths": list(self.drifted_paths),
             "drifted_count": self.drifted_count,
             "problem": self.problem,
+            "busy": self.is_busy,
+            "full_scan_ms": self.full_scan_ms,
             "installed": [each.to_json() for each in self.state.installed],
             "counters": dict(self.state.counters or {}),
         }
@@ -92,6 +99,7 @@ class Target:
         self.store = TargetStore(files, directory)
         self.config = config
         self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE))
+        self._status: TargetStatus | None = None
 
     def open_root(self) -> int:
         """Return a descriptor of the root; the caller closes it. Raises TargetRefusedError, ApplyFailedError."""
@@ -127,24 +135,47 @@ class Target:
             )
         return state
 
-    def status(self) -> TargetStatus:
-        """Return the target as it is. Raises StateCorruptError, TargetRefusedError (``agent.target.not_adopted``)."""
+    def status(self, *, full_at_ms: int | None = None) -> TargetStatus:
+        """Return the target as it is.
+
+        Args:
+            full_at_ms: The time now, milliseconds since the epoch, if every file is to be read; otherwise only what changed is.
+
+        Raises:
+            TargetRefusedError: ``agent.target.not_adopted``.
+            StateCorruptError: ``agent.state.damaged``.
+            OSError: That everything was read could not be written.
+        """
+        self._status = self._look(full_at_ms)
+        return self._status
+
+    def status_while_busy(self) -> TargetStatus:
+        """Return the target as it was seen last, for whoever does not wait for the end of a change. Raises as `status`."""
         state = self.state()
+        seen = self._status or TargetStatus(self.config, state, state.tree_digest, "", (), 0)
+        return replace(seen, config=self.config, state=state, is_busy=True)
+
+    def _look(self, full_at_ms: int | None) -> TargetStatus:
+        state = self.state()
+        full_ms = read_full_scan_ms(self.store)
         try:
             root_fd = self.open_root()
             try:
-                inventory = self.take_inventory(root_fd)
+                inventory = self.take_inventory(root_fd, full=full_at_ms is not None)
             finally:
                 os.close(root_fd)
         except (TargetRefusedError, ApplyFailedError) as error:
-            return TargetStatus(self.config, state, None, error.message, (), 0)
+            return TargetStatus(self.config, state, None, error.message, (), 0, full_scan_ms=full_ms)
         self.save_cache()
+        if full_at_ms is not None:
+            write_full_scan_ms(self._files, self.store, full_at_ms)
+            full_ms = full_at_ms
         differing: tuple[bytes, ...] = ()
         if inventory.tree_digest != state.tree_digest:
             recorded = read_manifest(self.store.path(MANIFEST_FILE), state.tree_digest)
             differing = () if recorded is None else differing_paths(inventory, recorded)
         names = tuple(path.decode(errors="backslashreplace") for path in differing[:DRIFT_PATHS_MAX])
-        return TargetStatus(self.config, state, inventory.tree_digest, "", names, len(differing))
+        return TargetStatus(self.config, state, inventory.tree_digest, "", names, len(differing), full_scan_ms=full_ms)
 
     def adopt(self) -> TargetStatus:
         """Make the tree as it is the recorded one; installed patches and release counters stay.
@@ -168,8 +199,8 @@ class Target:
         self.save_cache()
         return TargetStatus(self.config, state, inventory.tree_digest, "", (), 0)
 
-    def mark_drift_reported(self, digest: Digest) -> None:
-        """Remember that this drift was told. Raises OSError, StateCorruptError."""
+    def mark_drift_reported(self, digest: Digest | None) -> None:
+        """Remember that this drift was told, or with None that its end was. Raises OSError, StateCorruptError."""
         self.store.write_target_state(replace(self.state(), drift_reported=digest))
 
     def change(self, config: TargetConfig) -> None:

@@ -24,7 +24,8 @@ from agent.access import CommittedAt, LedgerAccess
 from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.delivery import Delivery
-from agent.documents import adoption_body, drift_body
+from agent.documents import adoption_body, drift_body, repair_body
+from agent.drift import is_full_due, read_full_scan_ms, own_moment_s
 from agent.errors import MetadataRefusedError, OutboxError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
@@ -324,6 +325,17 @@ class Agent:
         async with self._lock(slot):
             return await run_blocking(slot.status)
 
+    async def glance_at_target(self, name: str) -> TargetStatus:
+        """Return the target's status without waiting for a change that is under way: then as it was seen last, and told to be busy.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+        """
+        slot = self._registry.get(name)
+        if self._lock(slot).locked():
+            return await run_blocking(slot.status_while_busy)
+        return await self.show_target(name)
+
     async def adopt_target(self, name: str) -> TargetStatus:
         """Return the target's status after its tree as it is has become the recorded one; the ledger is told.
 
@@ -384,21 +396,51 @@ class Agent:
         slot = self._registry.get(name)
         return await run_blocking(slot.history, limit)
 
-    async def check_drift(self) -> tuple[TargetStatus, ...]:
-        """Return the status of every target that has drifted; each drift is told to the ledger once."""
+    async def check_drift(
+        self, name: str | None = None, *, full: bool = False, wait: bool = True
+    ) -> tuple[TargetStatus, ...]:
+        """Return the status of every target that has drifted; each drift is told to the ledger once, and so is its end.
+
+        A target is looked at between changes, never in the middle of one.
+
+        Args:
+            name: One target; None for all.
+            full: Whether every file is read; otherwise only where that is due, and else what changed.
+            wait: Whether to wait for the end of a change; otherwise a target that is being changed is left for the next time.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            UnavailableError: ``agent.outbox.full``, ``agent.state.*``.
+            CorruptionError: The agent's state is damaged.
+        """
         drifted = []
-        for slot in self._registry:
+        for slot in tuple(self._registry) if name is None else (self._registry.get(name),):
+            if not wait and self._lock(slot).locked():
+                continue
             async with self._lock(slot):
-                status = await run_blocking(slot.status)
-                if not status.is_drifted:
-                    continue
-                drifted.append(status)
-                if status.tree_digest is None or status.tree_digest == status.state.drift_reported:
-                    continue
-                await self._delivery.queue(HostReport("drift", slot.config.name, drift_body(status)))
-                await run_blocking(slot.mark_drift_reported, status.tree_digest)
-                self._note("agent.drift", {"target": slot.config.name, "paths": status.drifted_count})
+                await self._lifecycle.recover(slot)
+                status = await run_blocking(self._scan, slot, full)
+                if status.is_drifted:
+                    drifted.append(status)
+                await self._report_drift(slot, status)
         return tuple(drifted)
+
+    def _scan(self, slot: Target, full: bool) -> TargetStatus:
+        now_ms = self._now_ms()
+        due = full or is_full_due(read_full_scan_ms(slot.store), now_ms, self._config.drift_full_interval_s)
+        return slot.status(full_at_ms=now_ms if due else None)
+
+    async def _report_drift(self, slot: Target, status: TargetStatus) -> None:
+        if status.tree_digest is None or status.tree_digest == status.state.drift_reported:
+            return
+        if status.is_drifted:
+            await self._delivery.queue(HostReport("drift", slot.config.name, drift_body(status)))
+            await run_blocking(slot.mark_drift_reported, status.tree_digest)
+            self._note("agent.drift", {"target": slot.config.name, "paths": status.drifted_count})
+        elif status.state.drift_reported is not None:
+            await self._delivery.queue(HostReport("repair", slot.config.name, repair_body(status)))
+            await run_blocking(slot.mark_drift_reported, None)
+            self._note("agent.drift.repaired", {"target": slot.config.name})
 
     def status(self) -> AgentStatus:
         """Return how the agent stands."""
@@ -480,12 +522,17 @@ class Agent:
                 await self._delivery.wait_queued()
 
     async def _check_drift_for_ever(self) -> None:
+        interval_s = self._config.drift_interval_s
+        next_s = trio.current_time() + own_moment_s(self._config.identity_id, interval_s)
         while True:
-            await trio.sleep(self._config.drift_interval_s)
-            try:
-                await self.check_drift()
-            except (RejectedError, UnavailableError) as error:
-                self._note("agent.drift.failed", {"message": str(error)})
+            await trio.sleep_until(next_s)
+            for name in self.list_targets():
+                try:
+                    await self.check_drift(name, wait=False)
+                except (RejectedError, UnavailableError) as error:
+                    self._note("agent.drift.failed", {"target": name, "message": str(error)})
+            # By the clock, not from the end of one scan to the next: a host keeps its place in the interval.
+            next_s = max(next_s + interval_s, trio.current_time())
 
     # Rollouts
 
@@ -531,8 +578,7 @@ class Agent:
 
     async def _take_turns_for_ever(self, interval_s: float) -> None:
         # Hosts look at different moments, each always at its own: ten thousand would otherwise ask for one file at once.
-        share = int.from_bytes(sha256(self._config.identity_id.encode())[:4], "big") / 2**32
-        await trio.sleep(interval_s * share)
+        await trio.sleep(own_moment_s(self._config.identity_id, interval_s))
         while True:
             await self.take_turns()
             await trio.sleep(interval_s)

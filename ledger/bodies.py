@@ -74,7 +74,7 @@ from wire.limits import (
     X509_CRL_BYTES_MAX,
 )
 
-REPORT_KINDS: Final = ("adopt", "drift", "inventory", "rollback")
+REPORT_KINDS: Final = ("adopt", "drift", "inventory", "repair", "rollback")
 _RESULT: Final = re.compile(rf"[A-Z][A-Z0-9_]{{0,{RESULT_BYTES_MAX - 1}}}", re.ASCII)
 
 

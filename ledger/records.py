@@ -384,7 +384,7 @@ class TargetRecord(Record):
     changed_height: int
     """Height of the block that last changed this record."""
     report_kind: str
-    """The kind of the last report about it (``drift``, ``adopt``, ``rollback``), or empty."""
+    """The kind of the last report about it (``drift``, ``repair``, ``adopt``, ``rollback``), or empty."""
     report_tx_id: bytes | None
     """The transaction with that report, or None."""
     report_height: int | None

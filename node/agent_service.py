@@ -67,6 +67,8 @@ class AgentService:
             key=key,
             host_group=node.config.host_group,
             replica_age_ms_max=node.config.replica_age_max_ms,
+            drift_interval_s=node.config.drift_interval_s,
+            drift_full_interval_s=node.config.drift_full_interval_s,
             turns_interval_s=TURNS_INTERVAL_SECONDS if node.config.rollouts else None,
         )
 
@@ -117,7 +119,7 @@ class AgentService:
     async def status(self, params: Params) -> Document:
         """Return how the agent and each of its targets stand."""
         del params
-        targets = [(await self._agent.show_target(name)).to_json() for name in self._agent.list_targets()]
+        targets = [(await self._agent.glance_at_target(name)).to_json() for name in self._agent.list_targets()]
         return {**self._agent.status().to_json(), "targets": targets}
 
     async def history(self, params: Params) -> list[Document]:
@@ -152,9 +154,9 @@ class AgentService:
         return {"patch_id": patch_id, "target": target, "outcomes": [outcome.to_json() for outcome in outcomes]}
 
     async def drift(self, params: Params) -> list[Document]:
-        """Return the targets whose tree no record explains, looking now."""
-        del params
-        return [status.to_json() for status in await self._agent.check_drift()]
+        """Return the targets whose tree no record explains, looking now, at all of them or at one."""
+        name = None if params.get("target") is None else as_name(params, "target")
+        return [status.to_json() for status in await self._agent.check_drift(name, full=as_flag(params, "full"))]
 
     async def outbox(self, params: Params) -> list[Document]:
         """Return records that wait for the ledger, in their order, behind a sequence."""

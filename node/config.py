@@ -115,6 +115,10 @@ class NodeConfig(BaseSettings):
     """The host's group, such as `canary`, for policies that ask for it."""
     rollouts: bool = True
     """Whether a host applies by itself what a rollout brings to it when its turn comes."""
+    drift_interval_s: Annotated[int, Field(ge=10, le=604_800)] = 300
+    """How often a host compares its targets with their records, seconds."""
+    drift_full_interval_s: Annotated[int, Field(ge=10, le=31_536_000)] = 86_400
+    """How often it reads every file for that, seconds; in between it believes a status that has not changed."""
     listen: str = "/ip4/127.0.0.1/tcp/0"
     """The libp2p address to listen on; port 0 takes a free one."""
     rpc_listen: str = "127.0.0.1:0"

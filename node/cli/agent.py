@@ -27,6 +27,7 @@ agent = group(
         "apply": Place("node.cli.agent:apply", "Decide on a patch, apply it if everything holds, record how it ended."),
         "rollback": Place("node.cli.agent:rollback", "Undo an installed patch, and record how it ended."),
         "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
+        "drift": Place("node.cli.agent:drift", "Compare the targets with their records now."),
         "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
         "outbox": Place("node.cli.bundle:outbox", "List what this host has still to tell the ledger."),
         "import-bundle": Place(
@@ -353,6 +354,38 @@ def status(session: Session) -> None:
     session.output.emit(document, lines)
 
 
+@click.command(
+    "drift",
+    cls=Command,
+    home=True,
+    examples=("patchwarden agent drift", "patchwarden agent drift --target app --full"),
+)
+@click.option("--target", "name", metavar="TARGET", help="Only this one. Default: all.")
+@click.option("--full", is_flag=True, help="Read every file, also those whose status has not changed.")
+@click.pass_obj
+def drift(session: Session, name: str | None, full: bool) -> None:
+    """Compare the targets with their records now, and tell the ledger of every drift and of every one that was repaired.
+
+    Exit code 1 while a target has drifted: policy then lets nothing be changed there until it is repaired or adopted.
+    """
+    found = session.client().call("agent.drift", target=name, full=full)
+    lines: list[str] = []
+    for each in found:
+        lines += [
+            f"target {each['name']} has drifted"
+            if not each["problem"]
+            else f"target {each['name']} cannot be read: {each['problem']}"
+        ]
+        lines += [f"  {path}" for path in each["drifted_paths"]]
+        if each["drifted_count"] > len(each["drifted_paths"]):
+            lines.append(f"  and {each['drifted_count'] - len(each['drifted_paths'])} more")
+        if not each["problem"]:
+            lines.append(f"  recorded {each['recorded_tree_digest']}, found {each['tree_digest']}")
+    session.output.emit(found, lines or ["no target has drifted"])
+    if found:
+        click.get_current_context().exit(EXIT_NO)
+
+
 @click.command("history", cls=Command, node=True, examples=("patchwarden agent history --target app --limit 5",))
 @_TARGET
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
@@ -483,6 +516,8 @@ def _heights(heights: list[int]) -> str | None:
 
 
 def _state(document: dict[str, Any]) -> str:
+    if document["busy"]:
+        return "being changed"
     if document["problem"]:
         return "unreadable"
     if document["drifted"]:
@@ -516,6 +551,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 *((f"{kind} hook", _hook(hook)) for kind, hook in document["hooks"].items()),
                 ("tree", document["tree_digest"]),
                 ("recorded tree", document["recorded_tree_digest"] if document["drifted"] else None),
+                ("read in full", None if document["full_scan_ms"] is None else when(document["full_scan_ms"])),
                 ("differs", f"{document['drifted_count']} paths: {paths}" if paths else None),
             )
         )

@@ -239,8 +239,24 @@ def summary_of(body: Body) -> str:  # noqa: PLR0912, PLR0915 - one case for each
             signers = ", ".join(each.identity_id for each in body.approvals)
             text = f"RECOVERED: the majority of the validators was declared lost by {signers}: {body.statement.reason}"
         case bodies.HostReport():
-            text = f"report {body.report_kind} about {body.target}"
+            text = f"report {body.report_kind} about {body.target}{_differing(body)}"
     return text
+
+
+def _differing(body: Any) -> str:
+    """Return what a drift report says of the paths, as far as it can be read."""
+    from wire.canonical_json import decode_untrusted
+
+    try:
+        document = decode_untrusted(body.body, bytes_max=len(body.body))
+    except RejectedError:
+        return ""
+    count = document.get("paths_count") if isinstance(document, dict) else None
+    paths = document.get("paths") if isinstance(document, dict) else None
+    if body.report_kind != "drift" or type(count) is not int:
+        return ""
+    named = [str(path)[:64] for path in paths[:3]] if isinstance(paths, list) else []
+    return f": {count} paths differ" + (f", such as {', '.join(named)}" if named else "")
 
 
 def _announced(body: Any) -> str:
