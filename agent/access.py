@@ -59,6 +59,6 @@ class LedgerAccess(Protocol):
         """
         ...
 
-    async def fetch_patch(self, digest: bytes) -> bytes | None:
-        """Return the patch file with this SHA-256 from the local store or from a peer, or None when nobody has it."""
+    async def fetch_patch(self, digest: bytes, size: int) -> bytes | None:
+        """Return the patch file with this SHA-256 and length from the local store or from peers, or None when nobody has it."""
         ...

@@ -268,6 +268,15 @@ class Registry:
             )
         return target
 
+    def installed_patches(self) -> frozenset[bytes]:
+        """Return the ids of the patches that the records say are installed, of all targets, 32 bytes each.
+
+        Raises:
+            StateCorruptError: ``agent.state.damaged``.
+        """
+        states = [target.store.read_target_state() for target in self]
+        return frozenset(bytes.fromhex(each.patch_id) for state in states if state for each in state.installed)
+
     def add(self, document: dict[str, Any]) -> TargetStatus:
         """Return the status of a new target, whose tree as it is becomes the recorded one.
 

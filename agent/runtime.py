@@ -268,10 +268,18 @@ class Agent:
         record = self._ledger.view().patch(bytes.fromhex(patch_id))
         if record is None:
             raise MetadataRefusedError("agent.metadata.not_published", "the patch is not published", actual=patch_id)
-        data = await self._ledger.fetch_patch(record.file_digest)
+        data = await self._ledger.fetch_patch(record.file_digest, record.file_bytes)
         if data is None or sha256(data) != record.file_digest:
             raise OutboxError("agent.ledger.patch_not_found", "no peer has the file of this patch now", actual=patch_id)
         return data
+
+    async def installed_patches(self) -> frozenset[bytes]:
+        """Return the ids of the patches that are installed at any target, and so may be rolled back.
+
+        Raises:
+            StateCorruptError: ``agent.state.damaged``.
+        """
+        return await run_blocking(self._registry.installed_patches)
 
     # Split views
 

@@ -72,6 +72,6 @@ class NodeLedger:
             "node.submit.timeout", "the record is not on this replica yet", expected=f"within {timeout_s:g} s"
         )
 
-    async def fetch_patch(self, digest: bytes) -> bytes | None:
-        """Return the patch file with this SHA-256 from here or from a peer, or None when nobody has it."""
-        return await self._node.fetch_patch(Digest(digest))
+    async def fetch_patch(self, digest: bytes, size: int) -> bytes | None:
+        """Return the patch file with this SHA-256 and length from here or from peers, or None when nobody has it."""
+        return await self._node.patches.get(Digest(digest), size)

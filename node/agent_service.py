@@ -94,6 +94,10 @@ class AgentService:
         """Release the agent's directory."""
         self._agent.close()
 
+    async def installed_patches(self) -> frozenset[bytes]:
+        """Return the ids of the patches that are installed here. Raises StateCorruptError."""
+        return await self._agent.installed_patches()
+
     def methods(self) -> dict[str, Callable[[Params], Any]]:
         """Return the agent's methods by their names on the socket."""
         return {

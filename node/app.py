@@ -40,6 +40,7 @@ from node import clock, documents
 from node.checkpoint_watch import CheckpointWatch
 from node.config import Home, NodeConfig
 from node.cose_receipts import CoseReceiptMaker
+from node.distribution.files import PatchFiles
 from node.errors import StorageError
 from node.evidence import put_on_record
 from node.keystore import load_key, write_secret
@@ -66,7 +67,6 @@ from node.validator import Validator
 from wire.errors import RejectedError, UnavailableError
 from wire.hashing import Digest
 from wire.keys import KeyId, PrivateKey
-from wire.limits import PATCH_FILE_BYTES_MAX
 
 DRAIN_TIMEOUT_S: Final = 2.0
 """How long a stop waits for what was submitted to be answered."""
@@ -112,7 +112,11 @@ class Node:
         self.metrics = Metrics()
         self.replica = LedgerReplica(blocks, clock.now_ms)
         self.mempool = Mempool(transactions_max=config.mempool_transactions_max, bytes_max=config.mempool_bytes_max)
-        self.patch_store = PatchStore(home.patches, random_suffix=lambda: clock.random_bytes(8).hex())
+        self.patch_store = PatchStore(
+            home.patches,
+            random_suffix=lambda: clock.random_bytes(8).hex(),
+            bytes_max=config.patch_store_bytes_max,
+        )
         self.started_ms = clock.now_ms()
         self.multiaddr = ""
         self.gateway = None if listener is None else Gateway(home, listener)
@@ -132,6 +136,7 @@ class Node:
         self.relaying = Relaying(self)
         sync = SyncServer(self, self.relaying.server)
         sync.register(self.network)
+        self.patches = PatchFiles(self)
         self.snapshots = SnapshotClient(store, genesis, self.relaying.peers)
         if config.role == "host" or (config.peers and self._is_new()):
             self.observer = Observer(
@@ -194,6 +199,7 @@ class Node:
             if self.agent is not None:
                 nursery.start_soon(self.agent.run)
             nursery.start_soon(self.upkeep.run)
+            nursery.start_soon(self.patches.keeper.run)
             nursery.start_soon(self.checkpoints.run)
             self._write_run_file()
             _log.info("node started", name=self.config.name, role=self.config.role, address=self.multiaddr)
@@ -386,22 +392,6 @@ class Node:
                 last = error
         raise last or UnavailableError("node.no_peer", "no peer is configured")
 
-    async def fetch_patch(self, digest: Digest) -> bytes | None:
-        """Return a patch file from here or from a peer that keeps it, verified against its digest, or None."""
-        data = await trio.to_thread.run_sync(self.patch_store.read, digest)
-        if data is not None:
-            return data
-        for peer in self.relaying.peers():
-            try:
-                data = await peer.patch_file(digest, PATCH_FILE_BYTES_MAX)
-            except (UnavailableError, RejectedError) as error:
-                _log.info("peer has no such patch file", peer=peer.name, code=error.code)
-                continue
-            if data is not None:
-                await trio.to_thread.run_sync(self.patch_store.put, data, digest)
-                return data
-        return None
-
     async def _report_split_view(self, split: SplitView) -> bool:
         return await put_on_record(self, self._key, split)
 
@@ -481,6 +471,7 @@ class Node:
             "peers_connected": sum(1 for peer in self.network.peers() if peer.connected),
             "following": None if self.observer is None else self.observer.following,
             **self.relaying.document(),
+            "patches": self.patches.document(),
             "storage": self.upkeep.document(),
             "certificates": self.upkeep.expiry.document(),
             "checkpoint_height": None if self.checkpoints.highest is None else self.checkpoints.highest.height,
@@ -575,6 +566,7 @@ class Node:
         self.metrics.strangers_refused.set(self.network.strangers_refused)
         self.upkeep.observe()
         self.relaying.observe()
+        self.patches.observe()
         self.metrics.observe_node(
             height=self.replica.height,
             replica_age_ms=self.replica.replica_age_ms(),

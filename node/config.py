@@ -20,7 +20,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from node.distribution.limits import HOST_PLACES, STORE_BYTES_MAX, VALIDATOR_PLACES
 from wire.errors import RejectedError
+from wire.limits import PATCH_FILE_BYTES_MAX
 
 CONFIG_BYTES_MAX = 64 * 1024
 """A settings file beyond this is not one of ours."""
@@ -133,6 +135,14 @@ class NodeConfig(BaseSettings):
     observers_max: Annotated[int, Field(ge=0, le=512)] = 8
     """Observers that this node feeds with blocks; further ones are told whom else to ask. Validators and learners are no observers."""
 
+    patch_uploads_max: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Peers that may take one patch file from this node: at a time on a host, 6 unless set; in an hour on a validator, 2 unless set, as
+    long as it can name one of them to the next. 0 serves nobody but validators."""
+    patch_store_bytes_max: Annotated[int, Field(ge=PATCH_FILE_BYTES_MAX)] = STORE_BYTES_MAX
+    """Bytes of all patch files that this node keeps."""
+    patch_keep_days: Annotated[int, Field(ge=0, le=36_500)] = 30
+    """Days after its last use for which a host keeps a patch file that is neither installed there nor current on the ledger."""
+
     tick_ms: Annotated[int, Field(ge=5, le=1000)] = 50
     """One tick of the consensus clock."""
     heartbeat_ticks: Annotated[int, Field(ge=1, le=50)] = 2
@@ -164,6 +174,13 @@ class NodeConfig(BaseSettings):
     """Rows of the store that are read in a second to find damage before it matters; 0 reads none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is logged."""
+
+    @property
+    def patch_places(self) -> int:
+        """How many peers may take one patch file."""
+        if self.patch_uploads_max is not None:
+            return self.patch_uploads_max
+        return HOST_PLACES if self.role == "host" else VALIDATOR_PLACES
 
     @property
     def history_blocks(self) -> int | None:

@@ -1,8 +1,8 @@
 """Observers serve observers: a node's slots, what an observer learns from the node around it, and whom it asks for more than blocks.
 
-Whatever an observer wants to have (patch files, snapshots, a damaged block, a checkpoint to compare with), it asks of those it follows and
-of other observers first. How often it goes to a validator past them depends on how far from the validators it is, so that what validators
-are asked for has a bound however many observers there are.
+Whatever an observer wants to have (snapshots, a damaged block, a checkpoint to compare with), it asks of those it follows and of other
+observers first; patch files have rules of their own (`node.distribution`). How often it goes to a validator past them depends on how far
+from the validators it is, so that what validators are asked for has a bound however many observers there are.
 
 Source: docs/spec/network.md 7.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from node.distribution.fetching import Neighbours
 from node.joining import JoinServer, Standing
 from node.net.address import with_peer_id_untrusted
 from node.observer import Surroundings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NAMED_ASKED_MAX: Final = 3
 """Observers besides those it follows that a node asks for something, before it asks validators."""
+NAMED_ASKED_FOR_FILES_MAX: Final = 16
+"""The same for a patch file: some are asked at a time, and those that do not answer are not waited for."""
 DIRECT_CHECK_TURNS: Final = 12
 """A follower of a validator compares checkpoints with a validator once in so many turns, of 5 s; one that is a step further away
 `observers_max` times as seldom, and so on."""
@@ -66,6 +69,17 @@ class Relaying:
             return fixed
         near = {peer.key_id: peer for peer in self._near()}
         return [*near.values(), *(peer for peer in fixed if peer.key_id not in near)]
+
+    def neighbours(self) -> Neighbours:
+        """Return whom to ask for a patch file."""
+        near = [] if self._node.observer is None else self._near(NAMED_ASKED_FOR_FILES_MAX)
+        fixed = self._node.peer_ledgers()
+        names = {peer.key_id for peer in fixed}
+        return Neighbours([peer for peer in near if peer.key_id not in names], fixed)
+
+    def announced(self) -> str | None:
+        """Return where others may find this node; None for one that will be a validator, and one that nobody can reach."""
+        return self._announced()
 
     def peers_to_compare(self) -> list[PeerLedger]:
         """Return whose checkpoints may be asked for this time."""
@@ -110,11 +124,10 @@ class Relaying:
         metrics.sent_bytes.labels("consensus").set(consensus)
         metrics.sent_bytes.labels("rpc").set(rpc)
 
-    def _near(self) -> list[PeerLedger]:
+    def _near(self, named_max: int = NAMED_ASKED_MAX) -> list[PeerLedger]:
         assert self._node.observer is not None
         return [
-            PeerLedger(self._node.network, peer.key_id, peer.address)
-            for peer in self._node.observer.others(NAMED_ASKED_MAX)
+            PeerLedger(self._node.network, peer.key_id, peer.address) for peer in self._node.observer.others(named_max)
         ]
 
     def _standing(self) -> Standing:

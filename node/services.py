@@ -67,12 +67,19 @@ def _stored(patch: PatchRecord) -> Document:
     }
 
 
+def _file_unavailable() -> UnavailableError:
+    return UnavailableError(
+        "node.patch.file_unavailable",
+        "no reachable node keeps this patch file",
+        hint="store it with `patch publish`",
+    )
+
+
 class Services:
     """The methods of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._fetching = trio.Lock()
 
     def methods(self) -> dict[str, Callable[[Params], Any]]:
         """Return every method by its name on the socket."""
@@ -350,6 +357,8 @@ class Services:
                 "node.patch.wrong_id", "the file is another patch", expected=wanted, actual=patch_id.hex()
             )
         patch = self._published(patch_id)
+        if not self._node.patch_store.has(Digest(patch.file_digest)):
+            await self._node.patches.make_room(len(data))
         await trio.to_thread.run_sync(self._node.patch_store.put, data, Digest(patch.file_digest))
         return _stored(patch)
 
@@ -358,7 +367,7 @@ class Services:
         patch = self._published(as_hex_digest(params, "patch_id"))
         is_here = self._node.patch_store.has(Digest(patch.file_digest))
         if not is_here:
-            self._node.patch_store.check_room(patch.file_bytes)
+            await self._node.patches.make_room(patch.file_bytes)
         return {**_stored(patch), "file_here": is_here}
 
     async def patches_take(self, params: Params) -> Document:
@@ -369,29 +378,19 @@ class Services:
         return _stored(patch)
 
     async def patches_locate(self, params: Params) -> Document:
-        """Return what a published patch file is, once it is here; a peer is asked for it, one file at a time."""
+        """Return what a published patch file is, once it is here; peers are asked for it if need be."""
         patch = self._find_patch(params)
-        digest = Digest(patch.file_digest)
-        if not self._node.patch_store.has(digest):
-            async with self._fetching:
-                await self._fetch(digest)
+        if not await self._node.patches.bring(Digest(patch.file_digest), patch.file_bytes):
+            raise _file_unavailable()
         return _stored(patch)
 
     async def patches_file(self, params: Params) -> Document:
         """Return a published patch file, from here or from a peer."""
         patch = self._find_patch(params)
-        data = await self._fetch(Digest(patch.file_digest))
-        return {"patch_id": patch.patch_id.hex(), "file": encode_blob(data)}
-
-    async def _fetch(self, digest: Digest) -> bytes:
-        data = await self._node.fetch_patch(digest)
+        data = await self._node.patches.get(Digest(patch.file_digest), patch.file_bytes)
         if data is None:
-            raise UnavailableError(
-                "node.patch.file_unavailable",
-                "no reachable node keeps this patch file",
-                hint="store it with `patch publish`",
-            )
-        return data
+            raise _file_unavailable()
+        return {"patch_id": patch.patch_id.hex(), "file": encode_blob(data)}
 
     def _find_patch(self, params: Params) -> PatchRecord:
         patch_id = as_hex_digest(params, "patch_id")

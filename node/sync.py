@@ -1,4 +1,4 @@
-"""What nodes ask each other besides consensus: blocks with their certificates, transactions to pass on, patch files by digest.
+"""What nodes ask each other besides consensus: blocks with their certificates, and transactions to pass on.
 
 =============  ====================================================  ====================================================
 method         request                                               response
@@ -7,9 +7,9 @@ follow.join    `node.joining`
 blocks.get     (from height, to height or nil, at most bytes, wait   ((block, certificate or nil), …), the last certified
                in milliseconds)
 tx.submit      (relay, (transaction, …))                             ((status, tx_id or nil, code or nil, sentence), …)
-patch.get      (file digest, offset, at most bytes)                  (whole size, bytes), or nil when it is not kept
 status.get     ()                                                    (height, block hash)
 checkpoint.get (at most this height, or nil)                         the newest checkpoint up to there as a text, or nil
+patch.*        `node.distribution.serving`
 snapshot.*     `node.snapshots`
 =============  ====================================================  ====================================================
 
@@ -31,9 +31,21 @@ from ledger.checkpoint import build_checkpoint
 from ledger.errors import NotYetAvailableError
 from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.state import StateView
+from node.distribution.chunks import ChunkList
+from node.distribution.plan import Found
+from node.distribution.serving import (
+    BUSY,
+    PATCH_CHUNK,
+    PATCH_DONE,
+    PATCH_FIND,
+    PATCH_LIST,
+    decode_chunk_untrusted,
+    decode_found_untrusted,
+    decode_list_untrusted,
+    encode_find,
+)
 from node.joining import FOLLOW_JOIN, FULL, Joined, JoinServer, decode_joined_untrusted, encode_wish
 from node.limits import SUBMIT_TRANSACTIONS_MAX
-from node.patch_store import CHUNK_BYTES_MAX
 from node.submission import STATUSES, Submitted
 from node.sync_slots import Wish
 from wire.codec import Value, decode_untrusted, encode
@@ -41,7 +53,7 @@ from wire.errors import RejectedError, UnavailableError
 from wire.fields import as_bool, as_bytes, as_digest, as_int, as_optional, as_text, as_tuple
 from wire.hashing import Digest
 from wire.keys import KeyId
-from wire.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, FRAME_BYTES_MAX, PATCH_FILE_BYTES_MAX, TX_BYTES_MAX
+from wire.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, FRAME_BYTES_MAX, TX_BYTES_MAX
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -68,7 +80,6 @@ _REQUEST_BYTES_MAX: Final = 1024
 
 BLOCKS_GET: Final = "blocks.get"
 TX_SUBMIT: Final = "tx.submit"
-PATCH_GET: Final = "patch.get"
 STATUS_GET: Final = "status.get"
 CHECKPOINT_GET: Final = "checkpoint.get"
 SNAPSHOT_OFFER: Final = "snapshot.offer"
@@ -83,6 +94,13 @@ KNOWN_CODES: Final = frozenset(
     | {f"node.net.{rule}" for rule in ("unreachable", "timeout", "busy", "connection_lost", "peer_failed")}
 )
 """Why a peer may give no blocks. Any other code is of its own making and stands behind `REFUSED`: codes are counted by name here."""
+KNOWN_FILE_CODES: Final = KNOWN_CODES | {BUSY}
+"""The same for patch files."""
+FIND_TIMEOUT_S: Final = 5.0
+"""How long a peer may take to say whether it has a patch file, a dial included."""
+CHUNK_TIMEOUT_S: Final = 20.0
+"""How long a peer may take for a chunk of a patch file, of which two are asked for at a time."""
+DONE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +141,6 @@ class SyncServer:
         if self._joining is not None:
             self._joining.register(network)
         network.handle(TX_SUBMIT, self._submit)
-        network.handle(PATCH_GET, self._patch)
         network.handle(STATUS_GET, self._status)
         network.handle(CHECKPOINT_GET, self._checkpoint)
 
@@ -161,18 +178,6 @@ class SyncServer:
         else:
             results = await submitter.admit(raws)
         return encode(tuple(_submitted_to_value(result) for result in results))
-
-    async def _patch(self, peer: KeyId, payload: bytes) -> bytes:
-        del peer
-        values = as_tuple(decode_untrusted(payload, bytes_max=_REQUEST_BYTES_MAX), "request", length=3)
-        digest = as_digest(values[0], "file_digest")
-        offset = as_int(values[1], "offset", maximum=PATCH_FILE_BYTES_MAX)
-        length = min(as_int(values[2], "bytes_max", 1), CHUNK_BYTES_MAX)
-        store = self._node.patch_store
-        size = await trio.to_thread.run_sync(store.size, digest)
-        if size is None:
-            return encode(None)
-        return encode((size, await trio.to_thread.run_sync(store.read, digest, offset, length) or b""))
 
     async def _status(self, peer: KeyId, payload: bytes) -> bytes:
         del peer
@@ -249,12 +254,12 @@ class PeerLedger:
         items = as_tuple(decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX), "blocks", length_max=BLOCKS_ANSWER_MAX)
         return [_certified_block(item) for item in items]
 
-    async def _ask(self, method: str, payload: bytes, timeout_s: float) -> bytes:
+    async def _ask(self, method: str, payload: bytes, timeout_s: float, known: frozenset[str] = KNOWN_CODES) -> bytes:
         """Return the answer; whatever word the peer has for refusing one is put behind a code of ours."""
         try:
             return await self._network.request(self.key_id, method, payload, timeout_s=timeout_s, address=self.address)
         except (RejectedError, UnavailableError) as error:
-            if error.code in KNOWN_CODES:
+            if error.code in known:
                 raise UnavailableError(error.code, error.message) from error
             raise UnavailableError(REFUSED, f"the peer refuses: {error.code}") from error
 
@@ -288,24 +293,34 @@ class PeerLedger:
         value = decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX)
         return None if value is None else as_bytes(value, "chunk", bytes_max=bytes_max)
 
-    async def patch_file(self, digest: Digest, bytes_max: int) -> bytes | None:
-        """Return the bytes that the peer keeps under `digest`, or None; the caller compares the digest."""
-        data = bytearray()
-        while True:
-            answer = await self._request(PATCH_GET, (digest, len(data), CHUNK_BYTES_MAX), timeout_s=REQUEST_TIMEOUT_S)
-            value = decode_untrusted(answer, bytes_max=FRAME_BYTES_MAX)
-            if value is None:
-                return None
-            size_value, chunk_value = as_tuple(value, "chunk", length=2)
-            size = as_int(size_value, "size", maximum=bytes_max)
-            chunk = as_bytes(chunk_value, "bytes", bytes_max=CHUNK_BYTES_MAX)
-            data += chunk
-            if len(data) == size:
-                return bytes(data)
-            if not chunk or len(data) > size:
-                raise RejectedError(
-                    "node.sync.file_cut", "a peer's patch file ends early", expected=size, actual=len(data)
-                )
+    async def patch_find(self, digest: Digest, address: str | None, *, is_stranded: bool) -> Found:
+        """Ask for a patch file and a place; return what the peer says.
+
+        Args:
+            digest: SHA-256 of the file.
+            address: Where others may find this node; None when nobody can.
+            is_stranded: Whether nobody else has helped.
+
+        Raises:
+            RejectedError: The answer has no good form.
+            UnavailableError: The peer does not answer; the code is one of `KNOWN_FILE_CODES`, or `REFUSED`.
+        """
+        payload = encode_find(digest, address, is_stranded=is_stranded)
+        return decode_found_untrusted(await self._ask(PATCH_FIND, payload, FIND_TIMEOUT_S, KNOWN_FILE_CODES))
+
+    async def patch_list(self, digest: Digest, size: int) -> ChunkList | None:
+        """Return what the chunks of a file of `size` bytes are, or None when the peer does not have it. Raises as `patch_find`."""
+        answer = await self._ask(PATCH_LIST, encode((digest,)), REQUEST_TIMEOUT_S, KNOWN_FILE_CODES)
+        return decode_list_untrusted(answer, size)
+
+    async def patch_chunk(self, digest: Digest, number: int) -> bytes | None:
+        """Return a chunk of a file, or None when the peer does not have it; the caller compares. Raises as `patch_find`."""
+        answer = await self._ask(PATCH_CHUNK, encode((digest, number)), CHUNK_TIMEOUT_S, KNOWN_FILE_CODES)
+        return decode_chunk_untrusted(answer)
+
+    async def patch_done(self, digest: Digest, *, has_file: bool) -> None:
+        """Say that no more of a file is asked for. Raises as `patch_find`."""
+        await self._ask(PATCH_DONE, encode((digest, has_file)), DONE_TIMEOUT_S, KNOWN_FILE_CODES)
 
     async def _request(self, method: str, value: Value, *, timeout_s: float) -> bytes:
         return await self._network.request(

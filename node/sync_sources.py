@@ -120,6 +120,11 @@ class Directory:
         candidate.code, candidate.not_before, candidate.is_dropped = code, now + pause_s, True
         return pause_s
 
+    def is_dropped(self, key_id: KeyId, now: float) -> bool:
+        """Return whether a peer is left alone now because of what it sent."""
+        candidate = self._candidates.get(key_id)
+        return candidate is not None and candidate.is_dropped and candidate.not_before > now
+
     def hurry(self, now: float) -> None:
         """Let nobody but liars wait long: there is no source left."""
         for candidate in self._candidates.values():

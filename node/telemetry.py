@@ -135,6 +135,16 @@ class Metrics:
             "observers_redirected", "Questions for a slot answered with other observers' addresses since the start"
         )
         self.sent_bytes = gauge("sent_bytes", "Bytes sent to peers since the start", ("stream",))
+        self.patch_bytes = counter("patch_bytes", "Bytes of patch files that peers were sent, or sent", ("direction",))
+        self.patch_peers_dropped = counter(
+            "patch_peers_dropped", "How often a peer was left alone while a patch file was fetched", ("code",)
+        )
+        self.patch_files_removed = counter("patch_files_removed", "Patch files removed because nobody needs them here")
+        self.patch_places = gauge("patch_places", "Peers that are taking a patch file from this node now")
+        self.patch_redirected = gauge(
+            "patch_redirected", "Questions for a patch file that had to go elsewhere since the start"
+        )
+        self.patch_store_bytes = gauge("patch_store_bytes", "Bytes of the patch files that are kept")
         self.certificate_days_left = gauge(
             "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"
         )

@@ -372,6 +372,8 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                 ("follows", _sources_line(document.get("sync"))),
                 ("dropped", _dropped_line(document.get("sync"))),
                 ("feeds", _fed_line(document.get("observers"))),
+                ("patch files", _patches_line(document.get("patches"))),
+                ("dropped for files", _dropped_line(document.get("patches"))),
                 ("transactions waiting", document.get("mempool")),
                 ("identity", document.get("identity")),
                 ("address", document.get("multiaddr")),
@@ -418,6 +420,20 @@ def _fed_line(observers: dict[str, Any] | None) -> str | None:
     if observers is None or not observers["fed"]:
         return None
     return f"{len(observers['fed'])} of at most {observers['limit']} observers"
+
+
+def _patches_line(patches: dict[str, Any] | None) -> str | None:
+    """Return how many bytes of patch files a node keeps, and what moves, or None when there are none."""
+    if patches is None or not (patches["bytes"] or patches["fetching"]):
+        return None
+    parts = [f"{patches['bytes'] / (1 << 20):.1f} of at most {patches['bytes_max'] / (1 << 20):.0f} MiB"]
+    if patches["places_used"]:
+        parts.append(f"gives to {patches['places_used']}")
+    parts += [
+        f"fetching {each['file_digest'][:16]} ({each['chunks_here']} of {each['chunks']} chunks from {len(each['sources'])})"
+        for each in patches["fetching"]
+    ]
+    return "; ".join(parts)
 
 
 def read_run_file(home: Path) -> dict[str, Any] | None:

@@ -177,6 +177,33 @@ class Sync(Answer):
     dropped: list[DroppedPeer]
 
 
+class FetchedPatchFile(Answer):
+    """A patch file that is being fetched."""
+
+    file_digest: Hex32
+    file_bytes: int
+    chunks: int
+    chunks_here: int
+    sources: list[Hex32]
+    """Key ids of those who give it now."""
+
+
+class PatchFiles(Answer):
+    """The patch files of this node."""
+
+    bytes: int
+    """All of them, those that are being fetched with the length that they will have."""
+    bytes_max: int
+    places: int
+    """How many peers may take one file."""
+    places_used: int
+    """How many peers take one now, of all files together."""
+    redirected: int
+    """Questions for a file that had to go elsewhere, since the start."""
+    fetching: list[FetchedPatchFile]
+    dropped: list[DroppedPeer]
+
+
 class CertificateSummary(Answer):
     """Certificates on the ledger by this node's last look at them."""
 
@@ -213,6 +240,7 @@ class Status(Answer):
     observers: Observers
     sync: Sync | None
     """How this node follows; null on one that takes part in consensus."""
+    patches: PatchFiles
     storage: Storage
     certificates: CertificateSummary
     checkpoint_height: Height | None

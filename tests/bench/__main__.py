@@ -2,7 +2,7 @@
 
     python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network profile failover agent patch replay command
 
-The section `observers` runs only when it is named: it takes as long as all the others together.
+The sections `observers` and `distribution` run only when they are named: each takes as long as all the others together.
 
 Never a timed test: nothing here fails because something was slow.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import bench_audit, bench_observers, bench_patch, machine
+from tests.bench import bench_audit, bench_distribution, bench_observers, bench_patch, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -321,6 +321,15 @@ def bench_observers_cost(report: Report, quick: bool) -> None:
     bench_observers.bench(add, quick)
 
 
+def bench_distributing(report: Report, quick: bool) -> None:
+    """What validators send of a patch file that 1, 10 and 30 hosts fetch."""
+
+    def add(name: str, value: float, unit: str, note: str, digits: int) -> None:
+        report.add(name, value, unit, note, digits)
+
+    bench_distribution.bench(add, quick)
+
+
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "network": bench_network,
     "profile": bench_profile,
@@ -330,8 +339,9 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "replay": bench_replay,
     "command": bench_command,
     "observers": bench_observers_cost,
+    "distribution": bench_distributing,
 }
-BY_NAME_ONLY = frozenset({"observers"})
+BY_NAME_ONLY = frozenset({"observers", "distribution"})
 """They take longer than all the others together."""
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from ledger import bodies
+from node.distribution.chunks import CHUNK_BYTES
 from node.sync_slots import rank
+from provenance.diff_model import FileState
+from tests.testkit import patches
 from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
 from tests.testkit.ledger import key_of, node_key
 from wire.keys import KeyId
@@ -25,8 +29,14 @@ BLOCKS = 60
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    settings: dict[str, object] = {"observers_max": OBSERVERS_MAX, "idle_block_interval_ms": 500}
+    # Validators give patch files to nobody; hosts that are to do so say so themselves.
+    settings: dict[str, object] = {
+        "observers_max": OBSERVERS_MAX,
+        "idle_block_interval_ms": 500,
+        "patch_uploads_max": 0,
+    }
     with running_cluster(tmp_path_factory.mktemp("net"), validators=2, settings=settings) as cluster:
+        cluster.register("alice@acme", "developer")
         names = [f"web{number}@acme" for number in range(6)] + [f"{lie}@acme" for lie in LIES]
         names.append(victim_of([key_of(f"{lie}@acme").public_key.key_id for lie in LIES]))
         for name in names:
@@ -70,6 +80,8 @@ def fed(cluster: Cluster, node: NodeProcess) -> list[str]:
 
 def test_observers_beyond_the_limit_follow_other_observers(cluster: Cluster) -> None:
     hosts = [cluster.add_host(f"web{number}@acme") for number in range(6)]
+    for host in hosts:
+        configure(host, patch_uploads_max=6)
     cluster.start(hosts)
     cluster.wait_equal()
     own = {host.status(cluster.client)["node_key_id"] for host in hosts}
@@ -87,6 +99,32 @@ def test_observers_beyond_the_limit_follow_other_observers(cluster: Cluster) -> 
     assert deep
     advance(cluster, 3)
     cluster.wait_equal()
+
+
+def patch_bytes(cluster: Cluster, node: NodeProcess, direction: str) -> int:
+    text = cluster.client.get(f"{node.rpc}/metrics").text
+    found = re.search(rf'^patchwarden_patch_bytes_total{{direction="{direction}"}} (\S+)$', text, re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
+
+
+def test_hosts_give_each_other_a_patch_file_that_validators_refuse(cluster: Cluster) -> None:
+    before = {"data.txt": FileState(0o100644, b"0\n")}
+    after = {"data.txt": FileState(0o100644, b"".join(b"%032d\n" % number for number in range(20_000)))}
+    data = patches.make_patch(before, after)
+    assert len(data) > 2 * CHUNK_BYTES
+    patch_id = cluster.publish(data)
+    *givers, taker = cluster.hosts
+    cluster.wait_equal()
+    for host in givers:
+        stored = cluster.client.put(f"{host.rpc}/v1/patches/{patch_id}", content=data)
+        assert stored.status_code == 200, stored.text
+    fetched = cluster.client.get(f"{taker.rpc}/v1/patches/{patch_id}/file")
+    assert fetched.content == data
+    assert patch_bytes(cluster, taker, "received") == len(data)
+    assert [patch_bytes(cluster, node, "sent") for node in cluster.validators] == [0, 0]
+    assert sum(patch_bytes(cluster, node, "sent") for node in givers) == len(data)
+    assert taker.status(cluster.client)["patches"]["dropped"] == []
 
 
 def test_when_a_parent_is_killed_its_children_find_another(cluster: Cluster) -> None:

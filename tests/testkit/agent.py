@@ -150,7 +150,7 @@ class FakeLedger:
             raise UnavailableError("node.timeout", f"not committed within {timeout_s} s")
         return CommittedAt(location.height, tx_id)
 
-    async def fetch_patch(self, digest: bytes) -> bytes | None:
+    async def fetch_patch(self, digest: bytes, size: int) -> bytes | None:
         return self.patches.get(digest)
 
 
