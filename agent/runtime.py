@@ -25,7 +25,7 @@ from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
-from agent.drift import is_full_due, read_full_scan_ms, own_moment_s
+from agent.drift import is_full_due, own_moment_s, read_full_scan_ms
 from agent.errors import MetadataRefusedError, OutboxError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
