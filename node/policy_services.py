@@ -147,27 +147,41 @@ def _decisions(view: StateView, records: list[DeploymentRecord]) -> Iterator[tup
         if location is None or block is None:
             continue
         body = decode_transaction_untrusted(block.transactions[location.index]).body
-        raw = body.decision if isinstance(body, DeploymentIntent) else b""
-        decision = _decode(raw) if raw else None
-        if isinstance(body, DeploymentOutcome):
+        if isinstance(body, DeploymentIntent):
+            raw = body.decision
+        elif isinstance(body, DeploymentOutcome):
             raw = body.detail
-            detail = _decode(raw)
-            if not isinstance(detail, dict) or not detail.keys() & {"decision", "decision_bytes"}:
-                continue  # It was refused before policy was asked.
-            decision = detail.get("decision")
-        yield (
-            {
-                "deployment_id": record.deployment_id.hex(),
-                "host": record.host,
-                "target": record.target,
-                "patch_id": record.patch_id.hex(),
-                "height": height,
-                "time_ms": block.header.time_ms,
-                "result": record.result or None,
-                "decision": decision,
-            },
-            len(raw),
-        )
+        else:
+            continue
+        document = decision_document(record, raw, block.header.time_ms, is_intent=isinstance(body, DeploymentIntent))
+        if document is not None:
+            yield document, len(raw)
+
+
+def decision_document(record: DeploymentRecord, raw: bytes, time_ms: int, *, is_intent: bool) -> Document | None:
+    """Return what is told about a decision; None where policy was not asked.
+
+    Args:
+        record: The deployment.
+        raw: What stands on the ledger: the decision of an intent, the detail of an outcome without one.
+        time_ms: When that block was made, ms since the epoch, UTC.
+        is_intent: Which of the two it is.
+    """
+    decision = _decode(raw) if raw else None
+    if not is_intent:
+        if not isinstance(decision, dict) or not decision.keys() & {"decision", "decision_bytes"}:
+            return None  # It was refused before policy was asked.
+        decision = decision.get("decision")
+    return {
+        "deployment_id": record.deployment_id.hex(),
+        "host": record.host,
+        "target": record.target,
+        "patch_id": record.patch_id.hex(),
+        "height": place(record)[0],
+        "time_ms": time_ms,
+        "result": record.result or None,
+        "decision": decision,
+    }
 
 
 def _decode(raw: bytes) -> Json:

@@ -56,7 +56,8 @@ ROLLOUT_ENDED_MAX: Final = ROLLOUT_ENTRIES_MAX // 4
 """Applications of one patch from which on hosts no longer look at all of them, so that nobody can tell what one saw."""
 SPILL_MEMORY_BYTES: Final = 1 << 20
 
-_DECISION_KINDS: Final = (b"deployment.",)
+DECISION_KINDS: Final = (b"deployment.",)
+"""The kinds of transactions that carry decisions begin so."""
 _KINDS: Final = (b"deployment.", b"patch.publish", b"patch.attest", b"host.report")
 _ADOPT: Final = "adopt"
 
@@ -113,11 +114,13 @@ class _Named:
 
     height: int
     index: int
-    place: _Spilled
+    place: Spilled
 
 
 @dataclass(frozen=True, slots=True)
-class _Spilled:
+class Spilled:
+    """Where something lies in a `Spill`."""
+
     offset: int
     length: int
 
@@ -146,15 +149,15 @@ class Spill:
         """Remove the file."""
         self._file.close()
 
-    def put(self, data: bytes) -> _Spilled:
+    def put(self, data: bytes) -> Spilled:
         """Return where `data` lies from now on."""
         self._file.seek(self._end)
         self._file.write(data)
-        place = _Spilled(self._end, len(data))
+        place = Spilled(self._end, len(data))
         self._end += len(data)
         return place
 
-    def get(self, place: _Spilled) -> bytes:
+    def get(self, place: Spilled) -> bytes:
         """Return what was put there."""
         self._file.seek(place.offset)
         return self._file.read(place.length)
@@ -163,7 +166,7 @@ class Spill:
 class _Payloads(Mapping[bytes, bytes]):
     """Recorded statements by digest."""
 
-    def __init__(self, spill: Spill, places: Mapping[bytes, _Spilled]) -> None:
+    def __init__(self, spill: Spill, places: Mapping[bytes, Spilled]) -> None:
         self._spill = spill
         self._places = places
 
@@ -191,8 +194,8 @@ class DecisionReplay:
         self._named: dict[int, list[_Named]] = {}
         self._policies = PolicyCache()
         self._headers: dict[int, Header] = {}
-        self._patches: dict[bytes, _Spilled] = {}
-        self._statements: dict[bytes, _Spilled] = {}
+        self._patches: dict[bytes, Spilled] = {}
+        self._statements: dict[bytes, Spilled] = {}
         self._targets: dict[tuple[str, str], _Target] = {}
         self._named_before: dict[str, int] = {}
         self._intents: dict[bytes, tuple[int, int]] = {}
@@ -218,7 +221,7 @@ class DecisionReplay:
             if block is None:
                 continue
             height = block.header.height
-            for index, transaction in _transactions(block, _DECISION_KINDS):
+            for index, transaction in transactions_of(block, DECISION_KINDS):
                 raw = self._wanted(transaction)
                 named = None if raw is None else _named_height(raw)
                 if raw is not None and named is not None and 1 <= named < height:
@@ -259,7 +262,7 @@ class DecisionReplay:
         if block is None or self._tables is None:
             return
         view = PastView(self._tables, block.header, self._headers)
-        for index, transaction in _transactions(block, _KINDS):
+        for index, transaction in transactions_of(block, _KINDS):
             self._take(view, transaction, index)
         for named in self._named.pop(block.header.height, ()):
             self._judge_at_height(named, view)
@@ -426,7 +429,7 @@ def _decode(read: ReadBlock) -> Block | None:
         return None  # The replay finds that out too, and says so.
 
 
-def _transactions(block: Block, kinds: tuple[bytes, ...]) -> Iterator[tuple[int, Transaction]]:
+def transactions_of(block: Block, kinds: tuple[bytes, ...]) -> Iterator[tuple[int, Transaction]]:
     """Yield the transactions of these kinds with their places, and perhaps others."""
     for index, raw in enumerate(block.transactions):
         head = raw[:PEEK_BYTES]

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.cli.command import Command, Session
-from node.cli.errors import CommandError
+from node.cli.errors import EXIT_NO, CommandError
 from node.cli.output import table
 from node.cli.params import DIGEST, FILE
+from node.cli.policy_replay import ARCHIVE, GENESIS, REPLAY, open_policy_ledger
 
 if TYPE_CHECKING:
     from agent.decision import Decision
     from agent.facts import Facts
     from agent.policy import Verdict
     from agent.policy_text import CheckedPolicySet
+    from node.cli.policy_replay import PolicyLedger
 
 
 @click.command(
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         "patchwarden policy explain --deployment 7c1e… --rpc http://127.0.0.1:7080",
         "patchwarden policy explain policies/ --facts facts.json",
         "patchwarden policy explain policies/ --deployment 7c1e…",
+        "patchwarden policy explain --deployment 7c1e… --archive chain.archive --genesis genesis.json",
     ),
 )
 @click.argument("source", required=False, metavar="[SET]")
@@ -43,25 +46,55 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="With --deployment: the patch's file; that of a wide patch has the paths, of which the decision holds the digest.",
 )
+@ARCHIVE
+@GENESIS
+@REPLAY
 @click.pass_obj
-def explain(
-    session: Session, source: str | None, facts: Path | None, deployment: str | None, patch: Path | None
+def explain(  # noqa: PLR0917 - one parameter for each option
+    session: Session,
+    source: str | None,
+    facts: Path | None,
+    deployment: str | None,
+    patch: Path | None,
+    archive: Path | None,
+    genesis: Path | None,
+    replay: bool,
 ) -> None:
     """Tell what each rule of SET says about facts, or about a decision on the ledger.
 
     SET is a directory, `current`, a version number, `default` or the id of a proposal. Without it: the built-in set for --facts, and for
     --deployment the set under which it was decided; the verdict must then be the recorded one, and exit code 1 says that it is not.
+
+    A running node is asked about the ledger. An archive, and the home of a stopped node, are replayed from the founding document with every
+    signature, which gives the same. Exit code 1 when that chain does not hold.
     """
+    if (facts is None) == (deployment is None):
+        raise click.UsageError("say either --facts or --deployment")
+    if deployment is None and (archive is not None or genesis is not None or replay):
+        raise click.UsageError("--archive, --genesis and --replay go with --deployment")
+    if deployment is None:
+        _emit(session, source, _read_facts(facts), patch, None, None)
+        return
+    with open_policy_ledger(session, source, archive, genesis, replay=replay) as ledger:
+        decision = _recorded(ledger, deployment)
+        _emit(session, source, decision.facts, patch, decision, ledger)
+
+
+def _emit(  # noqa: PLR0917 - what is judged, and by what
+    session: Session,
+    source: str | None,
+    judged: Facts,
+    patch: Path | None,
+    decision: Decision | None,
+    ledger: PolicyLedger | None,
+) -> None:
+    """Tell what the rules say; end with exit code 1 when a decision is not what was recorded, or the chain does not hold."""
     from agent.policy import PolicyEngine
     from agent.policy_text import check_policy_set
     from node.cli.policy_source import load_set
 
-    if (facts is None) == (deployment is None):
-        raise click.UsageError("say either --facts or --deployment")
-    decision = None if deployment is None else _recorded(session, deployment)
-    judged = decision.facts if decision is not None else _read_facts(facts)
     name = source or ("default" if decision is None else str(decision.policy_version))
-    policy_set = load_set(session, name)
+    policy_set = load_set(session, name, ledger)
     checked = check_policy_set(policy_set.schema, policy_set.policies)
     engine = PolicyEngine(checked)
     if not engine.can_judge(judged):
@@ -70,21 +103,22 @@ def explain(
     document = _document(policy_set.label, checked, verdict, judged)
     lines = list(_lines(document))
     differs = False
-    if decision is not None:
+    if decision is not None and ledger is not None:
         said = (decision.is_allowed, decision.forbidden_by)
         agrees = said == (verdict.allowed, verdict.forbidden_by)
-        differs = source is None and not agrees
+        differs = (source is None and not agrees) or bool(ledger.findings)
         document["recorded"] = _recorded_document(decision, agrees)
-        lines += _recorded_lines(decision, agrees)
+        document.update(ledger.described())
+        lines += [*_recorded_lines(decision, agrees), *ledger.lines()]
     session.output.emit(document, lines)
     if differs:
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(EXIT_NO)
 
 
-def _recorded(session: Session, deployment: str) -> Decision:
+def _recorded(ledger: PolicyLedger, deployment: str) -> Decision:
     from agent.decision import decision_from_json_untrusted
 
-    document = session.client().call("policy.decision", deployment_id=deployment)["decision"]
+    document = ledger.call("policy.decision", deployment_id=deployment)["decision"]
     if document is None:
         raise CommandError("cli.policy.no_decision", "the decision did not fit into its record", actual=deployment)
     return decision_from_json_untrusted(document)

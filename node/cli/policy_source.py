@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from node.cli.errors import CommandError
 from node.cli.output import short, table
@@ -19,6 +19,14 @@ CASES_FOLDER: Final = "cases"
 _PROPOSAL_CHARACTERS: Final = 64
 
 
+class Asked(Protocol):
+    """Whoever answers what a node is asked."""
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Return the answer to a method."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NamedSet:
     """A policy set and what to call it."""
@@ -30,8 +38,13 @@ class NamedSet:
     """Name and text, sorted by name."""
 
 
-def load_set(session: Session, name: str) -> NamedSet:
+def load_set(session: Session, name: str, ledger: Asked | None = None) -> NamedSet:
     """Return the set that `name` names; see `SOURCE_HELP`. One from a directory was checked.
+
+    Args:
+        session: For the node.
+        name: What the command line says.
+        ledger: Who is asked instead of the session's node.
 
     Raises:
         CommandError: ``cli.policy.source``: there is none.
@@ -47,11 +60,11 @@ def load_set(session: Session, name: str) -> NamedSet:
         return NamedSet("the built-in set", *default_policy_set())
     if name == "current" or (name.isascii() and name.isdecimal()):
         version = None if name == "current" else int(name)
-        document = session.client().call("policy.get", version=version)
+        document = (ledger or session.client()).call("policy.get", version=version)
         policies = tuple((each["name"], each["text"]) for each in document["policies"])
         return NamedSet(f"version {document['version']}", document["schema"], policies)
     if len(name) == _PROPOSAL_CHARACTERS:
-        return proposed_set(session.client().call("governance.get", proposal_id=name))
+        return proposed_set((ledger or session.client()).call("governance.get", proposal_id=name.lower()))
     raise CommandError("cli.policy.source", "this names no policy set", expected=SOURCE_HELP, actual=name)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from node.cli.command import Command, Session
+from node.cli.errors import EXIT_NO
 from node.cli.output import Progress, short, table, time_text
 from node.cli.params import IDENTITY
+from node.cli.policy_replay import ARCHIVE, GENESIS, REPLAY, open_policy_ledger
 
 if TYPE_CHECKING:
     from agent.policy import PolicyEngine
+    from node.cli.policy_replay import PolicyLedger
 
 PAGE: Final = 200
 _DAY_MS: Final = 86_400_000
@@ -30,6 +34,7 @@ UNKNOWN: Final = "cannot be judged"
         "patchwarden policy what-if policies/ --days 30",
         "patchwarden policy what-if policies/ --host web1@acme --all",
         "patchwarden policy what-if 9f86… --from 800 --to 1200 -o json",
+        "patchwarden policy what-if policies/ --archive chain.archive --genesis genesis.json",
     ),
 )
 @click.argument("source", metavar="SET")
@@ -40,30 +45,55 @@ UNKNOWN: Final = "cannot be judged"
 @click.option("--to", type=click.IntRange(min=0), metavar="HEIGHT", help="Only decisions up to this height.")
 @click.option("--host", type=IDENTITY, metavar="HOST", help="Only decisions of this host.")
 @click.option("--all", "show_all", is_flag=True, help="List those that stay the same too.")
+@ARCHIVE
+@GENESIS
+@REPLAY
 @click.pass_obj
 def what_if(  # noqa: PLR0917 - one parameter for each option
-    session: Session, source: str, days: int | None, from_: int | None, to: int | None, host: str | None, show_all: bool
+    session: Session,
+    source: str,
+    days: int | None,
+    from_: int | None,
+    to: int | None,
+    host: str | None,
+    show_all: bool,
+    archive: Path | None,
+    genesis: Path | None,
+    replay: bool,
 ) -> None:
     """Judge the decisions that hosts recorded anew under SET, over the facts that they recorded, and list which come out otherwise.
 
     SET is a directory, `current`, a version number, `default` or the id of a proposal. Nothing is changed.
+
+    A running node is asked. An archive, and the home of a stopped node, are replayed from the founding document with every signature, which
+    gives the same. Exit code 1 when that chain does not hold.
     """
+    with open_policy_ledger(session, source, archive, genesis, replay=replay) as ledger:
+        answer = _answer(session, ledger, source, days, {"from": from_, "to": to, "host": host}, show_all=show_all)
+    session.output.emit(answer, [*_lines(answer), *ledger.lines()])
+    if ledger.findings:
+        click.get_current_context().exit(EXIT_NO)
+
+
+def _answer(
+    session: Session, ledger: PolicyLedger, source: str, days: int | None, chosen: dict[str, Any], *, show_all: bool
+) -> dict[str, Any]:
     from agent.policy import PolicyEngine
     from agent.policy_text import check_policy_set
     from node.cli.policy_source import load_set
 
-    policy_set = load_set(session, source)
+    policy_set = load_set(session, source, ledger)
     engine = PolicyEngine(check_policy_set(policy_set.schema, policy_set.policies))
     rows: list[dict[str, Any]] = []
     history_start = 0
-    since_ms = 0 if days is None else _newest_ms(session) - days * _DAY_MS
+    since_ms = 0 if days is None else _newest_ms(ledger) - days * _DAY_MS
     with Progress("decisions judged", 0, shown=not session.output.as_json) as progress:
-        for page in _pages(session, from_, to, host):
+        for page in _pages(ledger, chosen):
             history_start = page["history_start"]
             rows += [judge(engine, each) for each in page["decisions"] if each["time_ms"] >= since_ms]
             progress.update(len(rows))
     counts = {what: sum(row["change"] == what for row in rows) for what in (ALLOWED_THEN, DENIED_THEN, SAME, UNKNOWN)}
-    answer = {
+    return {
         "set": policy_set.label,
         "decisions": len(rows),
         "would_be_refused": counts[ALLOWED_THEN],
@@ -71,29 +101,27 @@ def what_if(  # noqa: PLR0917 - one parameter for each option
         "same": counts[SAME],
         "cannot_be_judged": counts[UNKNOWN],
         "history_start": history_start,
+        **ledger.described(),
         "rows": [row for row in rows if show_all or row["change"] != SAME],
     }
-    session.output.emit(answer, _lines(answer))
 
 
-def _newest_ms(session: Session) -> int:
+def _newest_ms(ledger: PolicyLedger) -> int:
     # The chain's own time: what counts as the last month does not depend on who asks.
-    (newest,) = session.client().call("blocks.list", limit=1)
+    (newest,) = ledger.call("blocks.list", limit=1)
     return int(newest["time_ms"])
 
 
-def _pages(session: Session, from_: int | None, to: int | None, host: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the node's answers: decisions, and below which height it keeps none. The last one is empty."""
-    height, after = from_, None
+def _pages(ledger: PolicyLedger, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the answers: decisions, and below which height none are kept. The last one is empty."""
+    begin: dict[str, Any] = {"from": chosen["from"], "after": None}
     while True:
-        page: dict[str, Any] = session.client().call(
-            "policy.decisions", **{"from": height, "after": after, "to": to, "host": host, "limit": PAGE}
-        )
+        page: dict[str, Any] = ledger.call("policy.decisions", **{**chosen, **begin, "limit": PAGE})
         yield page
         if not page["decisions"]:
             return
         last = page["decisions"][-1]
-        height, after = last["height"], last["deployment_id"]
+        begin = {"from": last["height"], "after": last["deployment_id"]}
 
 
 def judge(engine: PolicyEngine, document: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,10 @@ from ledger.transaction import decode_transaction_untrusted
 from node import documents
 from node.cli import client as client_module
 from node.cli import policy_explain, policy_what_if
+from node.cli.command import Session
 from node.cli.errors import CommandError
+from node.cli.output import Output
+from node.cli.policy_replay import open_policy_ledger
 from node.governance_documents import story_document
 from node.policy_services import PolicyServices
 from provenance import patchfile
@@ -41,8 +44,10 @@ from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.cli import refused, run, run_json
-from tests.testkit.ledger import Chain, publish_body
+from tests.testkit.ledger import Chain, make_genesis, publish_body
+from tests.testkit.node import raw_blocks, stopped_home, write_archive
 from wire import canonical_json
+from wire.errors import RejectedError
 
 SET = default_policy_set()
 HOST = "web1@acme"
@@ -303,6 +308,133 @@ def test_decision_that_its_own_set_does_not_take_is_told(chain: Chain, node: Pol
     assert run_json("policy", "explain", "--deployment", tx_id, code=1)["recorded"]["agrees"] is False
     # Under another set than its own a decision may come out otherwise.
     run_json("policy", "explain", "default", "--deployment", tx_id)
+
+
+# -- from blocks alone -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(node: PolicyNode, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which methods the node was asked from now on."""
+    methods: list[str] = []
+    call = node.call
+
+    def noted(method: str, **params: Any) -> Any:
+        methods.append(method)
+        return call(method, **params)
+
+    monkeypatch.setattr(node, "call", noted)
+    return methods
+
+
+def told_by_node(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without what it says about where it comes from."""
+    return {name: value for name, value in document.items() if not name.startswith(("replayed", "chain_"))}
+
+
+def test_a_replay_answers_as_the_node_does(chain: Chain, tmp_path: Path, node: PolicyNode) -> None:
+    proposal = chain.submit(
+        ProposalCreate(SetPolicy(SET[0], tuple(sorted((*SET[1], ("nobody", NOBODY))))), ""), "ada@acme"
+    ).tx_id.hex()
+    archive = write_archive(tmp_path / "chain.archive", chain)
+    whole = node.call("policy.decisions")["decisions"]
+    heights, ids = [each["height"] for each in whole], [each["deployment_id"] for each in whole]
+    everything = {"from": None, "after": None, "to": None, "host": None, "limit": 10}
+    questions: list[tuple[str, dict[str, Any]]] = [
+        ("blocks.list", {"limit": 1}),
+        ("policy.get", {"version": None}),
+        ("policy.get", {"version": 0}),
+        *(("policy.decision", {"deployment_id": each}) for each in ids),
+        *(
+            ("policy.decisions", {**everything, **chosen})
+            for chosen in (
+                {},
+                {"limit": 1},
+                {"limit": 1, "from": heights[0], "after": ids[0]},
+                {"from": heights[2], "after": ids[2]},
+                {"from": heights[1]},
+                {"to": heights[0]},
+                {"from": heights[1], "to": heights[1]},
+                {"host": HOST},
+                {"host": "other@acme"},
+            )
+        ),
+    ]
+    session = Session(output=Output(as_json=True))
+    with open_policy_ledger(session, proposal.upper(), archive, None, replay=False) as ledger:
+        assert ledger.is_replayed
+        for method, params in questions:
+            assert ledger.call(method, **params) == node.call(method, **params), (method, params)
+        story = node.call("governance.get", proposal_id=proposal)
+        assert ledger.call("governance.get", proposal_id=proposal)["action"] == story["action"]
+        missing = {"policy.get": {"version": 99}, "policy.decision": {"deployment_id": "ab" * 32}}
+        for method, params in missing.items():
+            with pytest.raises(RejectedError) as caught:
+                ledger.call(method, **params)
+            assert caught.value.code in {"node.policy.not_found", "node.deployment.not_found"}
+    with open_policy_ledger(session, "ab" * 32, archive, None, replay=False) as ledger:
+        with pytest.raises(RejectedError) as caught:
+            ledger.call("governance.get", proposal_id="ab" * 32)
+        assert caught.value.code == "node.proposal.not_found"
+
+
+def test_an_archive_and_a_stopped_home_are_judged_as_a_network_is(
+    chain: Chain, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = write_set(tmp_path / "strict", [*SET[1], ("nobody", NOBODY)])
+    archive = write_archive(tmp_path / "chain.archive", chain)
+    genesis = tmp_path / "genesis.json"
+    genesis.write_bytes(chain.genesis.document)
+    what_if = ("policy", "what-if", strict, "--all")
+    judged = run_json(*what_if)
+    explain = ("policy", "explain", "--deployment", judged["rows"][1]["deployment_id"])
+    explained = run_json(*explain)
+    assert (judged["replayed"], explained["replayed"], judged["chain_findings"]) == (False, False, [])
+    asked.clear()
+    home = stopped_home(tmp_path / "home", chain)
+    derived = run_json(*what_if, "--archive", archive, "--genesis", genesis)
+    assert (derived["replayed"], derived["replayed_height"]) == (True, chain.height)
+    assert told_by_node(derived) == told_by_node(judged)
+    assert told_by_node(run_json(*explain, "--archive", archive)) == told_by_node(explained)
+    monkeypatch.setenv("PATCHWARDEN_HOME", str(home.path))
+    answer = run(*explain)
+    assert (answer.code, asked) == (0, [])
+    assert f"derived from the founding document up to height {chain.height}; the chain holds" in answer.out
+    unkept = ("policy", "explain", "--deployment", judged["rows"][2]["deployment_id"], "--archive", archive)
+    assert refused(*unkept) == "cli.policy.no_decision"
+
+
+def test_a_chain_that_does_not_hold_is_told(chain: Chain, tmp_path: Path) -> None:
+    blocks = raw_blocks(chain)
+    last = len(blocks) - 1
+    damaged = [(block, b"" if place == last else certificate) for place, (block, certificate) in enumerate(blocks)]
+    archive = write_archive(tmp_path / "bad.archive", chain, damaged)
+    document = run_json("policy", "what-if", "default", "--archive", archive, code=1)
+    assert document["chain_findings"]
+    assert "THE CHAIN DOES NOT HOLD" in run("policy", "what-if", "default", "--archive", archive).out
+    whole = run_json("policy", "what-if", "default", "--all", "--archive", archive, code=1)["rows"]
+    explained = ("policy", "explain", "--deployment", whole[0]["deployment_id"], "--archive", archive)
+    assert run_json(*explained, code=1)["recorded"]["agrees"] is True
+    genesis = tmp_path / "other.json"
+    genesis.write_bytes(make_genesis(validators=1).document)
+    good = write_archive(tmp_path / "good.archive", chain)
+    findings = run_json("policy", "what-if", "default", "--archive", good, "--genesis", genesis, code=1)[
+        "chain_findings"
+    ]
+    assert "cli.audit.other_genesis" in {each["what"] for each in findings}
+
+
+def test_options_of_a_replay_exclude_what_is_believed(tmp_path: Path) -> None:
+    archive = ("--archive", tmp_path / "a")
+    rpc = ("--rpc", "http://127.0.0.1:1")
+    deployment = ("policy", "explain", "--deployment", "00" * 32)
+    for command in (("policy", "what-if", "default"), deployment):
+        assert refused(*command, *archive, *rpc, code=2) == "cli.usage"
+        assert refused(*command, "--genesis", tmp_path / "g", *rpc, code=2) == "cli.usage"
+        assert refused(*command, *archive) == "cli.file.unreadable"
+    facts = tmp_path / "facts.json"
+    facts.write_text("{}")
+    assert refused("policy", "explain", "--facts", facts, *archive, code=2) == "cli.usage"
 
 
 def test_facts_are_explained_without_a_network(tmp_path: Path) -> None:
