@@ -23,10 +23,15 @@ async def run_blocking(function: Callable[[*Arguments], T], *arguments: *Argumen
     try:
         return await trio.to_thread.run_sync(function, *arguments)
     except OSError as error:
-        path = f" ({error.filename})" if error.filename else ""
-        raise StateWriteError(
-            "agent.state.write",
-            f"the agent's files cannot be written: {error.strerror or error}{path}",
-            hint="make room or repair the disk; what is open is recovered by itself",
-            details={"errno": error.errno or 0},
-        ) from error
+        raise write_error(error) from error
+
+
+def write_error(error: OSError) -> StateWriteError:
+    """Return what a failing disk is told as."""
+    path = f" ({error.filename})" if error.filename else ""
+    return StateWriteError(
+        "agent.state.write",
+        f"the agent's files cannot be written: {error.strerror or error}{path}",
+        hint="make room or repair the disk; what is open is recovered by itself",
+        details={"errno": error.errno or 0},
+    )

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 Path = str | bytes
@@ -166,12 +167,25 @@ class Files:
             self.unlink(temporary)
         descriptor = self.create(temporary, mode)
         try:
-            self.write(descriptor, data, temporary)
-            self.sync(descriptor, temporary)
-        finally:
-            os.close(descriptor)
-        self.rename(temporary, path)
+            try:
+                self.write(descriptor, data, temporary)
+                self.sync(descriptor, temporary)
+            finally:
+                os.close(descriptor)
+            self.rename(temporary, path)
+        except OSError:
+            # On a disk that is full, half a file must not take the room that others need.
+            with suppress(OSError):
+                self.unlink(temporary)
+            raise
         self.sync_directory(os.path.dirname(path))
+
+    def remove_unfinished(self, directory: str) -> None:
+        """Remove every file below `directory` that `replace` was writing when its process was killed. Raises OSError."""
+        for parent, _, names in os.walk(directory):
+            for name in names:
+                if name.endswith(TEMPORARY_SUFFIX):
+                    self.unlink(os.path.join(parent, name))
 
     def make_directories(self, path: str, mode: int = PRIVATE_DIRECTORY_MODE) -> None:
         """Create `path` and what is missing above it, durably; nothing when it is there. Raises OSError."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from agent.access import CommittedAt, LedgerAccess
-from agent.blocking import run_blocking
+from agent.blocking import run_blocking, write_error
 from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
@@ -132,7 +132,7 @@ class Agent:
     Raises:
         UnavailableError: ``agent.state.in_use``: another process holds the directory.
         StateCorruptError: ``agent.state.damaged``.
-        OSError: The directory cannot be made or read.
+        StateWriteError: ``agent.state.write``: the directory cannot be made, read or written.
     """
 
     def __init__(
@@ -152,9 +152,17 @@ class Agent:
         self._nonce = nonce
         self._files = Files() if files is None else files
         self._note = note
-        self._registry = Registry(self._files, self._path(TARGETS_DIRECTORY))
-        self._lock_fd = _hold(self._path(LOCK_FILE))
-        self._outbox = Outbox(self._files, self._path(OUTBOX_FILE))
+        try:
+            self._registry = Registry(self._files, self._path(TARGETS_DIRECTORY))
+            self._lock_fd = _hold(self._path(LOCK_FILE))
+            try:
+                self._files.remove_unfinished(config.directory)
+                self._outbox = Outbox(self._files, self._path(OUTBOX_FILE))
+            except BaseException:
+                os.close(self._lock_fd)
+                raise
+        except OSError as error:
+            raise write_error(error) from error
         self._delivery = Delivery(self._outbox, ledger, config.identity_id, self._sign)
         self._lifecycle = Lifecycle(
             config,
@@ -631,7 +639,10 @@ def _hold(path: str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise UnavailableError("agent.state.in_use", f"another process holds {path}") from error
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor

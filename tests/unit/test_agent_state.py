@@ -42,6 +42,21 @@ def test_leftover_of_a_crash_does_not_stop_the_next_write(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["state.json"]
 
 
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_write_that_fails_takes_its_room_back(tmp_path: Path, call: str) -> None:
+    path = str(tmp_path / "state.json")
+    write_state(Files(), path, {"a": 1})
+
+    def fail(name: str, where: str | bytes) -> None:
+        if name == call:
+            raise OSError(errno.ENOSPC, "no space left (injected)")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_state(Files(fail), path, {"a": 2})
+    assert os.listdir(tmp_path) == ["state.json"]
+    assert read_state(path) == {"a": 1}
+
+
 @pytest.mark.parametrize("position", [0, 1, 5, -1, -2, -60])
 def test_damaged_state_is_never_taken_for_absent(tmp_path: Path, position: int) -> None:
     path = tmp_path / "state.json"

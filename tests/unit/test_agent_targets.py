@@ -279,6 +279,40 @@ async def test_one_process_holds_the_directory(world: World) -> None:
     world.reopen()
 
 
+async def test_agent_that_cannot_start_says_why_and_lets_go(world: World) -> None:
+    world.agent.close()
+    home = world.directory / "home" / "agent"
+    (home / "outbox.log").rename(home / "kept")
+    failed = OSError(28, "No space left on device")
+
+    def step(call: str, path: str | bytes) -> None:
+        raise failed
+
+    world.files = Files(step)
+    with pytest.raises(StateWriteError) as caught:
+        world.open()
+    assert caught.value.code == "agent.state.write"
+    assert "No space left" in caught.value.message
+    (home / "kept").rename(home / "outbox.log")
+    world.files = None
+    world.agent = world.open()
+    assert world.agent.list_targets() == (TARGET,)
+
+
+async def test_files_that_a_killed_process_had_not_finished_are_removed_at_start(world: World) -> None:
+    home = world.directory / "home" / "agent"
+    unfinished = [
+        home / "highwater.json.new",
+        home / "targets" / TARGET / "state.json.new",
+        home / "targets" / TARGET / "patches" / f"{0:064x}.new",
+    ]
+    before = sorted(home.rglob("*"))
+    for path in unfinished:
+        path.write_bytes(b"half")
+    world.reopen()
+    assert sorted(home.rglob("*")) == before
+
+
 async def test_damaged_state_stops_the_agent(world: World) -> None:
     path = world.directory / "home" / "agent" / "targets" / TARGET / "state.json"
     path.write_bytes(path.read_bytes()[:-10])
