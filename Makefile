@@ -21,7 +21,7 @@ FUZZER := $(VENV)/.stamp-fuzzer
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench faults sim traps fuzz format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench faults crash sim traps fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ bench: setup ## measure
 
 faults: setup ## hurt real nodes in network namespaces under load, as root; FAULTS="--minutes 30 --seed 7" says how
 	@$(BIN)/python -m tests.faults $(FAULTS) || { code=$$?; [ $$code -eq 77 ] || exit $$code; }
+
+crash: setup ## kill the agent, cut its power and fail its disk at every file-system call; CRASH="--operation recover" says what
+	@$(BIN)/python -m tests.crash $(CRASH)
 
 sim: setup ## whole clusters on simulated machines: fixed seeds, then fresh ones; SIM="--minutes 30" or SIM="--seed 17" says how
 	@$(BIN)/python -m tests.sim $(SIM)
