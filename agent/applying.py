@@ -17,16 +17,18 @@ Source: docs/spec/agent.md 6.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
-from agent.files import Files
+from agent.files import Files, opened_directory
 from agent.hooks import HookRunner, hold_hook_lock
+from agent.host_checks import check_mounts, explain, mount_points
+from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
 from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
-from agent.manifest import write_manifest
+from agent.manifest import append_manifest, write_manifest
 from agent.plan import Plan, check_pre_images
 from agent.stage import stage_tree
 from agent.switch import (
@@ -35,6 +37,7 @@ from agent.switch import (
     Side,
     find_side,
     is_old_tree_kept,
+    not_durable,
     prepare_staging,
     read_journal,
     remove_journal,
@@ -43,7 +46,7 @@ from agent.switch import (
     switch_trees,
     write_journal,
 )
-from agent.target import JOURNAL_FILE, MANIFEST_FILE, Installed, TargetConfig, TargetState, TargetStore
+from agent.target import JOURNAL_FILE, MANIFEST_FILE, Installed, Mode, TargetConfig, TargetState, TargetStore
 from wire.errors import PatchwardenError
 from wire.hashing import Digest
 
@@ -63,6 +66,8 @@ class Application:
     """Outbox sequence of its intent."""
     state: TargetState
     """The target's state before."""
+    tree_after: Digest
+    """What the tree digest becomes by the plan, 32 bytes."""
     action: str = ACTION_APPLY
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
     restores: Digest | None = None
@@ -75,11 +80,18 @@ class Application:
         return self.state.with_patch(self.installed, tree_digest)
 
     def check_result(self, tree_digest: Digest) -> None:
-        """Return when the new tree is the one that a rollback promises.
+        """Return when the new tree is the one that the plan, and a rollback, promise.
 
         Raises:
             ApplyRefusedError: ``agent.apply.staged``.
         """
+        if tree_digest != self.tree_after:
+            raise ApplyRefusedError(
+                "agent.apply.staged",
+                "the staged tree is not what it must be: its digest is another one than the plan's",
+                expected=self.tree_after,
+                actual=tree_digest,
+            )
         if self.restores is not None and tree_digest != self.restores:
             raise ApplyRefusedError(
                 "agent.apply.staged",
@@ -120,9 +132,13 @@ def apply_patch(
         TargetRefusedError: ``agent.target.*``; the old tree stands.
         StateCorruptError: ``agent.state.sync``: which tree a power cut would leave is not known; the journal finds out.
     """
+    if config.mode is Mode.IN_PLACE:
+        apply_in_place(files, store, config, application, hooks)
+        return
     inventory, plan = application.inventory, application.plan
     root_fd = open_root(config.root)
     try:
+        check_mounts(config.root)
         _check_unchanged(scan_tree(root_fd), inventory)
         prepare_staging(files, config)
         if application.action == ACTION_APPLY:
@@ -143,7 +159,7 @@ def apply_patch(
             tree_after=staged.tree_digest,
             state_after=application.state_after(staged.tree_digest),
             action=application.action,
-            phase=Phase.TRIAL if config.hooks.judge and application.action == ACTION_APPLY else Phase.FINAL,
+            phase=_phase(config, application),
             hooked=bool(config.hooks.all),
         )
         write_journal(files, store.path(JOURNAL_FILE), journal)
@@ -153,11 +169,7 @@ def apply_patch(
             check_pre_images(plan, root_fd, inventory)
         switch_trees(files, config, journal)
     except OSError as error:
-        raise ApplyFailedError(
-            "agent.apply.io",
-            f"the application failed ({error.strerror})",
-            details={"errno": error.errno or 0},
-        ) from error
+        raise explain(error, "the application failed") from error
     finally:
         os.close(root_fd)
 
@@ -190,7 +202,130 @@ def try_out(files: Files, store: TargetStore, hooks: HookRunner) -> str:
     return ""
 
 
-def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int | None) -> Settled:
+def apply_in_place(
+    files: Files, store: TargetStore, config: TargetConfig, application: Application, hooks: HookRunner
+) -> None:
+    """Return when every changed file stands in the target's tree, durably, and the journal says so.
+
+    From the journal on, an error leaves a mixture, and `settle` makes one of the two trees of it.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.*``.
+        ApplyFailedError: ``agent.apply.*``, ``agent.target.*``.
+        TargetRefusedError: ``agent.target.*``.
+        StateCorruptError: ``agent.state.sync``: which files a power cut would leave is not known; the journal finds out.
+    """
+    inventory, plan = application.inventory, application.plan
+    root_fd = open_root(config.root)
+    try:
+        check_mounts(config.root)
+        application.check_result(application.tree_after)
+        operations = plan_operations(plan, inventory)
+        prepare_staging(files, config)
+        if application.action == ACTION_APPLY:
+            store.keep_patch(application.installed.patch_id, application.data)
+        with opened_directory(config.staging) as work_fd:
+            workshop = Workshop(files, root_fd, work_fd, operations)
+            workshop.prepare(plan, inventory)
+            check_pre_images(plan, root_fd, inventory)
+            workshop.check_backups()
+            status = os.fstat(root_fd)
+            journal = Journal(
+                patch_id=application.installed.patch_id,
+                intent=application.intent,
+                device=status.st_dev,
+                old_inode=status.st_ino,
+                new_inode=status.st_ino,
+                tree_before=inventory.tree_digest,
+                tree_after=application.tree_after,
+                state_after=application.state_after(application.tree_after),
+                action=application.action,
+                phase=_phase(config, application),
+                hooked=bool(config.hooks.all),
+                operations=operations,
+            )
+            write_journal(files, store.path(JOURNAL_FILE), journal)
+            if config.hooks.before is not None:
+                hooks.before()
+                check_pre_images(plan, root_fd, inventory)
+                workshop.check_backups()
+            workshop.go_forward()
+            sync_workshop(workshop, config)
+    except ForeignWriteError as error:
+        raise _tree_changed(error.path) from error
+    except OSError as error:
+        raise explain(error, "the application failed") from error
+    finally:
+        os.close(root_fd)
+
+
+def settle_in_place(files: Files, config: TargetConfig, operations: Operations, *, back: bool) -> Side:
+    """Return which tree stands at the root, after every mixture has become one of the two. May be repeated.
+
+    Forward where every file that is old can still become new, and else back. What somebody else has written stays; then it is neither.
+
+    Args:
+        files: The door to the file system.
+        config: The target.
+        operations: What was being done.
+        back: Whether the new tree must not stay: it did not pass its trial.
+
+    Raises:
+        OSError: Neither could be done; try again.
+        StateCorruptError: ``agent.state.sync``.
+    """
+    try:
+        root_fd = open_root(config.root)
+    except PatchwardenError:
+        return Side.OTHER
+    try:
+        if not os.path.lexists(config.staging):
+            # Somebody has removed the work directory: nothing can be moved any more, but what stands there can still be told.
+            return _side(Workshop(files, root_fd, root_fd, operations))
+        with opened_directory(config.staging) as work_fd:
+            workshop = Workshop(files, root_fd, work_fd, operations)
+            try:
+                if not back and workshop.can_go_forward():
+                    workshop.go_forward()
+                    sync_workshop(workshop, config)
+                    return Side.NEW
+            except (ForeignWriteError, OSError):
+                pass  # It cannot become the new tree, so it becomes the old one; a disk that fails there, too, is told.
+            if workshop.can_go_back():
+                workshop.go_back()
+                sync_workshop(workshop, config)
+            return _side(workshop)
+    finally:
+        os.close(root_fd)
+
+
+def _phase(config: TargetConfig, application: Application) -> Phase:
+    """Return how an application begins: on trial when hooks are to judge it; a rollback never is."""
+    return Phase.TRIAL if config.hooks.judge and application.action == ACTION_APPLY else Phase.FINAL
+
+
+def _side(workshop: Workshop) -> Side:
+    places = set(workshop.places())
+    return Side.OLD if places <= {Place.OLD} else Side.NEW if places <= {Place.NEW} else Side.OTHER
+
+
+def sync_workshop(workshop: Workshop, config: TargetConfig) -> None:
+    """Make what was renamed durable. Raises StateCorruptError (``agent.state.sync``)."""
+    try:
+        workshop.sync()
+    except OSError as error:
+        raise not_durable(config, error) from error
+
+
+def settle(
+    files: Files,
+    store: TargetStore,
+    config: TargetConfig,
+    intent: int | None,
+    look: Callable[[Journal | None], Inventory | None] | None = None,
+    *,
+    is_durable: bool = False,
+) -> Settled:
     """Return what became of the application that the journal tells of, with the target's state brought up to it. May be repeated.
 
     Args:
@@ -198,6 +333,8 @@ def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int |
         store: The target's files.
         config: The target.
         intent: Outbox sequence of the target's open intent; a journal of another application was settled before and is only rest.
+        look: Returns the tree as it is now, or None when it cannot be read; by default every file is read.
+        is_durable: Whether `apply_patch` has just returned: then every file in place is known to be new, and on the disk.
 
     Raises:
         OSError: The state could not be written; try again.
@@ -208,23 +345,28 @@ def settle(files: Files, store: TargetStore, config: TargetConfig, intent: int |
     journal = read_journal(store.path(JOURNAL_FILE))
     if journal is not None and journal.intent != intent:
         journal = None
-    side = Side.OLD if journal is None else find_side(config, journal)
-    inventory = _read_tree(config.root)
-    if journal is not None and side is Side.OTHER and inventory is not None:
-        # A host that was copied or restored has other inodes; the content still tells which tree it is.
-        side = {journal.tree_after: Side.NEW, journal.tree_before: Side.OLD}.get(inventory.tree_digest, Side.OTHER)
     failed_trial = journal is not None and journal.phase is Phase.TRIAL
     if journal is not None and journal.hooked:
         # A hook of an agent that is gone is ended before anything is done about what it was working on.
         os.close(hold_hook_lock(store.directory))
-    if journal is not None and failed_trial and side is Side.NEW and _is_old_tree_there(config, journal):
+    if journal is not None and journal.operations is not None:
+        is_new = is_durable and not failed_trial
+        side = Side.NEW if is_new else settle_in_place(files, config, journal.operations, back=failed_trial)
+    else:
+        side = Side.OLD if journal is None else find_side(config, journal)
+    inventory = _read_tree(config.root, config.own_name) if look is None else look(journal)
+    if journal is not None and journal.operations is None and side is Side.OTHER and inventory is not None:
+        # A host that was copied or restored has other inodes; the content still tells which tree it is.
+        side = {journal.tree_after: Side.NEW, journal.tree_before: Side.OLD}.get(inventory.tree_digest, Side.OTHER)
+    exchanged = journal is not None and journal.operations is None
+    if journal is not None and failed_trial and exchanged and side is Side.NEW and _is_old_tree_there(config, journal):
         _take_back(files, config, journal)
         side, inventory = Side.OLD, _read_tree(config.root)
     if journal is not None and side is Side.NEW and not failed_trial:
         if store.read_target_state() != journal.state_after:
             store.write_target_state(journal.state_after)
         if inventory is not None and inventory.tree_digest == journal.tree_after:
-            write_manifest(files, store.path(MANIFEST_FILE), inventory)
+            _keep_manifest(files, store, journal, inventory)
     return Settled(journal, side, None if inventory is None else inventory.tree_digest, failed_trial)
 
 
@@ -239,11 +381,14 @@ def finish(files: Files, store: TargetStore, config: TargetConfig) -> None:
 
 
 def check_staging(files: Files, config: TargetConfig) -> None:
-    """Return when trees of this target can be staged and exchanged; nothing of it is left behind.
+    """Return when this target can be changed in its mode; nothing of the trial is left behind.
 
     Raises:
-        ApplyFailedError: ``agent.target.no_exchange``.
+        ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``.
     """
+    if config.mode is Mode.IN_PLACE:
+        _check_in_place(files, config)
+        return
     try:
         prepare_staging(files, config)
         try:
@@ -251,11 +396,11 @@ def check_staging(files: Files, config: TargetConfig) -> None:
             files.make_directory(one)
             files.make_directory(other)
             files.exchange(one, other)
-            if os.lstat(config.staging).st_dev != os.lstat(config.root).st_dev:
+            if os.lstat(config.staging).st_dev != os.lstat(config.root).st_dev or config.root in mount_points():
                 raise ApplyFailedError(
                     "agent.target.no_exchange",
                     f"{config.root} is a file system of its own, so it cannot be exchanged as a whole",
-                    hint="guard a directory below the mount point",
+                    hint="add it with --mode in-place, or guard a directory below the mount point",
                 )
         finally:
             remove_staging(files, config)
@@ -263,20 +408,53 @@ def check_staging(files: Files, config: TargetConfig) -> None:
         raise ApplyFailedError(
             "agent.target.no_exchange",
             f"directories beside {config.root} cannot be exchanged ({error.strerror})",
-            hint="the agent needs to write to the directory above the target, on a file system with RENAME_EXCHANGE",
+            hint="add it with --mode in-place; exchanging needs a writable directory above the target, and RENAME_EXCHANGE",
         ) from error
+
+
+def _check_in_place(files: Files, config: TargetConfig) -> None:
+    """Return when files can be made, linked and renamed in the target."""
+    try:
+        prepare_staging(files, config)
+        try:
+            with opened_directory(config.staging) as work_fd:
+                os.close(files.create(b"one", dir_fd=work_fd))
+                files.link_as(b"one", b"other", source_fd=work_fd, destination_fd=work_fd)
+                files.move(b"other", b"third", source_fd=work_fd, destination_fd=work_fd)
+                files.sync(work_fd, config.staging)
+        finally:
+            remove_staging(files, config)
+    except OSError as error:
+        raise ApplyFailedError(
+            "agent.target.no_in_place",
+            f"files in {config.root} cannot be replaced ({error.strerror})",
+            hint="the agent needs to write to the target, on a file system with hard links",
+        ) from error
+
+
+def _keep_manifest(files: Files, store: TargetStore, journal: Journal, inventory: Inventory) -> None:
+    """Record the files of the new tree: all of them, or in place, where that would cost most of the time, what changed."""
+    path = store.path(MANIFEST_FILE)
+    if journal.operations is None:
+        write_manifest(files, path, inventory)
+        return
+    append_manifest(files, path, inventory, (each.path for each in journal.operations.files))
 
 
 def _check_unchanged(entries: Mapping[bytes, Entry], inventory: Inventory) -> None:
     for path in {*entries, *inventory.entries}:
         now, before = entries.get(path), inventory.entries.get(path)
         if now is None or before is None or not now.is_same_state(before):
-            raise ApplyFailedError(
-                "agent.apply.tree_changed",
-                "somebody writes to the target",
-                actual=os.fsdecode(path),
-                hint="stop what writes to the target and try again",
-            )
+            raise _tree_changed(os.fsdecode(path))
+
+
+def _tree_changed(path: str) -> ApplyFailedError:
+    return ApplyFailedError(
+        "agent.apply.tree_changed",
+        "somebody writes to the target",
+        actual=path,
+        hint="stop what writes to the target and try again",
+    )
 
 
 def _take_back(files: Files, config: TargetConfig, journal: Journal) -> None:
@@ -304,11 +482,11 @@ def _is_old_tree_there(config: TargetConfig, journal: Journal) -> bool:
     return kept is not None and kept.tree_digest == journal.tree_before
 
 
-def _read_tree(root: str) -> Inventory | None:
+def _read_tree(root: str, omit: bytes | None = None) -> Inventory | None:
     try:
         root_fd = open_root(root)
         try:
-            return take_inventory(root_fd)
+            return take_inventory(root_fd, omit=omit)
         finally:
             os.close(root_fd)
     except PatchwardenError:

@@ -8,11 +8,12 @@ Source: docs/spec/agent.md 6.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -29,7 +30,8 @@ TEMPORARY_SUFFIX: Final = ".new"
 PRIVATE_FILE_MODE: Final = 0o600
 PRIVATE_DIRECTORY_MODE: Final = 0o700
 
-_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""To open a directory that is no link itself."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,6 +71,16 @@ class Files:
         """Give a file another name, replacing what is there. Raises OSError."""
         self._step("rename", destination)
         os.rename(source, destination)
+
+    def move(self, source: Path, destination: Path, *, source_fd: int, destination_fd: int) -> None:
+        """Give a file or directory below one directory a name below another, replacing what is there. Raises OSError."""
+        self._step("rename", destination)
+        os.rename(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd)
+
+    def link_as(self, source: Path, destination: Path, *, source_fd: int, destination_fd: int) -> None:
+        """Give a file, or a symbolic link itself, one more name, where nothing is. Raises OSError."""
+        self._step("link", destination)
+        os.link(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
 
     def link(self, path: Path, *, source_fd: int, destination_fd: int) -> None:
         """Give the file at `path` below one directory the same path below another. Raises OSError."""
@@ -209,7 +221,7 @@ class Files:
         if not os.path.lexists(path):
             return
         parent, name = os.path.split(path)
-        parent_fd = os.open(parent, _DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
+        parent_fd = os.open(parent, DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
         try:
             self._remove_entry(parent_fd, os.fsencode(name))
         finally:
@@ -223,13 +235,23 @@ class Files:
         if os.geteuid() != 0 and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
             # A directory that its owner may not write (mode 0555) must be opened up before it can be emptied.
             self.change_mode(name, PRIVATE_DIRECTORY_MODE, dir_fd=parent_fd)
-        descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent_fd)
+        descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
         try:
             for child in os.listdir(descriptor):
                 self._remove_entry(descriptor, os.fsencode(child))
         finally:
             os.close(descriptor)
         self.remove_directory(name, dir_fd=parent_fd)
+
+
+@contextlib.contextmanager
+def opened_directory(path: str) -> Iterator[int]:
+    """Hold a directory, which is no link itself, open. Raises OSError."""
+    descriptor = os.open(path, DIRECTORY_FLAGS)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_missing(error: OSError) -> bool:

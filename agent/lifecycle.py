@@ -59,7 +59,7 @@ Note = Callable[[str, Mapping[str, object]], None]
 _INTERRUPTED: Final = {
     Side.NEW: "the {what} was interrupted after the switch and is complete",
     Side.OLD: "the {what} was interrupted before the switch; nothing was changed",
-    Side.OTHER: "the {what} was interrupted, and the target's directory is neither the old one nor the new one",
+    Side.OTHER: "the {what} was interrupted, and the target is neither the old tree nor the new one: somebody else has written to it",
 }
 
 _AFTER_TRIAL: Final = {
@@ -173,7 +173,7 @@ class Lifecycle:
             return _unreadable(error, action), None
         try:
             try:
-                inventory = slot.take_inventory(root_fd)
+                inventory = slot.last_inventory(root_fd, state.tree_digest)
             except (RejectedError, UnavailableError) as error:
                 return _unreadable(error, action), None
             case = Case(
@@ -195,11 +195,15 @@ class Lifecycle:
                 state=state,
                 inventory=inventory,
                 root_fd=root_fd,
+                look=lambda paths: slot.look_at(root_fd, paths),
                 policies=self._policies,
                 action=action,
                 read_patch=slot.store.read_patch,
             )
-            return judge(case), inventory.tree_digest
+            judged = judge(case)
+            if judged.plan is not None:
+                judged.tree_after = slot.digest_after(judged.plan)
+            return judged, inventory.tree_digest if judged.inventory is None else judged.inventory.tree_digest
         finally:
             os.close(root_fd)
 
@@ -299,6 +303,7 @@ class Lifecycle:
         assert judged.patch is not None, "an allowed patch is verified"
         assert judged.inventory is not None, "a planned patch has an inventory"
         assert judged.state is not None, "a planned patch has a state"
+        assert judged.tree_after is not None, "a planned patch has a result"
         application = Application(
             data=data,
             plan=judged.plan,
@@ -315,6 +320,7 @@ class Lifecycle:
             state=judged.state,
             action=judged.action,
             restores=judged.restores,
+            tree_after=judged.tree_after,
         )
         hooks = self._hooks(slot, judged.patch_id, judged.action)
         problem: PatchwardenError | None = None
@@ -325,7 +331,7 @@ class Lifecycle:
                 warning = await run_blocking(try_out, self._files, slot.store, hooks)
         except (RejectedError, UnavailableError) as error:
             problem = error
-        settled = await run_blocking(self._settle, slot, intent.sequence)
+        settled = await run_blocking(self._settle, slot, intent.sequence, problem is None)
         if settled.is_done and settled.journal is not None:
             done = replace(outcome, tree_after=settled.journal.tree_after, hooks=tuple(hooks.runs))
             message = f"{len(judged.plan.changes)} paths changed in one switch"
@@ -333,7 +339,7 @@ class Lifecycle:
         if hooks.runs and settled.side is Side.OLD:
             await self._restore(slot, hooks)
         if problem is None:
-            problem = ApplyFailedError("agent.apply.io", "somebody replaced the target's directory during the switch")
+            problem = ApplyFailedError("agent.apply.io", "somebody replaced the target's files during the switch")
         ended = replace(outcome, tree_after=settled.tree_digest, hooks=tuple(hooks.runs))
         return _failed(ended, StepName.APPLY, _told(problem, settled))
 
@@ -409,7 +415,7 @@ class Lifecycle:
             return None
         recovery: Recovery | None = None
         if entry is not None:
-            settled = await run_blocking(self._settle, slot, entry.sequence)
+            settled = await run_blocking(self._settle, slot, entry.sequence, False)
             journal = settled.journal
             runs: tuple[HookRun, ...] = ()
             if journal is not None and journal.hooked and journal.phase is not Phase.KEPT:
@@ -464,8 +470,8 @@ class Lifecycle:
         self._note("agent.recovered", {"target": body.target, "patch": outcome.patch_id, "applied": applied})
         return Recovery(body.target, outcome.patch_id, applied, outcome.message, queued.transaction.tx_id)
 
-    def _settle(self, slot: Target, intent: int) -> Settled:
-        return settle(self._files, slot.store, slot.config, intent)
+    def _settle(self, slot: Target, intent: int, is_durable: bool) -> Settled:
+        return settle(self._files, slot.store, slot.config, intent, slot.look_again, is_durable=is_durable)
 
     async def _clean_up(self, slot: Target) -> None:
         """Remove what the application left. The truth is recorded, so a disk that fails now costs nothing but space."""

@@ -38,6 +38,16 @@ TREE_ENTRIES_MAX: Final = 500_000
 """Files, directories and links below one target."""
 TREE_DEPTH_MAX: Final = 100
 """Directories inside one another below one target; each holds one file descriptor while it is read."""
+SPACE_RESERVE_BYTES: Final = 4 * MEBIBYTE
+"""What must be free on a target's file system besides the new files: directories, journals, the other tree's links."""
+SYNCED_SINGLY_MAX: Final = 64
+"""New files of one application in place that are made durable one by one; for more, the whole file system is."""
+SCAN_AGE_SECONDS_MAX: Final = 900.0
+"""How long ago a target that is changed in place may have been scanned as a whole: three times the default between two looks for drift."""
+MANIFEST_CHANGES_MAX: Final = 64
+"""Applications whose files are kept beside a manifest before it is written anew."""
+MANIFEST_CHANGED_PATHS_MAX: Final = 500
+"""Files of one application that are kept beside a manifest; with more, it is written anew."""
 TREE_CACHE_BYTES_MAX: Final = 256 * MEBIBYTE
 """What is remembered of the last reading of a tree; a larger one is read anew after a restart."""
 STATE_FILE_BYTES_MAX: Final = 64 * MEBIBYTE

@@ -20,7 +20,7 @@ Source: docs/spec/agent.md 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from agent.context import HostFacts, build_facts
@@ -29,6 +29,7 @@ from agent.errors import PolicyRefusedError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, AuthorFacts, Facts, Requester
 from agent.highwater import HighWater, check_replica
 from agent.hooks import check_programs
+from agent.host_checks import check_host
 from agent.identities import (
     Verdicts,
     check_author,
@@ -96,6 +97,8 @@ class Case:
     """The target as it is."""
     root_fd: int
     """The target's root, open."""
+    look: Callable[[Iterable[bytes]], Inventory]
+    """Returns the target as it is now, at these paths for certain; raises what reading a target raises."""
     policies: PolicyCache
     action: str = ACTION_APPLY
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
@@ -118,6 +121,8 @@ class Judged:
     plan: Plan | None = None
     mark: HighWater | None = None
     """The block that the decision stands on."""
+    tree_after: Digest | None = None
+    """What the tree digest becomes by the plan, 32 bytes."""
     inventory: Inventory | None = None
     """The tree that was judged."""
     state: TargetState | None = None
@@ -216,6 +221,7 @@ class _Run:
         check_turn(self._case.view, self._case.host.identity, record.patch_id)
         check_applicable(patch, self._case.state, self._now_ms)
         self._judged.patch = patch
+        self._look(patch)
         return f"published at height {record.published_height}, release counter {patch.metadata.release_counter}"
 
     def _decide(self) -> str:
@@ -235,7 +241,7 @@ class _Run:
             host=case.host,
             config=case.config,
             state=case.state,
-            inventory=case.inventory,
+            inventory=self._inventory(),
         )
         policy = case.view.policy()
         set_aside = (*self._verdicts.set_aside, *describe_file_attestations(case.view, patch))
@@ -261,9 +267,19 @@ class _Run:
 
     def _plan(self) -> str:
         self._check_hooks()
-        plan = make_plan(self._verified(), self._case.root_fd, self._case.inventory, self._case.config.allowed)
+        plan = make_plan(self._verified(), self._case.root_fd, self._inventory(), self._case.config.allowed)
+        check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
+
+    def _look(self, patch: VerifiedPatch) -> Inventory:
+        """Return the target as it is where the patch reads and writes; what follows decides on that."""
+        self._judged.inventory = self._case.look(path.encode() for path in patch.diff.reads)
+        return self._judged.inventory
+
+    def _inventory(self) -> Inventory:
+        assert self._judged.inventory is not None, "validation has looked"
+        return self._judged.inventory
 
     def _check_hooks(self) -> None:
         config = self._case.config
@@ -288,12 +304,13 @@ class _Rollback(_Run):
         case, patch = self._case, check_metadata(self._described)
         installed = check_newest(case.state, patch.patch_id, case.read_patch)
         self._judged.patch = patch
-        self._judged.restores = tree_before(case.view, installed, case.inventory.tree_digest)
+        self._judged.restores = tree_before(case.view, installed, self._look(patch).tree_digest)
         return f"installed since height {installed.height}, and no other patch stands on it"
 
     def _plan(self) -> str:
         self._check_hooks()
-        plan = make_reverse_plan(self._verified(), self._case.root_fd, self._case.inventory)
+        plan = make_reverse_plan(self._verified(), self._case.root_fd, self._inventory())
+        check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths go back; every one is what the patch made of it"
 

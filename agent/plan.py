@@ -128,6 +128,40 @@ def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
         _check_image("pre_image", path.decode(), _read_state(root_fd, inventory, path.decode(), links=links), image)
 
 
+def emptied_directories(plan: Plan, inventory: Inventory) -> tuple[bytes, ...]:
+    """Return the directories that only held removed files, each before the one that it is in; those that were empty before stay.
+
+    None when the plan does not remove directories.
+    """
+    removed = [change.path for change in plan.changes if change.post is None and change.path in inventory.entries]
+    if not plan.removes_directories or not removed:
+        return ()
+    candidates = {parent for path in removed for parent in _parents(path)}
+    changed = {change.path for change in plan.changes}
+    left = dict.fromkeys(candidates, 0)
+    for path, entry in inventory.entries.items():
+        parent = os.path.dirname(path)
+        if parent in left and (entry.is_directory or path not in changed):
+            left[parent] += 1
+    for change in plan.changes:
+        for parent in _parents(change.path) if change.post is not None else ():
+            if parent in left:
+                left[parent] += 1
+    found: list[bytes] = []
+    for directory in sorted(candidates, key=lambda path: path.count(b"/"), reverse=True):
+        if left[directory] == 0:
+            found.append(directory)
+            above = os.path.dirname(directory)
+            if above in left:
+                left[above] -= 1
+    return tuple(found)
+
+
+def _parents(path: bytes) -> list[bytes]:
+    parts = path.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(1, len(parts))]
+
+
 def _images(patch: VerifiedPatch, *, before: bool) -> dict[str, FileImage | None]:
     """Return the signed image of every touched path, before also of copied files; verification has proven that these are the diff's."""
     images: dict[str, FileImage | None] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,21 +18,26 @@ from agent.applying import check_staging
 from agent.drift import read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.files import Files
+from agent.host_checks import check_mounts
 from agent.inventory import Inventory, differing_paths, open_root
-from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, TARGETS_MAX
+from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, SCAN_AGE_SECONDS_MAX, TARGETS_MAX
 from agent.manifest import read_manifest, write_manifest
+from agent.plan import Plan
 from agent.record_log import Record, RecordLog, read_records
+from agent.switch import Journal
 from agent.target import (
     HISTORY_FILE,
     MANIFEST_FILE,
     TARGET_FILE,
     TREE_CACHE_FILE,
+    Mode,
     TargetConfig,
     TargetState,
     TargetStore,
 )
 from agent.tree_cache import TreeCache
-from wire.errors import MalformedError
+from provenance.tree_digest import blob_digest
+from wire.errors import MalformedError, PatchwardenError
 from wire.fields import as_identifier
 from wire.hashing import Digest
 
@@ -72,6 +77,7 @@ class TargetStatus:
             "allowed": [each.value for each in self.config.allowed],
             "frozen": self.config.frozen,
             "hooks": self.config.hooks.to_json(),
+            "mode": self.config.mode.value,
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex(),
             "drifted": self.is_drifted,
@@ -98,7 +104,7 @@ class Target:
         self._files = files
         self.store = TargetStore(files, directory)
         self.config = config
-        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE))
+        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name)
         self._status: TargetStatus | None = None
 
     def open_root(self) -> int:
@@ -113,6 +119,47 @@ class Target:
             ApplyFailedError: ``agent.target.*``.
         """
         return self._cache.scan(root_fd, full=full)
+
+    def last_inventory(self, root_fd: int, recorded: Digest) -> Inventory:
+        """Return the tree as a decision begins with it: read now, or in place as the last scan found it.
+
+        That must not have been long ago, and it must have found the recorded tree: a drift may be repaired by now.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            ApplyFailedError: ``agent.target.*``.
+        """
+        if self.config.mode is Mode.IN_PLACE:
+            inventory = self.look_at(root_fd, ())
+            if inventory.tree_digest == recorded:
+                return inventory
+        return self.take_inventory(root_fd)
+
+    def look_at(self, root_fd: int, paths: Iterable[bytes]) -> Inventory:
+        """Return the tree with these paths as they are now. Raises TargetRefusedError, ApplyFailedError (``agent.target.*``)."""
+        return self._cache.refresh(root_fd, paths, age_s_max=SCAN_AGE_SECONDS_MAX)
+
+    def look_again(self, journal: Journal | None) -> Inventory | None:
+        """Return the tree after an application, or after a crash, or None when it cannot be read."""
+        try:
+            root_fd = self.open_root()
+            try:
+                if journal is None or journal.operations is None:
+                    return self.take_inventory(root_fd)
+                return self.look_at(root_fd, (each.raw for each in journal.operations.files))
+            finally:
+                os.close(root_fd)
+        except PatchwardenError:
+            return None
+
+    def digest_after(self, plan: Plan) -> Digest:
+        """Return what the last inventory's tree digest becomes by a plan."""
+        return self._cache.preview(
+            {
+                change.path: None if change.post is None else (change.post.mode, blob_digest(change.post.content))
+                for change in plan.changes
+            }
+        )
 
     def save_cache(self) -> None:
         """Keep what was read for the next start, if the disk lets it: without it everything is read again."""
@@ -281,11 +328,12 @@ class Registry:
         """Return the status of a new target, whose tree as it is becomes the recorded one.
 
         Args:
-            document: Name, root, components, windows, frozen and allowed, as `TargetConfig.to_json` writes them; untrusted.
+            document: Name, root, components, windows, frozen, allowed and mode, as `TargetConfig.to_json` writes them; untrusted.
 
         Raises:
             RejectedError: ``agent.target.*``, ``wire.field.*``.
-            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.unreadable``, ``agent.target.changing``.
+            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``, ``agent.target.unreadable``,
+                ``agent.target.changing``.
         """
         config = TargetConfig.from_json_untrusted({**document, "version": 1})
         if config.name in self._targets:
@@ -293,6 +341,7 @@ class Registry:
         if len(self._targets) >= TARGETS_MAX:
             raise TargetRefusedError("agent.target.too_many", f"a host has at most {TARGETS_MAX} targets")
         self._check_root(config)
+        check_mounts(config.root)
         check_staging(self._files, config)
         target = Target(self._files, self._path(config.name), config)
         target.store.write_config(config)

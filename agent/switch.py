@@ -17,6 +17,7 @@ from typing import Any, Final
 from agent.errors import ApplyFailedError, StateCorruptError
 from agent.facts import ACTION_APPLY
 from agent.files import TEMPORARY_SUFFIX, Files
+from agent.in_place import Operations
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetConfig, TargetState
 from wire.hashing import Digest
@@ -69,10 +70,12 @@ class Journal:
     """Whether hooks run around the switch: after a crash, the one that puts the target back to work may have to run again."""
     failure: tuple[str, str] | None = None
     """Code and sentence of what failed on trial, or None as long as nothing is known to have failed."""
+    operations: Operations | None = None
+    """What is done to the tree file by file, or None when trees are exchanged; then both inodes are the root's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; inodes as text, because they may exceed JSON's exact integers."""
-        return {
+        document = {
             "version": 1,
             "patch_id": self.patch_id,
             "intent": self.intent,
@@ -87,6 +90,9 @@ class Journal:
             "hooked": self.hooked,
             "failure": None if self.failure is None else list(self.failure),
         }
+        if self.operations is not None:
+            document["operations"] = self.operations.to_json()
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Journal:
@@ -109,6 +115,7 @@ class Journal:
             failure=None
             if document.get("failure") is None
             else (str(document["failure"][0]), str(document["failure"][1])),
+            operations=Operations.from_json(document["operations"]) if "operations" in document else None,
         )
 
 
@@ -165,11 +172,16 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal, *, before
         files.sync_directory(os.path.dirname(target.root))
         files.sync_directory(target.staging)
     except OSError as error:
-        raise StateCorruptError(
-            "agent.state.sync",
-            f"the switch of {target.name} is not known to be durable ({error.strerror})",
-            hint="restart the agent when the disk works again; it recovers from what is there",
-        ) from error
+        raise not_durable(target, error) from error
+
+
+def not_durable(target: TargetConfig, error: OSError) -> StateCorruptError:
+    """Return the error that nobody knows what a power cut would leave of a target."""
+    return StateCorruptError(
+        "agent.state.sync",
+        f"the switch of {target.name} is not known to be durable ({error.strerror})",
+        hint="restart the agent when the disk works again; it recovers from what is there",
+    )
 
 
 def is_old_tree_kept(target: TargetConfig, journal: Journal) -> bool:

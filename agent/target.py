@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final
 
 from agent.errors import TargetRefusedError
@@ -47,6 +48,16 @@ _PATH_BYTES_MAX: Final = 1024
 """So that a report can name it, whatever it is made of."""
 
 
+class Mode(StrEnum):
+    """How a patch gets into a target's tree."""
+
+    EXCHANGE = "exchange"
+    """A whole new tree is made and changes places with the old one: readers see the old tree or the new one."""
+    IN_PLACE = "in-place"
+    """Each changed file is replaced by itself: for mount points and file systems that cannot exchange; readers may see some files new and
+    others old for a moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class TargetConfig:
     """What an operator says about a target."""
@@ -65,6 +76,8 @@ class TargetConfig:
     """What patches may do here besides changing text, sorted; a patch must allow it to itself as well."""
     hooks: Hooks = NO_HOOKS
     """What the operator lets run around a change."""
+    mode: Mode = Mode.EXCHANGE
+    """How a patch gets into the tree."""
 
     def carries(self, component: str) -> bool:
         """Return whether the target is configured to carry `component`."""
@@ -75,9 +88,23 @@ class TargetConfig:
 
     @property
     def staging(self) -> str:
-        """Absolute path of the directory beside the root in which new trees are made; same file system, not inside."""
+        """Absolute path of the directory in which new files are made; on the target's file system, there only while a patch is applied.
+
+        In exchange mode it stands beside the root. In place it stands in the root, since nothing beside it need be on its file system.
+        """
+        if self.mode is Mode.IN_PLACE:
+            return os.path.join(self.root, self._work_name)
         parent, name = os.path.split(self.root)
         return os.path.join(parent, f".{name}.patchwarden-{self.name}")
+
+    @property
+    def own_name(self) -> bytes | None:
+        """The name in the root that is the agent's own and no content, or None."""
+        return os.fsencode(self._work_name) if self.mode is Mode.IN_PLACE else None
+
+    @property
+    def _work_name(self) -> str:
+        return f".patchwarden-{self.name}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -90,6 +117,7 @@ class TargetConfig:
             "frozen": self.frozen,
             "allowed": [each.value for each in self.allowed],
             "hooks": self.hooks.to_json(),
+            "mode": self.mode.value,
         }
 
     @classmethod
@@ -114,6 +142,8 @@ class TargetConfig:
             # A target of before there were allowances has none.
             allowed=_as_allowances(document.get("allowed", [])),
             hooks=Hooks.from_json_untrusted(document.get("hooks", {})),
+            # A target of before there were modes is exchanged.
+            mode=_as_mode(document.get("mode", Mode.EXCHANGE.value)),
         )
 
 
@@ -292,6 +322,14 @@ def _as_allowances(value: object) -> tuple[Allowance, ...]:
             actual=value,
         )
     return tuple(sorted({known[each] for each in value}))
+
+
+def _as_mode(value: object) -> Mode:
+    if not isinstance(value, str) or value not in {each.value for each in Mode}:
+        raise TargetRefusedError(
+            "agent.target.mode", "a target has one of the known modes", expected=", ".join(Mode), actual=value
+        )
+    return Mode(value)
 
 
 def _as_root(value: object) -> str:

@@ -16,6 +16,7 @@ from agent.facts import Requester
 from agent.hooks import HookKind
 from agent.limits import TURNS_INTERVAL_SECONDS
 from agent.runtime import Agent, Outcome
+from agent.target import Mode
 from ledger.bodies import HostReport
 from node import clock
 from node.agent_access import NodeLedger
@@ -189,6 +190,7 @@ class AgentService:
             "windows": params.get("windows") or [],
             "frozen": as_flag(params, "frozen"),
             "allowed": params.get("allowed") or [],
+            "mode": params.get("mode") or Mode.EXCHANGE.value,
         }
         return (await self._agent.add_target(document)).to_json()
 

@@ -13,7 +13,7 @@ from node.cli.command import Command, Session, group
 from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
-from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY
+from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, TARGET_MODES
 
 _TRY_LATER: Final = frozenset({"ERROR_STALE_REPLICA", "ERROR_LEDGER_UNAVAILABLE"})
 """Endings that the same command may not have in a minute."""
@@ -102,6 +102,14 @@ _TARGET = click.option("--target", "name", required=True, metavar="TARGET", help
     multiple=True,
     help="What patches may do here besides changing text; several times. Default: nothing.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(TARGET_MODES),
+    default=TARGET_MODES[0],
+    show_default=True,
+    help="exchange: readers see the old tree or the new one. in-place: file by file, for mount points, file systems that cannot "
+    "exchange, and very large trees.",
+)
 @click.pass_obj
 def target_add(  # noqa: PLR0917 - one parameter for each option
     session: Session,
@@ -111,6 +119,7 @@ def target_add(  # noqa: PLR0917 - one parameter for each option
     windows: tuple[str, ...],
     frozen: bool,
     allowed: tuple[str, ...],
+    mode: str,
 ) -> None:
     """Take the tree DIR under guard as TARGET. As it is, it becomes the baseline, and the ledger is told."""
     document = session.client().call(
@@ -121,6 +130,7 @@ def target_add(  # noqa: PLR0917 - one parameter for each option
         windows=list(windows),
         frozen=frozen,
         allowed=list(allowed),
+        mode=mode,
     )
     session.output.emit(document, _target_lines(document))
 
@@ -545,6 +555,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 ("directory", document["root"]),
                 ("state", _state(document)),
                 ("problem", document["problem"] or None),
+                ("changed", "file by file, in place" if document["mode"] == "in-place" else None),
                 ("components", ", ".join(document["components"])),
                 ("windows", ", ".join(document["windows"]) or "always"),
                 ("allows", ", ".join(document["allowed"]) or None),

@@ -40,6 +40,8 @@ class IdentityType(click.ParamType[str]):
 
 ALLOWANCES: Final = ("binary", "remove-directory", "symlink")
 """`provenance.diff_model.Allowance`, without the cost of importing it."""
+TARGET_MODES: Final = ("exchange", "in-place")
+"""`agent.target.Mode`, without the cost of importing it."""
 DIGEST: Final = DigestType()
 IDENTITY: Final = IdentityType()
 FILE: Final = click.Path(path_type=Path, dir_okay=False)

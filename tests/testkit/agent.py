@@ -48,6 +48,8 @@ from wire.hashing import Digest, sha256
 
 HOST = "web1@acme"
 TARGET = "app"
+WORK_NAME = f".patchwarden-{TARGET}"
+"""Where the agent works in a target that is changed in place."""
 COMPONENT = "pkg:deb/debian/foo@1.2"
 OPERATOR = Requester("root", ("operator",), "socket")
 POLICIES = PolicyCache()
@@ -268,6 +270,7 @@ class World:
     def leftovers(self) -> list[str]:
         """Return what an application must not leave behind: staging directories and journals."""
         beside = [name for name in os.listdir(self.root.parent) if name != self.root.name]
+        beside += [name for name in os.listdir(self.root) if name == WORK_NAME]
         state = self.directory / "home" / "agent" / "targets" / TARGET
         return beside + [name for name in os.listdir(state) if name.startswith("journal")]
 
@@ -285,19 +288,19 @@ def write_tree(root: Path, tree: Tree) -> None:
 
 
 def read_tree(root: Path) -> dict[str, FileState]:
-    """Return every file below `root`."""
+    """Return every file below `root` that is content."""
     return {
         str(path.relative_to(root)): FileState(0o100755 if path.stat().st_mode & 0o100 else 0o100644, path.read_bytes())
         for path in sorted(root.rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and path.relative_to(root).parts[0] != WORK_NAME
     }
 
 
 def tree_digest_of(root: Path | str) -> Digest:
-    """Return the tree digest of `root`, read afresh."""
+    """Return the tree digest of `root`, read afresh; what the agent of the target makes there for itself is no content."""
     descriptor = open_root(str(root))
     try:
-        return take_inventory(descriptor).tree_digest
+        return take_inventory(descriptor, omit=WORK_NAME.encode()).tree_digest
     finally:
         os.close(descriptor)
 

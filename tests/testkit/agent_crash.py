@@ -1,11 +1,12 @@
 """Kills an agent before every file system call of an application and of its recovery, and says what was left. Run as a program.
 
-    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback] [hooks|unhealthy]
+    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback] [hooks|unhealthy] [in-place] [every=N] [planted]
 
 ``kill`` ends the process with SIGKILL in front of a call; ``fail`` lets the call fail with ENOSPC. With ``recovery`` the recovery after a
 crash is stopped in front of each of its own calls too. With ``rollback``
 the patch is installed already, and undone. With ``hooks`` hooks run around the change, and with ``unhealthy`` the health check fails;
-then only the calls from the journal on are tried. Prints one JSON object: the number of runs, and every fault found.
+then only the calls from the journal on are tried. With ``in-place`` the target is changed file by file. ``every=N`` tries every N-th
+call only. ``planted`` leaves the journal out, which must be found. Prints one JSON object: the number of runs, and every fault found.
 
 The parent starts no thread, so that it may fork; each run is a child. The ledger survives its hosts: what it accepted stands in a file.
 """
@@ -19,16 +20,17 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from agent.errors import MetadataRefusedError
-from agent.files import Files
+from agent.files import PRIVATE_FILE_MODE, Files
 from agent.hooks import HookKind
 from agent.runtime import Outcome
+from agent.target import JOURNAL_FILE
 from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, POLICIES, TARGET, TREE, FakeLedger, World, read_tree, tree_digest_of
@@ -40,7 +42,7 @@ SAMPLE = 16
 """Of the crashes that only differ in how much is staged, every how many-th is recovered with crashes of its own."""
 HEALTHY, UNHEALTHY = "hooks", "unhealthy"
 TRUE, FALSE = os.path.realpath("/usr/bin/true"), os.path.realpath("/usr/bin/false")
-TURNING_POINTS = ("journal", "outbox", "exchange")
+TURNING_POINTS = ("journal", "outbox", "exchange", "rename frame.c", "unlink a.c")
 """Calls before which a crash always is: where the answer to "what happened?" changes."""
 
 
@@ -65,7 +67,15 @@ class DurableLedger(FakeLedger):
             data = data[4 + length :]
 
 
-def hook(stop_at: int, mode: str, trace: Path, until: str | None) -> Files:
+class ForgetfulFiles(Files):
+    """A planted fault: journals are never written, so nobody can tell after a crash what was going on."""
+
+    def replace(self, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
+        if not path.endswith(JOURNAL_FILE):
+            super().replace(path, data, mode)
+
+
+def hook(stop_at: int, mode: str, trace: Path, until: str | None, *, planted: bool) -> Files:
     """Return a file system that ends the process, or fails, in front of its call number `stop_at`, counted from 1.
 
     With `until`, the first call whose path holds it is only counted.
@@ -85,25 +95,27 @@ def hook(stop_at: int, mode: str, trace: Path, until: str | None) -> Files:
         if count > STEPS_MAX:
             raise AssertionError("an application must end")
 
-    return Files(step)
+    return ForgetfulFiles(step) if planted and stop_at else Files(step)
 
 
 class Crash:
     """All runs over one prepared host."""
 
-    def __init__(
-        self, directory: Path, mode: str, *, small: bool, rollback: bool = False, health: str | None = None
-    ) -> None:
+    def __init__(self, directory: Path, mode: str, *, small: bool, options: Collection[str] = ()) -> None:
         self.directory = directory
         self.mode = mode
-        self.rollback = rollback
-        self.health = health
+        self.rollback = "rollback" in options
+        self.in_place = "in-place" in options
+        self.planted = "planted" in options
+        self.every = max([1, *(int(each.partition("=")[2]) for each in options if each.startswith("every="))])
+        self.health = next((each for each in (HEALTHY, UNHEALTHY) if each in options), None)
         self.is_unhealthy = False
-        self.done = "ROLLED_BACK" if rollback else "SUCCESS"
-        self.refused_then = "agent.rollback.not_installed" if rollback else "agent.metadata.already_applied"
+        self.done = "ROLLED_BACK" if self.rollback else "SUCCESS"
+        self.refused_then = "agent.rollback.not_installed" if self.rollback else "agent.metadata.already_applied"
         self.host = directory / "host"
         self.template = directory / "template"
         self.trace = directory / "trace"
+        self.journal = self.host / "home" / "agent" / "targets" / TARGET / JOURNAL_FILE
         self.world = World(self.host, tree=SMALL_TREE if small else TREE)
         self.world.agent.close()
         every_kind = (patches.EVERY_KIND_BEFORE, patches.EVERY_KIND_AFTER, patches.EVERY_KIND_RENAMES)
@@ -119,7 +131,7 @@ class Crash:
         shutil.copytree(self.host, self.template, symlinks=True)
         self.old = tree_digest_of(self.world.root)
         self.new = self.find_new_digest()
-        if health == UNHEALTHY:
+        if self.health == UNHEALTHY:
             self.is_unhealthy = True
             self.refused_then = ""
             self.restore(self.template)
@@ -148,7 +160,7 @@ class Crash:
             status = 3
             try:
                 self.world.ledger.restore()  # type: ignore[attr-defined]
-                self.world.files = hook(stop_at, self.mode, self.trace, until)
+                self.world.files = hook(stop_at, self.mode, self.trace, until, planted=self.planted)
                 self.world.agent = self.world.open()
                 trio.run(action, self.world)
                 status = 0
@@ -169,7 +181,7 @@ class Crash:
         return {0: "ended", 4: "stopped"}.get(os.WEXITSTATUS(raw), "failed")
 
     async def prepare(self, world: World) -> None:
-        await world.add_target()
+        await world.add_target(mode="in-place" if self.in_place else "exchange")
         if self.health is not None:
             for kind in HookKind:
                 await world.agent.set_hook(TARGET, kind, {"argv": [TRUE]})
@@ -242,11 +254,17 @@ class Crash:
         shutil.copytree(source, self.host, symlinks=True)
 
     def look(self, where: str) -> None:
-        """The tree is the old one or the new one, whenever somebody looks."""
+        """The tree is the old one or the new one, whenever somebody looks; in place each file is, while the journal is open."""
         digest = tree_digest_of(self.world.root)
         files = self.files_of(self.host)
-        if (digest, files) not in ((self.old, self.old_files), (self.new, self.new_files)):
+        if (digest, files) in ((self.old, self.old_files), (self.new, self.new_files)):
+            return
+        if not self.in_place or not self.journal.exists():
             self.faults.append(f"{where}: a mixed tree")
+            return
+        for path in {*files, *self.old_files, *self.new_files}:
+            if files.get(path) not in (self.old_files.get(path), self.new_files.get(path)):
+                self.faults.append(f"{where}: {path} is neither the old file nor the new one")
 
     def finish(self, where: str) -> None:
         end = self.child(self.check, 0)
@@ -256,19 +274,21 @@ class Crash:
     def run(self, *, recovery: bool) -> dict[str, Any]:
         applications = recoveries = 0
         ended = ("killed",) if self.mode == "kill" else ("ended", "stopped")
-        for stop_at in range(self.first_step(), STEPS_MAX):
+        for stop_at in range(self.first_step(), STEPS_MAX, 1 if recovery else self.every):
             self.restore(self.template)
             end = self.child(self.act, stop_at)
             if not self.trace.exists():
                 break
+            is_turning = any(part in self.trace.read_text() for part in TURNING_POINTS)
+            if stop_at % self.every and not is_turning and recovery:
+                continue
             applications += 1
             where = f"application before {stop_at} ({self.trace.read_text()})"
             if end not in ended:
                 self.faults.append(f"{where}: {end}")
             self.look(where)
-            name = self.trace.read_text()
             self.finish(where)
-            if recovery and (stop_at % SAMPLE == 0 or any(part in name for part in TURNING_POINTS)):
+            if recovery and (stop_at % SAMPLE == 0 or is_turning):
                 recoveries += self.run_recoveries(stop_at, where)
         return {"applications": applications, "recoveries": recoveries, "runs": self.runs, "faults": self.faults}
 
@@ -281,13 +301,13 @@ class Crash:
         return int(self.trace.read_text().split()[0])
 
     def run_recoveries(self, crash_at: int, where: str) -> int:
-        for stop_at in range(1, STEPS_MAX):
+        for count, stop_at in enumerate(range(1, STEPS_MAX, self.every)):
             # The crash is made anew each time: a copied host would have other inodes than its journal names.
             self.restore(self.template)
             self.child(self.act, crash_at)
             self.child(self.recover, stop_at)
             if not self.trace.exists():
-                return stop_at - 1
+                return count
             inside = f"{where}, recovery before {stop_at} ({self.trace.read_text()})"
             self.look(inside)
             self.finish(inside)
@@ -297,10 +317,9 @@ class Crash:
 def main() -> None:
     """Run the matrix that the arguments name."""
     directory, mode, *rest = sys.argv[1:]
-    recovery, rollback = "recovery" in rest, "rollback" in rest
-    health = next((each for each in (HEALTHY, UNHEALTHY) if each in rest), None)
-    small = recovery or rollback or health is not None
-    crash = Crash(Path(directory), mode, small=small, rollback=rollback, health=health)
+    recovery = "recovery" in rest
+    small = recovery or bool({"rollback", HEALTHY, UNHEALTHY} & set(rest))
+    crash = Crash(Path(directory), mode, small=small, options=rest)
     print(json.dumps(crash.run(recovery=recovery)))
 
 

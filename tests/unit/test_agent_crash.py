@@ -69,6 +69,32 @@ def test_killed_before_any_call_from_the_journal_on_with_hooks(memory_directory:
     assert run_matrix(memory_directory, "kill", health)["applications"] > 30
 
 
+@pytest.mark.slow
+def test_killed_before_calls_of_an_application_in_place(memory_directory: Path) -> None:
+    assert run_matrix(memory_directory, "kill", "in-place", "every=6")["applications"] > 15
+
+
+@pytest.mark.slow
+def test_disk_full_before_calls_of_a_rollback_in_place(memory_directory: Path) -> None:
+    assert run_matrix(memory_directory, "fail", "in-place", "rollback", "every=6")["applications"] > 8
+
+
+@pytest.mark.slow
+def test_killed_before_calls_of_a_recovery_in_place(memory_directory: Path) -> None:
+    assert run_matrix(memory_directory, "kill", "recovery", "in-place", "every=12")["recoveries"] > 5
+
+
+@pytest.mark.slow
+def test_matrix_finds_an_application_without_a_journal(memory_directory: Path) -> None:
+    command = [sys.executable, "-m", "tests.testkit.agent_crash", str(memory_directory / "matrix")]
+    arguments = ["kill", "in-place", "planted", "every=5"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert any("a mixed tree" in fault for fault in report["faults"])
+
+
 class Stop(BaseException):
     """Ends an application like a crash, in this process."""
 

@@ -283,6 +283,8 @@ DOCUMENT = {
     "windows": ["sun 02:00-04:00"],
     "frozen": False,
     "allowed": [],
+    "hooks": {},
+    "mode": "exchange",
 }
 
 

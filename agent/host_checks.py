@@ -1,0 +1,185 @@
+"""What the host itself must allow before a target is touched, and what its answers mean.
+
+Everything that can be known beforehand refuses beforehand: mounts inside the target, a read-only or full file system, flags that forbid
+changes. What only an attempt tells comes as an `OSError`, which `explain` gives its code; the caller has changed nothing, or takes it back.
+
+Source: docs/spec/agent.md 6.7.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
+from agent.files import is_missing
+from agent.limits import SPACE_RESERVE_BYTES
+from agent.plan import Plan
+from agent.target import TargetConfig
+
+_GET_FLAGS: Final = 0x80086601
+"""FS_IOC_GETFLAGS with a long, as on 64-bit Linux."""
+_IMMUTABLE: Final = 0x10
+_APPEND_ONLY: Final = 0x20
+_MOUNTS_PATH: Final = "/proc/self/mountinfo"
+_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+_MOUNT_POINT_FIELD: Final = 4
+
+_CODES: Final = {
+    errno.ENOSPC: ("no_space", "the file system is full"),
+    errno.EDQUOT: ("quota", "the disk quota of the target's owner is used up"),
+    errno.EROFS: ("read_only", "the file system is read-only"),
+    errno.EACCES: ("permission", "the agent may not do this"),
+    errno.EPERM: ("permission", "the host does not let the agent do this"),
+    errno.EXDEV: ("mount_point", "something is mounted inside the target"),
+    errno.ELOOP: ("link", "a directory of the target has become a symbolic link"),
+    errno.ENOTDIR: ("link", "a directory of the target has become something else"),
+    errno.EMLINK: ("links", "a file of the target has as many names as its file system can count"),
+}
+_HINTS: Final = {
+    "no_space": "make room and apply again",
+    "quota": "make room, or raise the quota, and apply again",
+    "read_only": "mount it for writing and apply again",
+    "permission": "run the agent as root, or as the owner of the target",
+    "link": "stop what writes to the target and try again",
+}
+
+
+def explain(error: OSError, doing: str) -> ApplyFailedError:
+    """Return what a failed system call means to the operator: its code, and what to do.
+
+    Args:
+        error: What the host answered.
+        doing: What failed, such as "the new tree cannot be made".
+    """
+    rule, reason = _CODES.get(error.errno or 0, ("io", ""))
+    path = "" if error.filename is None else os.fsdecode(error.filename)
+    return ApplyFailedError(
+        f"agent.apply.{rule}",
+        f"{doing}: {reason} ({error.strerror})" if reason else f"{doing} ({error.strerror})",
+        actual=path,
+        hint=_HINTS.get(rule, ""),
+        details={"errno": error.errno or 0},
+    )
+
+
+def mount_points() -> frozenset[str]:
+    """Return where file systems are mounted, as this process sees it; empty where the host does not say."""
+    try:
+        with open(_MOUNTS_PATH, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return frozenset()
+    fields = (line.split(b" ")[_MOUNT_POINT_FIELD] for line in lines if line.count(b" ") > _MOUNT_POINT_FIELD)
+    return frozenset(os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field)) for field in fields)
+
+
+def check_mounts(root: str) -> None:
+    """Return when nothing is mounted below `root`, not even the same file system once more (a bind mount).
+
+    Raises:
+        TargetRefusedError: ``agent.target.mount_point``.
+    """
+    inside = sorted(each for each in mount_points() if each.startswith(root + "/"))
+    if inside:
+        raise TargetRefusedError(
+            "agent.target.mount_point",
+            "another file system is mounted inside the target",
+            actual=inside[0],
+            hint="guard each file system as a target of its own",
+        )
+
+
+def check_host(config: TargetConfig, root_fd: int, plan: Plan) -> None:
+    """Return when the host lets a plan be carried out, as far as that can be known before anything is touched.
+
+    Raises:
+        TargetRefusedError: ``agent.target.mount_point``.
+        ApplyRefusedError: ``agent.apply.own_directory``.
+        ApplyFailedError: ``agent.apply.read_only``, ``agent.apply.no_space``, ``agent.apply.immutable``.
+    """
+    own = config.own_name
+    for change in plan.changes:
+        if own is not None and change.path.split(b"/", 1)[0] == own:
+            raise ApplyRefusedError(
+                "agent.apply.own_directory",
+                "the patch names a path in the directory in which the agent itself works",
+                actual=os.fsdecode(change.path),
+            )
+    check_mounts(config.root)
+    check_room(root_fd, plan)
+    check_flags(root_fd, plan)
+
+
+def check_room(root_fd: int, plan: Plan) -> None:
+    """Return when the file system can be written to and has room for the new files, with a reserve.
+
+    Raises:
+        ApplyFailedError: ``agent.apply.read_only``, ``agent.apply.no_space``.
+    """
+    status = os.fstatvfs(root_fd)
+    if status.f_flag & os.ST_RDONLY:
+        raise explain(OSError(errno.EROFS, os.strerror(errno.EROFS)), "the target cannot be changed")
+    needed = sum(len(change.post.content) for change in plan.changes if change.post is not None) + SPACE_RESERVE_BYTES
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise _no_space("bytes", needed, free)
+    names = len(plan.changes)
+    if status.f_files and status.f_favail < names:
+        raise _no_space("inodes", names, status.f_favail)
+
+
+def check_flags(root_fd: int, plan: Plan) -> None:
+    """Return when neither a touched file nor its directory is immutable or append-only.
+
+    Raises:
+        ApplyFailedError: ``agent.apply.immutable``.
+    """
+    paths = {change.path for change in plan.changes}
+    for path in sorted(paths | {os.path.dirname(path) or b"." for path in paths}):
+        if is_unchangeable(root_fd, path):
+            raise ApplyFailedError(
+                "agent.apply.immutable",
+                "a file or directory that the patch changes is immutable or append-only",
+                actual=os.fsdecode(path),
+                hint="chattr -i, or -a, and apply again",
+            )
+
+
+def find_unchangeable(root_fd: int, paths: Iterable[bytes]) -> bytes | None:
+    """Return the first of these paths that is immutable or append-only, or None."""
+    return next((path for path in paths if is_unchangeable(root_fd, path)), None)
+
+
+def is_unchangeable(root_fd: int, path: bytes) -> bool:
+    """Return whether the file or directory at `path` is there and carries the flag immutable or append-only."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+    except OSError as error:
+        if is_missing(error) or error.errno in (errno.ELOOP, errno.EACCES):
+            return False
+        raise
+    try:
+        flags = array.array("L", [0])
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+    except OSError:
+        # The file system knows no flags.
+        return False
+    finally:
+        os.close(descriptor)
+    return bool(flags[0] & (_IMMUTABLE | _APPEND_ONLY))
+
+
+def _no_space(what: str, needed: int, free: int) -> ApplyFailedError:
+    return ApplyFailedError(
+        "agent.apply.no_space",
+        f"the target's file system has too few {what} free for the new files",
+        expected=f"{needed} {what}",
+        actual=free,
+        hint=_HINTS["no_space"],
+    )

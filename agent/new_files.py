@@ -1,0 +1,181 @@
+"""A new file that stands for an old one: its content by the patch, everything else by the file before.
+
+Owner, group, permission bits and extended attributes (with POSIX access lists and capabilities among them) are taken over; what cannot be
+refuses the patch. Attributes that vouch for the content they were made for (IMA, EVM) can be carried on by nobody. Modification times are
+those of the change, and holes of a sparse file may be filled.
+
+Source: docs/spec/agent.md 6.2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from agent.errors import ApplyRefusedError
+from agent.files import Files
+from agent.inventory import Entry, entry_of
+from agent.plan import PlannedChange
+from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
+
+_EXECUTE_BITS: Final = 0o111
+_NEW_FILE_MODE: Final = 0o644
+_NEW_EXECUTABLE_MODE: Final = 0o755
+CONTENT_ATTRIBUTES: Final = frozenset({"security.ima", "security.evm"})
+"""Extended attributes that are signatures over the content."""
+_READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def make_file(
+    files: Files,
+    name: bytes,
+    change: PlannedChange,
+    *,
+    directory_fd: int,
+    root_fd: int,
+    source: Entry | None,
+    parent: Entry,
+    sync: bool,
+) -> None:
+    """Make the file that `change` demands, with owner, permissions and attributes, and read everything back.
+
+    Args:
+        files: The door to the file system.
+        name: Relative to `directory_fd`; nothing is there.
+        change: What the file is after the patch.
+        directory_fd: Where it is made.
+        root_fd: The live tree's root.
+        source: The status of the file that it inherits from (`change.inherits`), or None.
+        parent: The status of its directory, which owns it when it inherits from nothing.
+        sync: Whether to make it durable at once.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``, ``agent.apply.staged``.
+        OSError: It could not be written; what was made so far is there.
+    """
+    assert change.post is not None, "only files that are there after the patch are made"
+    owner = parent if source is None else source
+    if change.post.mode == MODE_LINK:
+        files.make_link(change.post.content, name, dir_fd=directory_fd)
+        own_name(files, name, owner, directory_fd=directory_fd)
+        return
+    descriptor = files.create(name, dir_fd=directory_fd)
+    try:
+        files.write(descriptor, change.post.content, name)
+        _own_file(files, descriptor, owner, change.path)
+        if change.inherits is not None:
+            copy_attributes(files, root_fd, change.inherits, descriptor)
+        permissions = permissions_of(source, change.post)
+        files.set_mode(descriptor, permissions, name)
+        if sync:
+            files.sync(descriptor, name)
+        _prove(descriptor, permissions, owner, change.path)
+    finally:
+        os.close(descriptor)
+
+
+def permissions_of(source: Entry | None, post: FileState) -> int:
+    """Return the permission bits: those of the file before, with execution added where it may be read, or taken away."""
+    executable = post.mode == MODE_EXECUTABLE
+    if source is None:
+        return _NEW_EXECUTABLE_MODE if executable else _NEW_FILE_MODE
+    bits = stat.S_IMODE(source.mode)
+    if executable == bool(bits & stat.S_IXUSR):
+        return bits
+    return bits | ((bits & 0o444) >> 2) | stat.S_IXUSR if executable else bits & ~_EXECUTE_BITS
+
+
+def copy_attributes(files: Files, root_fd: int, source: bytes, descriptor: int) -> None:
+    """Give an open file or directory exactly the extended attributes of `source` in the live tree.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.attributes``.
+    """
+    try:
+        source_fd = os.open(source, _READ_FLAGS, dir_fd=root_fd)
+        try:
+            wanted = read_attributes(source_fd)
+        finally:
+            os.close(source_fd)
+        bound = CONTENT_ATTRIBUTES & wanted.keys()
+        if bound and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ApplyRefusedError(
+                "agent.apply.attributes",
+                f"a file has {', '.join(sorted(bound))}, which vouches for its present content only",
+                actual=os.fsdecode(source),
+            )
+        present = read_attributes(descriptor)
+        for name, value in wanted.items():
+            if present.get(name) != value:
+                files.set_attribute(descriptor, name, value)
+        if read_attributes(descriptor) != wanted:
+            raise ApplyRefusedError(
+                "agent.apply.attributes",
+                "the extended attributes of a file are not what they were",
+                expected=", ".join(sorted(wanted)),
+                actual=os.fsdecode(source),
+            )
+    except OSError as error:
+        raise ApplyRefusedError(
+            "agent.apply.attributes",
+            f"the extended attributes of a file cannot be kept ({error.strerror})",
+            actual=os.fsdecode(source),
+        ) from error
+
+
+def read_attributes(descriptor: int) -> dict[str, bytes]:
+    """Return the extended attributes of an open file; empty where the file system has none. Raises OSError."""
+    try:
+        names = os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    return {name: os.getxattr(descriptor, name) for name in names}
+
+
+def own_name(files: Files, path: bytes, owner: Entry, *, directory_fd: int) -> None:
+    """Give a name, without following it, to its owner. Raises ApplyRefusedError (``agent.apply.ownership``), OSError."""
+    status = os.lstat(path, dir_fd=directory_fd)
+    if (status.st_uid, status.st_gid) == (owner.owner, owner.group):
+        return
+    try:
+        files.change_owner(path, owner.owner, owner.group, dir_fd=directory_fd)
+    except PermissionError as error:
+        raise ownership_refused(path, owner) from error
+
+
+def ownership_refused(path: bytes, owner: Entry) -> ApplyRefusedError:
+    """Return the error that a file cannot be given to its owner."""
+    return ApplyRefusedError(
+        "agent.apply.ownership",
+        f"the agent may not give a file to its owner {owner.owner}:{owner.group}",
+        actual=os.fsdecode(path),
+        hint="run the agent as root, or as the owner of the target",
+    )
+
+
+def _own_file(files: Files, descriptor: int, owner: Entry, path: bytes) -> None:
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid) == (owner.owner, owner.group):
+        return
+    try:
+        files.set_owner(descriptor, owner.owner, owner.group, path)
+    except PermissionError as error:
+        raise ownership_refused(path, owner) from error
+
+
+def _prove(descriptor: int, permissions: int, owner: Entry, path: bytes) -> None:
+    """Refuse a file whose status is not what it was given: some file systems pretend."""
+    status = entry_of(os.fstat(descriptor))
+    if (status.owner, status.group) != (owner.owner, owner.group):
+        raise ownership_refused(path, owner)
+    if stat.S_IMODE(status.mode) != permissions:
+        raise ApplyRefusedError(
+            "agent.apply.attributes",
+            "the permissions of a file cannot be kept",
+            expected=f"{permissions:04o}",
+            actual=f"{os.fsdecode(path)}: {stat.S_IMODE(status.mode):04o}",
+        )
