@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 import trio
@@ -33,6 +33,14 @@ from ledger.mempool import Mempool
 from ledger.records import IdentityRecord, KeyRecord
 from ledger.recovery import build_candidates
 from ledger.transaction import decode_transaction_untrusted
+from node.distribution.chunks import CHUNK_BYTES
+from node.distribution.plan import Found, State
+from node.distribution.serving import (
+    decode_chunk_untrusted,
+    decode_found_untrusted,
+    decode_list_untrusted,
+    encode_found,
+)
 from node.errors import PeerProtocolError, PeerUnavailableError
 from node.gateway.access import Access
 from node.gateway.app import build_app
@@ -573,17 +581,28 @@ def gateway_seeds() -> list[bytes]:
 # What other nodes and operators hand over: wishes, recoveries, backups
 
 
+PATCH_FILE_BYTES: Final = CHUNK_BYTES + 1
+"""A file of two chunks."""
+
+
 def take_handed_over(data: bytes) -> bool:
     taken = False
     for decode, encode_again in (
         (decode_wish_untrusted, encode_wish),
         (decode_joined_untrusted, encode_joined),
+        (decode_found_untrusted, encode_found),
         (RecoveryFile.decode_untrusted, RecoveryFile.encode),
         (BackupDescription.decode_untrusted, BackupDescription.encode),
     ):
         readers: Any = decode, encode_again
         try:
             assert readers[1](readers[0](data)) == data, "two forms of one value"
+            taken = True
+        except RejectedError:
+            continue
+    for read in (decode_chunk_untrusted, lambda raw: decode_list_untrusted(raw, PATCH_FILE_BYTES)):
+        try:
+            read(data)
             taken = True
         except RejectedError:
             continue
@@ -605,6 +624,10 @@ def handed_over_seeds() -> list[bytes]:
         encode_wish(Wish(address, 3, 4, 1, False)),
         encode_joined(Joined(None, 7, (PEER,), (address,))),
         encode_joined(Joined(REFUSALS[0], 7, (), ())),
+        encode_found(Found(State.HERE, 3, sha256(b"root"), (address,))),
+        encode_found(Found(State.ABSENT, 0, None, ())),
+        encode(sha256(b"one") + sha256(b"two")),
+        encode(None),
         RecoveryFile(recovery, build_configuration_proof(chain().store, chain().height), tuple(candidate)).encode(),
         description.encode(),
         address.encode(),
