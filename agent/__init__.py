@@ -8,8 +8,8 @@ order, each module using only those before it::
     decision  ->  policy_cases  gallery
     inventory  manifest  plan  ->  host_checks  new_files  ->  stage  in_place  ->  switch  ->  applying  ->  registry (tree_cache)
     highwater  statements  ->  identities  ->  rollout  validation  context  ->  pipeline
-    rollout  context  policy_cache  decision  ->  decision_audit
-    outbox  ->  delivery      documents  blocking  config  ->  lifecycle  ->  runtime
+    rollback  rollout  context  policy_cache  decision  ->  decision_audit
+    documents  outbox  ->  delivery      blocking  config  ->  lifecycle  ->  runtime
 
 Start reading at `pipeline`: how a patch is judged; then `applying`: how a tree is changed. The formats stand in docs/spec/agent.md and
 docs/spec/policy.md.

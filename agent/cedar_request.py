@@ -163,7 +163,12 @@ def _requester(requester: Requester) -> CedarObject:
 
 def _system(system: SystemFacts, now_ms: int) -> CedarObject:
     oldest = min((each.applied_ms for each in system.emergencies), default=None)
+    # Only where there are some: a schema of before this attribute then denies, because it does not know it.
+    unacknowledged: CedarObject = (
+        {"unacknowledged_intents": system.unacknowledged_intents} if system.unacknowledged_intents else {}
+    )
     return {
+        **unacknowledged,
         "organisation": _reference("Organisation", system.host_organisation),
         "tree_digest": system.tree_digest,
         "drifted": system.drifted,

@@ -48,6 +48,8 @@ class AgentConfig:
     """How often every file is read for that, whatever its status says, seconds."""
     turns_interval_s: float | None = TURNS_INTERVAL_SECONDS
     """How often the host looks whether a rollout has come to it, seconds; None when it takes no part in rollouts."""
+    unacknowledged_intents_max: int = 0
+    """How many changes this host may carry out before the ledger has their intents, where policy allows it too; 0 waits for each."""
     not_after_window: int = NOT_AFTER_WINDOW_MAX // 2
     """Heights for which a record stays executable before it has to be signed again."""
 

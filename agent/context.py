@@ -43,6 +43,7 @@ class HostFacts:
     replica_age_ms: int
     replica_age_ms_max: int
     records_waiting: int
+    unacknowledged_intents: int = 0
 
 
 def build_facts(
@@ -93,6 +94,7 @@ def build_facts(
             replica_age_ms=host.replica_age_ms,
             replica_age_ms_max=host.replica_age_ms_max,
             records_waiting=host.records_waiting,
+            unacknowledged_intents=host.unacknowledged_intents,
         ),
         action=action,
     )

@@ -5,7 +5,7 @@ Source: docs/spec/agent.md 4.3; docs/spec/policy.md 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Any, Final
@@ -132,6 +132,11 @@ def decision_from_json_untrusted(document: object) -> Decision:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PolicyRefusedError("agent.policy.decision", f"the decision does not have its form: {error}") from error
+
+
+def facts_alone(facts: Facts, count: int) -> Facts:
+    """Return the facts as they are when a host goes on without the ledger's acknowledgement, for the `count`-th time in a row."""
+    return replace(facts, system=replace(facts.system, unacknowledged_intents=count))
 
 
 def replay_decision_untrusted(raw: bytes, engine: PolicyEngine) -> tuple[Decision, Verdict]:

@@ -27,19 +27,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.context import describe_components, describe_patch
-from agent.decision import ENGINE, Decision
+from agent.decision import ENGINE, Decision, facts_alone
 from agent.errors import DeveloperRefusedError, PolicyRefusedError
-from agent.facts import AuthorFacts, Facts, RolloutFacts, StatementFacts
+from agent.facts import ACTION_ROLLBACK, AuthorFacts, Facts, RolloutFacts, StatementFacts
 from agent.identities import check_author, judge_attestations
 from agent.limits import FACT_ITEMS_MAX
 from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.results import ResultCode
+from agent.rollback import known_author
 from agent.rollout import find_emergencies
 from agent.target import Installed
 from ledger.block import Header
 from ledger.keyspace import Reader
-from ledger.records import PatchRecord
+from ledger.records import PatchRecord, PolicySet
 from ledger.state import StateView
 from provenance.metadata import PatchMetadata
 from wire.errors import show_value
@@ -108,6 +109,8 @@ class Known:
     """Recorded statements by digest."""
     rollout: RolloutFacts | None
     """How far the patch had come then; None where that cannot be told."""
+    alone: int = 0
+    """How many changes without the ledger's acknowledgement the outcome tells, this one included; 0 where the host waited."""
 
 
 class PastView(StateView):
@@ -182,6 +185,9 @@ def judge_at_height(decision: Decision, view: PastView, known: Known, policies: 
                 show_value(_sentence(verdict)),
             )
         )
+    if known.alone and not _allows_alone(decision.facts, known.alone, policy, policies):
+        sentence = "the policy set of that height does not let a host go on without the ledger's acknowledgement"
+        found.append(Difference("agent.replay.verdict", sentence, "unacknowledged", str(known.alone), "deny"))
     return [*found, *_compare_facts(decision.facts, view, known), *_compare_times(decision, view)]
 
 
@@ -224,6 +230,13 @@ def judge_at_place(decision: Decision, place: Place) -> list[Difference]:
     return found
 
 
+def _allows_alone(facts: Facts, count: int, policy: PolicySet, policies: PolicyCache) -> bool:
+    try:
+        return policies.get(policy).evaluate(facts_alone(facts, count)).allowed
+    except PolicyRefusedError:
+        return False
+
+
 def _compare_result(decision: Decision, place: Place) -> list[Difference]:
     if place.result is None and not decision.is_allowed:
         sentence = "an application was announced that this decision denies"
@@ -256,9 +269,11 @@ def _compare_facts(facts: Facts, view: PastView, known: Known) -> list[Differenc
     if record is None or metadata is None:
         return [_facts("facts.patch.id", facts.patch.id, "not published at that height")]
     found: list[Difference] = []
-    if record.withdrawn_height is not None:
+    # What is installed may be undone whatever became of it.
+    is_rollback = facts.action == ACTION_ROLLBACK
+    if record.withdrawn_height is not None and not is_rollback:
         found.append(_facts("facts.patch.id", facts.patch.id, f"withdrawn at height {record.withdrawn_height}"))
-    if record.superseded_by is not None:
+    if record.superseded_by is not None and not is_rollback:
         found.append(_facts("facts.patch.id", facts.patch.id, f"superseded by {record.superseded_by.hex()}"))
     derived_patch = describe_patch(
         facts.patch.id,
@@ -286,7 +301,8 @@ def _compare_people(
     facts: Facts, view: PastView, record: PatchRecord, metadata: PatchMetadata, payloads: Mapping[bytes, bytes]
 ) -> list[Difference]:
     try:
-        author = _author(facts, view, record, metadata)
+        is_rollback = facts.action == ACTION_ROLLBACK
+        author = known_author(view, record) if is_rollback else _author(facts, view, record, metadata)
     except DeveloperRefusedError as error:
         return [_facts("facts.author", facts.author.identity, f"refused: {error.message}")]
     found = _compare("facts.author", facts.author, author)

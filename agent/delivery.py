@@ -24,10 +24,12 @@ from typing import Final, TypeVar
 import trio
 
 from agent.access import LedgerAccess
+from agent.documents import unrecorded_body
 from agent.errors import OutboxError
 from agent.limits import SETTLED_ENTRIES_KEPT
 from agent.outbox import FIRST_PREVIOUS, ChainHead, Entry, HostBody, Outbox, Signer
-from ledger.bodies import HostReport
+from ledger.bodies import DeploymentOutcome, HostReport
+from ledger.rules_host import EFFECTIVE
 from ledger.state import StateView
 from wire.errors import RejectedError, UnavailableError
 
@@ -171,6 +173,9 @@ class Delivery:
                 raise OutboxError(error.code, error.message, hint=error.hint, details=error.details) from error
             await self._write(partial(self._outbox.mark_refused, entry.sequence, error.code, error.message))
             self._remember(replace(entry, refusal=(error.code, error.message)))
+            if isinstance(entry.body, DeploymentOutcome) and entry.body.result in EFFECTIVE:
+                # The tree was changed all the same, and somebody must hear of it.
+                await self.queue(HostReport("drift", entry.body.target, unrecorded_body(entry.body, error.code)))
         except (UnavailableError, trio.TooSlowError) as error:
             reason = error.message if isinstance(error, UnavailableError) else f"no answer in {timeout_s:g} s"
             raise OutboxError(

@@ -13,6 +13,7 @@ from agent.facts import Requester
 from agent.record_log import Record
 from agent.registry import TargetStatus
 from agent.results import Outcome
+from ledger.bodies import DeploymentOutcome
 from ledger.limits import DETAIL_BYTES_MAX, REPORT_BYTES_MAX
 from wire import canonical_json
 from wire.hashing import sha256
@@ -40,6 +41,8 @@ def outcome_detail(outcome: Outcome, requester: Requester | None, data: bytes | 
     }
     if outcome.hooks:
         document["hooks"] = [run.to_json() for run in outcome.hooks]
+    if outcome.unacknowledged:
+        document["unacknowledged"] = outcome.unacknowledged
     # An intent carries its decision; a refusal has no intent, so its decision goes here.
     if outcome.decision is not None and outcome.intent_tx is None:
         whole = canonical_json.encode({**document, "decision": outcome.decision.to_json()})
@@ -47,6 +50,18 @@ def outcome_detail(outcome: Outcome, requester: Requester | None, data: bytes | 
             return whole
         document["decision_bytes"] = len(whole)
     return canonical_json.encode(document)
+
+
+def unrecorded_body(body: DeploymentOutcome, code: str) -> bytes:
+    """Return the body of a drift report about a change whose record the ledger refused for good: no record explains the tree."""
+    document = {
+        "version": 1,
+        "tree_digest": body.tree_after.hex(),
+        "recorded_tree_digest": body.tree_before.hex(),
+        "paths_count": 0,
+        "unrecorded": {"patch_id": body.patch_id.hex(), "result": body.result, "code": code},
+    }
+    return _bounded(document, [])
 
 
 def history_record(outcome: Outcome, now_ms: int) -> Record:

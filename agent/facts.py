@@ -228,6 +228,8 @@ class SystemFacts:
     """What this host tolerates, milliseconds."""
     records_waiting: int
     """Records that wait for the ledger."""
+    unacknowledged_intents: int = 0
+    """Changes of this host whose intents the ledger has not got yet, this one included where it would go on without; see agent.md 7.3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,10 @@ class Facts:
             # As facts were written before there were rollbacks, so that there is one form for one meaning.
             del document["action"]
         document["components"] = [_recorded(each) for each in self.components]
+        system = document["system"]
+        if isinstance(system, dict) and self.system.unacknowledged_intents == 0:
+            # Likewise, of before hosts could go on without the ledger.
+            del system["unacknowledged_intents"]
         return document
 
     @property
@@ -448,6 +454,9 @@ def _system(reader: _Reader) -> SystemFacts:
         replica_age_ms=reader.integer("replica_age_ms"),
         replica_age_ms_max=reader.integer("replica_age_ms_max"),
         records_waiting=reader.integer("records_waiting"),
+        unacknowledged_intents=(
+            reader.integer("unacknowledged_intents", minimum=1) if reader.has("unacknowledged_intents") else 0
+        ),
     )
     reader.finish()
     return system

@@ -21,6 +21,7 @@ from agent.applying import Application, Settled, apply_patch, finish, settle, tr
 from agent.blocking import run_blocking
 from agent.config import AgentConfig
 from agent.context import HostFacts
+from agent.decision import facts_alone
 from agent.delivery import Delivery
 from agent.documents import history_record, outcome_detail
 from agent.errors import (
@@ -131,6 +132,7 @@ class Lifecycle:
         self._now_ms = now_ms
         self._note = note
         self._policies = policies
+        self._alone = 0
         self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
         self._mark = read_high_water(self._mark_path)
         self._split_views = SplitViews(files, os.path.join(config.directory, SPLIT_VIEWS_FILE))
@@ -189,6 +191,7 @@ class Lifecycle:
                     replica_age_ms=max(0, self._ledger.replica_age_ms()),
                     replica_age_ms_max=self._config.replica_age_ms_max,
                     records_waiting=len(self._outbox.pending),
+                    unacknowledged_intents=self._outbox.unacknowledged,
                 ),
                 now_ms=self._now_ms(),
                 config=slot.config,
@@ -238,11 +241,18 @@ class Lifecycle:
             raise
         if intent is None:
             return await self._record_refusal(slot, outcome, data, requester)
-        if intent.height is not None:
+        # Counted while it lasts, so that several targets at once keep the bound.
+        self._alone += intent.height is None
+        try:
             # A caller that is cancelled now only stops listening: the application is carried to its recorded end.
             with trio.CancelScope(shield=True):
-                outcome = await self._change_unless_split(slot, outcome, judged, data, intent)
-        return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+                if intent.height is None and intent.refusal is None:
+                    outcome = await run_blocking(self._go_on_alone, outcome, judged)
+                if intent.height is not None or outcome.unacknowledged:
+                    outcome = await self._change_unless_split(slot, outcome, judged, data, intent)
+            return await self._record(slot, outcome, requester, data, closes=intent.sequence)
+        finally:
+            self._alone -= intent.height is None
 
     async def _give_up(self, slot: Target, outcome: Outcome) -> None:
         """Close the intent of a caller that did not wait for it; nothing was changed."""
@@ -286,6 +296,30 @@ class Lifecycle:
             problem = _refused_intent(*intent.refusal)
         assert problem is not None, "an intent that is neither delivered nor refused has a reason to wait"
         return intent, _failed(replace(outcome, intent_tx=intent.transaction.tx_id), StepName.INTENT, problem)
+
+    def _go_on_alone(self, outcome: Outcome, judged: Judged) -> Outcome:
+        """Return the outcome as one that goes on without the ledger, if host and policy allow that; otherwise as it is. Blocking."""
+        decision = judged.decision
+        assert decision is not None, "what was announced was decided"
+        count = self._outbox.unacknowledged + self._alone
+        if count > self._config.unacknowledged_intents_max:
+            return outcome
+        verdict = self._policies.get(self._ledger.view().policy(decision.policy_version)).evaluate(
+            facts_alone(decision.facts, count)
+        )
+        if not verdict.allowed:
+            return outcome
+        message = f"waits in the outbox; host and policy allow {count} changes before the ledger has their intents"
+        announced = StepResult(StepName.INTENT, True, outcome.reason, message)
+        return replace(
+            outcome,
+            code=done_code(outcome.action),
+            reason="",
+            message="every requirement holds",
+            hint="",
+            steps=(*outcome.steps[:-1], announced),
+            unacknowledged=count,
+        )
 
     async def _change_unless_split(
         self, slot: Target, outcome: Outcome, judged: Judged, data: bytes, intent: Entry

@@ -33,6 +33,7 @@ from agent.limits import OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_LINES_KEPT
 from agent.record_log import Record, RecordLog
 from agent.state_file import damaged
 from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport
+from ledger.rules_host import EFFECTIVE
 from ledger.transaction import Transaction, decode_transaction_untrusted
 from wire.errors import RejectedError
 from wire.hashing import DIGEST_BYTES
@@ -116,6 +117,15 @@ class Outbox:
     def open_intents(self) -> tuple[Entry, ...]:
         """Intents without an outcome, oldest first, whether the ledger has them yet or not."""
         return tuple(entry for sequence, entry in self._intents.items() if sequence not in self._closed)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Changes that were carried out and whose intents the ledger is not known to have."""
+        return sum(
+            entry.intent in self._pending and entry.body.result in EFFECTIVE
+            for entry in self._pending.values()
+            if isinstance(entry.body, DeploymentOutcome)
+        )
 
     @property
     def head(self) -> ChainHead:

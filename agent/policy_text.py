@@ -29,6 +29,7 @@ from wire.fields import as_identifier
 
 _POLICY_SUFFIX: Final = ".cedar"
 _SCHEMA_NAME: Final = "schema.cedarschema"
+_UNACKNOWLEDGED: Final = "unacknowledged_intents"
 _CHILD: Final = (sys.executable, "-I", "-m", "agent.policy_child")
 _CHILD_OUTPUT_BYTES_MAX: Final = 16 * POLICY_SET_BYTES_MAX
 _CONDITIONAL: Final = re.compile(r"\bif\b")
@@ -150,7 +151,14 @@ def _check_text(subject: str, text: str, bytes_max: int) -> None:
 def _run_child(schema: str, policies: Sequence[tuple[str, str]], samples: Sequence[Facts]) -> dict[str, Any]:
     # A schema of before there were rollbacks does not name them; hosts then deny every one.
     undone = [replace(facts, action=ACTION_ROLLBACK) for facts in samples] if ACTION_ROLLBACK in schema else []
-    requests = [[one.request, one.entities] for facts in (*samples, *undone) for one in cedar_requests(facts)]
+    # The same for hosts that go on without the ledger.
+    alone = [
+        replace(facts, system=replace(facts.system, unacknowledged_intents=1))
+        for facts in samples
+        if _UNACKNOWLEDGED in schema
+    ]
+    tried = (*samples, *undone, *alone)
+    requests = [[one.request, one.entities] for facts in tried for one in cedar_requests(facts)]
     question = json.dumps({"schema": schema, "policies": [list(each) for each in policies], "requests": requests})
     try:
         done = subprocess.run(

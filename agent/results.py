@@ -103,6 +103,8 @@ class Outcome:
     """tx_id of the intent, or None when there was none."""
     outcome_tx: bytes | None = None
     """tx_id of the outcome as it waits or stands on the ledger; None for a question, which records nothing."""
+    unacknowledged: int = 0
+    """Where the change was carried out without the ledger's acknowledgement: how many such there were then, this one included."""
     recorded_height: int | None = None
     """Height at which the ledger has the outcome, or None while it waits in the outbox."""
     hint: str = ""
@@ -135,6 +137,7 @@ class Outcome:
             "outcome_tx": _hex(self.outcome_tx),
             "recorded_height": self.recorded_height,
             "hooks": [run.to_json() for run in self.hooks],
+            "unacknowledged": self.unacknowledged,
         }
 
 

@@ -86,6 +86,10 @@ class AgentStatus:
     """Records that the ledger refused for good."""
     intents_open: int
     """Applications between their intent and their outcome."""
+    unacknowledged_intents: int
+    """Changes that were carried out and whose intents the ledger is not known to have."""
+    unacknowledged_intents_max: int
+    """How many there may be; 0 waits for each acknowledgement."""
     counter: int
     """Last number in the host's chain of deployment records that was signed here."""
     replica_height: int
@@ -107,6 +111,8 @@ class AgentStatus:
             "records_delivered": self.records_delivered,
             "records_refused": self.records_refused,
             "intents_open": self.intents_open,
+            "unacknowledged_intents": self.unacknowledged_intents,
+            "unacknowledged_intents_max": self.unacknowledged_intents_max,
             "counter": self.counter,
             "replica_height": self.replica_height,
             "replica_age_ms": self.replica_age_ms,
@@ -467,6 +473,8 @@ class Agent:
             records_delivered=self._outbox.delivered_count,
             records_refused=self._outbox.refused_count,
             intents_open=len(self._outbox.open_intents),
+            unacknowledged_intents=self._outbox.unacknowledged,
+            unacknowledged_intents_max=self._config.unacknowledged_intents_max,
             counter=self._outbox.head.counter,
             replica_height=self._ledger.view().height,
             replica_age_ms=self._ledger.replica_age_ms(),

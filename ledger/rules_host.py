@@ -25,7 +25,7 @@ SUCCESS: Final = "SUCCESS"
 ROLLED_BACK: Final = "ROLLED_BACK"
 INVENTORY: Final = "inventory"
 
-_EFFECTIVE: Final = (SUCCESS, ROLLED_BACK)
+EFFECTIVE: Final = (SUCCESS, ROLLED_BACK)
 """Results that say the tree was changed: never without an intent."""
 
 
@@ -77,7 +77,7 @@ def record_outcome(view: StateView, context: Context, body: DeploymentOutcome) -
     """
     host = _next_record(view, context, body.counter, body.previous)
     deployment = _deployment_of(view, context, body)
-    if body.result in _EFFECTIVE and body.tree_after == body.tree_before:
+    if body.result in EFFECTIVE and body.tree_after == body.tree_before:
         raise refuse(
             "host.unchanged", f"the result {body.result} changes the tree", "another tree_after than tree_before"
         )
@@ -94,7 +94,7 @@ def record_outcome(view: StateView, context: Context, body: DeploymentOutcome) -
         deployment_key(deployment.deployment_id): deployment,
         **count_outcome(view, context, body),
     }
-    if body.result in _EFFECTIVE:
+    if body.result in EFFECTIVE:
         target = _target(view, context, body.target)
         others = tuple(each for each in target.installed if each[0] != body.patch_id)
         installed = (*others, (body.patch_id, context.height))[-INSTALLED_MAX:] if body.result == SUCCESS else others
@@ -152,7 +152,7 @@ def _next_record(view: StateView, context: Context, counter: int, previous: byte
 def _deployment_of(view: StateView, context: Context, body: DeploymentOutcome) -> DeploymentRecord:
     host = context.signer.identity_id
     if body.intent_tx_id is None:
-        if body.result in _EFFECTIVE:
+        if body.result in EFFECTIVE:
             raise refuse("host.intent_required", f"the result {body.result} needs an intent that announced it")
         return DeploymentRecord(
             deployment_id=context.tx_id,

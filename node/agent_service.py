@@ -71,6 +71,7 @@ class AgentService:
             drift_interval_s=node.config.drift_interval_s,
             drift_full_interval_s=node.config.drift_full_interval_s,
             turns_interval_s=TURNS_INTERVAL_SECONDS if node.config.rollouts else None,
+            unacknowledged_intents_max=node.config.unacknowledged_intents_max,
         )
 
         def noted(event: str, facts: Mapping[str, object]) -> None:

@@ -162,6 +162,8 @@ class NodeConfig(BaseSettings):
     """Transactions waiting for a block."""
     mempool_bytes_max: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Bytes of transactions waiting for a block."""
+    unacknowledged_intents_max: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How many changes a host may carry out before the ledger has their intents, where policy allows that too; 0 waits for each."""
     replica_age_max_ms: Annotated[int, Field(ge=1000)] = 60_000
     """The agent decides nothing on a replica whose last certified block is older than this."""
     history: Annotated[str, Field(pattern=r"^(full|pruned:[1-9][0-9]{0,8})$")] = "full"

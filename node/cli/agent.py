@@ -354,6 +354,12 @@ def status(session: Session) -> None:
                 ("records delivered", document["records_delivered"]),
                 ("records refused", document["records_refused"]),
                 ("open applications", document["intents_open"]),
+                (
+                    "without acknowledgement",
+                    f"{document['unacknowledged_intents']} of at most {document['unacknowledged_intents_max']}"
+                    if document["unacknowledged_intents_max"] or document["unacknowledged_intents"]
+                    else None,
+                ),
                 ("why records wait", document["delivery_problem"] or None),
                 ("open split views", _heights(document["split_views_open"])),
             )

@@ -203,6 +203,8 @@ class DecisionReplay:
         self._differs: dict[tuple[int, int], list[Difference]] = {}
         self._records: dict[tuple[int, int], tuple[bytes, str, str, bytes]] = {}
         self._newest: tuple[bytes, PatchMetadata] | None = None
+        self._begun: dict[bytes, tuple[int, int]] = {}
+        self._alone: dict[tuple[int, int], int] = {}
         self._pending: Block | None = None
         self._tables: Reader | None = None
         self.counts = DecisionCounts()
@@ -222,10 +224,21 @@ class DecisionReplay:
                 continue
             height = block.header.height
             for index, transaction in transactions_of(block, DECISION_KINDS):
+                self._note_alone(transaction, height, index)
                 raw = self._wanted(transaction)
                 named = None if raw is None else _named_height(raw)
                 if raw is not None and named is not None and 1 <= named < height:
                     self._named.setdefault(named, []).append(_Named(height, index, self._spill.put(raw)))
+
+    def _note_alone(self, transaction: Transaction, height: int, index: int) -> None:
+        """Remember of an intent that its host went on without the ledger, as the outcome says."""
+        body = transaction.body
+        if isinstance(body, DeploymentIntent):
+            self._begun[transaction.tx_id] = (height, index)
+        elif isinstance(body, DeploymentOutcome) and body.intent_tx_id is not None:
+            begun, count = self._begun.pop(body.intent_tx_id, None), _alone(body)
+            if begun is not None and count > 0:
+                self._alone[begun] = count
 
     # -- second reading --------------------------------------------------------------------------------------------
 
@@ -373,7 +386,12 @@ class DecisionReplay:
         except RejectedError:
             return  # Where its record stands, that is said.
         patch_id = bytes.fromhex(decision.facts.patch.id) if _is_digest(decision.facts.patch.id) else b""
-        known = Known(self._metadata(patch_id), _Payloads(self._spill, self._statements), self._rollout(patch_id))
+        known = Known(
+            self._metadata(patch_id),
+            _Payloads(self._spill, self._statements),
+            self._rollout(patch_id),
+            self._alone.pop((named.height, named.index), 0),
+        )
         found = judge_at_height(decision, view, known, self._policies)
         if not found and not is_verdict_judged(decision, view, self._policies):
             self.counts.unjudged += 1
@@ -472,6 +490,16 @@ def _named_height(raw: bytes) -> int | None:
         return None
     height = document.get("height") if isinstance(document, dict) else None
     return height if type(height) is int else None
+
+
+def _alone(body: DeploymentOutcome) -> int:
+    """Return how many changes without acknowledgement an outcome tells, itself included; 0 for none."""
+    try:
+        detail = canonical_json.decode_untrusted(body.detail, bytes_max=DETAIL_BYTES_MAX)
+    except RejectedError:
+        return 0
+    count = detail.get("unacknowledged") if isinstance(detail, dict) else None
+    return count if type(count) is int and count > 0 else 0
 
 
 def _adopted_tree(body: bytes) -> bytes | None:

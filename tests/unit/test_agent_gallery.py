@@ -29,6 +29,7 @@ def test_gallery_has_the_usual_regimes() -> None:
         "emergency",
         "freeze-and-windows",
         "licence-gate",
+        "offline-hosts",
         "separation-of-duties",
         "two-person-rule",
         "verified-builds",

@@ -77,6 +77,7 @@ REFUSED = [
     ("no-hidden-text", with_patch(hidden_text=("carriage_return",))),
     ("not-frozen", with_system(frozen=True)),
     ("in-maintenance-window", with_system(in_maintenance_window=False)),
+    ("intents-acknowledged", with_system(unacknowledged_intents=1)),
     ("fresh-replica", with_system(replica_age_ms=60_001)),
     ("no-drift", with_system(drifted=True)),
     ("component-is-listed", with_component(listed=False)),
@@ -100,7 +101,7 @@ def test_every_default_rule_is_shown_to_forbid() -> None:
 
 
 ROLLBACK = replace(SAMPLE_FACTS, action=ACTION_ROLLBACK)
-WATCHED = {"not-frozen", "fresh-replica", "no-drift", "requester-is-operator"}
+WATCHED = {"not-frozen", "fresh-replica", "intents-acknowledged", "no-drift", "requester-is-operator"}
 
 
 def test_default_set_lets_an_installed_patch_be_undone(engine: PolicyEngine) -> None:

@@ -1,0 +1,193 @@
+"""A host without the ledger: it waits, unless its operator and the policy let it go on; and nothing that it did is lost or told twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.gallery import get_template, with_templates
+from agent.policy_text import default_policy_set
+from agent.results import Outcome, ResultCode, StepName
+from ledger import bodies
+from ledger.transaction import decode_transaction_untrusted
+from provenance.diff_model import FileState
+from provenance.layout import split_patch_file_untrusted
+from tests.testkit import patches
+from tests.testkit.agent import HOST, OPERATOR, TARGET, World
+from tests.testkit.cli import run_json
+from tests.testkit.ledger import key_of
+from tests.testkit.node import write_archive
+
+PATCHES = 4
+Set = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def offline_hosts() -> Set:
+    return with_templates([get_template("offline-hosts")])
+
+
+def allowing(count: int) -> Set:
+    """Return the template's set with another number in."""
+    schema, texts = offline_hosts()
+    return schema, tuple((name, text.replace("> 5", f"> {count}")) for name, text in texts)
+
+
+def tree_of(number: int) -> dict[str, FileState | None]:
+    state = patches.AFTER["src/frame.c"]
+    assert isinstance(state, FileState)
+    return {"src/frame.c": replace(state, content=b"int version = %d;\n" % number)}
+
+
+async def cut_off(directory: Path, policies: Set, bound: int) -> tuple[World, list[bytes]]:
+    """Return a host that has just lost its network, and patches for it that follow one another."""
+    world = World(directory, policies=policies)
+    world.reopen(unacknowledged_intents_max=bound)
+    await world.add_target()
+    files = [world.release()]
+    before: Any = patches.AFTER
+    for number in range(2, PATCHES + 1):
+        after = tree_of(number)
+        files.append(world.release(patches.make_patch(before, after, release_counter=number)))
+        before = after
+    await world.agent._delivery.deliver(5.0)
+    now(world)
+    world.ledger.is_offline = True
+    return world, files
+
+
+def now(world: World) -> None:
+    world.now_ms = world.chain.view.header.time_ms + world.ledger.age_ms
+
+
+async def apply(world: World, data: bytes) -> Outcome:
+    now(world)
+    return await world.agent.apply(data, TARGET, OPERATOR)
+
+
+def kinds(world: World) -> list[str]:
+    """Return what the host has told since the patches were published, in the ledger's order."""
+    found = [decode_transaction_untrusted(raw) for raw in world.ledger.submitted]
+    mine = [each.body for each in found if each.signer_key_id == key_of(HOST).public_key.key_id]
+    return [
+        body.result if isinstance(body, bodies.DeploymentOutcome) else body.KIND
+        for body in mine
+        if not isinstance(body, bodies.HostReport)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policies", "bound"),
+    [(offline_hosts(), 0), (default_policy_set(), 5), (allowing(0), 5)],
+    ids=["not on this host", "not by the default set", "not by a policy of nought"],
+)
+async def test_a_host_waits_unless_operator_and_policy_let_it_go_on(tmp_path: Path, policies: Set, bound: int) -> None:
+    world, files = await cut_off(tmp_path, policies, bound)
+    tree = world.digest()
+    outcome = await apply(world, files[0])
+    assert (outcome.code, outcome.reason) == (ResultCode.LEDGER_UNAVAILABLE, "agent.ledger.unavailable")
+    assert (world.digest(), outcome.unacknowledged) == (tree, 0)
+    assert world.agent.status().unacknowledged_intents == 0
+    # What was announced and did not happen counts for nothing: with the network back, the same patch goes in.
+    world.ledger.is_offline = False
+    assert (await apply(world, files[0])).code is ResultCode.SUCCESS
+    assert kinds(world) == ["deployment.intent", "ERROR_LEDGER_UNAVAILABLE", "deployment.intent", "SUCCESS"]
+
+
+async def test_records_of_a_host_that_went_on_come_later_and_in_order(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, offline_hosts(), 3)
+    for count, data in enumerate(files[:3], 1):
+        outcome = await apply(world, data)
+        assert (outcome.code, outcome.unacknowledged) == (ResultCode.SUCCESS, count), outcome.message
+        step = next(each for each in outcome.steps if each.step is StepName.INTENT)
+        assert (step.passed, step.code) == (True, "agent.ledger.unavailable")
+        # Each is durable at once: a restart loses nothing and begins nothing anew.
+        world.reopen(unacknowledged_intents_max=3)
+        assert await world.agent.recover() == []
+        status = world.agent.status()
+        assert (status.unacknowledged_intents, status.records_waiting, status.intents_open) == (count, 2 * count, 0)
+    tree = world.digest()
+    outcome = await apply(world, files[3])
+    assert (outcome.code, world.digest()) == (ResultCode.LEDGER_UNAVAILABLE, tree)
+    assert kinds(world) == []
+
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    status = world.agent.status()
+    assert (status.unacknowledged_intents, status.records_waiting, status.records_refused) == (0, 0, 0)
+    done = ["deployment.intent", "SUCCESS"]
+    assert kinds(world) == [*done, *done, *done, "deployment.intent", "ERROR_LEDGER_UNAVAILABLE"]
+    details = [json.loads(each.detail).get("unacknowledged") for each in world.outcomes()]
+    assert details == [1, 2, 3, None]
+    assert [each.counter for each in world.intents()] == [1, 3, 5, 7]
+    target = world.chain.view.target(HOST, TARGET)
+    assert target is not None
+    assert target.tree_digest == world.digest()
+    assert [each.hex() for each, _ in target.installed] == [
+        split_patch_file_untrusted(each).patch_id for each in files[:3]
+    ]
+    assert (await apply(world, files[3])).code is ResultCode.SUCCESS
+
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert (document["decisions"], document["same"]) == (5, 5)
+
+
+async def test_policy_bounds_them_where_the_operator_does_not(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, allowing(1), 100)
+    assert (await apply(world, files[0])).unacknowledged == 1
+    outcome = await apply(world, files[1])
+    assert (outcome.code, outcome.unacknowledged) == (ResultCode.LEDGER_UNAVAILABLE, 0)
+
+
+async def test_a_rollback_may_go_on_alone_too(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, offline_hosts(), 2)
+    before = world.digest()
+    assert (await apply(world, files[0])).unacknowledged == 1
+    now(world)
+    (outcome,) = await world.agent.rollback(split_patch_file_untrusted(files[0]).patch_id, TARGET, OPERATOR)
+    assert (outcome.unacknowledged, world.digest()) == (2, before)
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    assert kinds(world) == ["deployment.intent", "SUCCESS", "deployment.intent", "ROLLED_BACK"]
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert (document["decisions"], document["same"]) == (2, 2)
+
+
+async def test_a_change_that_the_ledger_refuses_afterwards_is_told_as_drift(tmp_path: Path) -> None:
+    """Somebody withdrew the patch while the host was away: intent and outcome are refused, and no record explains the tree."""
+    world, files = await cut_off(tmp_path, offline_hosts(), 1)
+    outcome = await apply(world, files[0])
+    assert outcome.unacknowledged == 1
+    patch_id = split_patch_file_untrusted(files[0]).patch_id
+    world.chain.submit(bodies.PatchWithdraw(bytes.fromhex(patch_id), "it was wrong"), "alice@acme")
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    assert kinds(world) == []
+    status = world.agent.status()
+    assert (status.records_waiting, status.records_refused) == (0, 2)
+    report = world.reports()[-1]
+    assert report.report_kind == "drift"
+    body = json.loads(report.body)
+    assert body["unrecorded"] == {"patch_id": patch_id, "result": "SUCCESS", "code": "ledger.host.intent_required"}
+    assert body["tree_digest"] == world.digest().hex()
+
+
+async def test_going_on_alone_against_policy_is_found_by_a_replay(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, default_policy_set(), 1)
+    # An agent that was tampered with: it asks another policy than the ledger's whether it may go on.
+    world.agent._lifecycle._go_on_alone = lambda outcome, judged: replace(  # type: ignore[method-assign]
+        outcome, code=ResultCode.SUCCESS, reason="", unacknowledged=1
+    )
+    assert (await apply(world, files[0])).code is ResultCode.SUCCESS
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+    assert [(each["code"], each["member"]) for each in document["findings"]] == [
+        ("agent.replay.verdict", "unacknowledged")
+    ]
