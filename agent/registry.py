@@ -108,7 +108,13 @@ class Target:
         self._status: TargetStatus | None = None
 
     def open_root(self) -> int:
-        """Return a descriptor of the root; the caller closes it. Raises TargetRefusedError, ApplyFailedError."""
+        """Return a descriptor of the root, in which nothing is mounted; the caller closes it.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            ApplyFailedError: ``agent.target.unreadable``.
+        """
+        check_mounts(self.config.root)
         return open_root(self.config.root)
 
     def take_inventory(self, root_fd: int, *, full: bool = False) -> Inventory:

@@ -1,0 +1,388 @@
+"""What a file is besides its content stays or refuses the patch, and a host that cannot carry it out says why, with nothing changed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import host_checks
+from agent.errors import ApplyFailedError, TargetRefusedError
+from agent.files import Files
+from agent.host_checks import check_mounts, explain, mount_points
+from agent.inventory import open_root
+from agent.results import Outcome, ResultCode
+from agent.target import LOCK_FILE
+from provenance.diff_model import Allowance, FileState
+from tests.testkit import patches
+from tests.testkit.agent import OPERATOR, TARGET, World, read_tree
+from wire.errors import UnavailableError
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+MODES = pytest.mark.parametrize("mode", ["exchange", "in-place"])
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, bits, who)
+    for tag, bits, who in (
+        (0x01, 6, 0xFFFFFFFF),
+        (0x02, 4, 1234),
+        (0x04, 4, 0xFFFFFFFF),
+        (0x10, 4, 0xFFFFFFFF),
+        (0x20, 0, 0xFFFFFFFF),
+    )
+)
+"""u::rw-, u:1234:r--, g::r--, m::r--, o::---"""
+CAPABILITY = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+"""cap_net_bind_service=p"""
+
+
+async def apply(tmp_path: Path, mode: str, prepare: Any = None, **changes: Any) -> tuple[World, Outcome]:
+    """Return how a patch of src/frame.c ended on a target that `prepare` made what it is."""
+    world = World(tmp_path)
+    if prepare is not None:
+        prepare(world.root)
+    await world.add_target(mode=mode)
+    data = world.release(**changes)
+    return world, await world.agent.apply(data, TARGET, OPERATOR)
+
+
+def start(*command: str | Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command)
+
+
+def set_attribute(path: Path, name: str, value: bytes) -> None:
+    """Set an extended attribute, or skip the test where that cannot be done."""
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        pytest.skip(f"{name} cannot be set here: {error.strerror}")
+
+
+# Attributes
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("user.note", b"kept"), ("system.posix_acl_access", ACL), ("security.capability", CAPABILITY)],
+)
+async def test_attributes_of_a_changed_file_stay(tmp_path: Path, mode: str, name: str, value: bytes) -> None:
+    world = World(tmp_path)
+    path = world.root / "src/frame.c"
+    set_attribute(path, name, value)
+    kept = {each: os.getxattr(path, each) for each in os.listxattr(path)}
+    bits = stat.S_IMODE(path.stat().st_mode)
+    await world.add_target(mode=mode)
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert outcome.is_success, outcome.message
+    assert {each: os.getxattr(path, each) for each in os.listxattr(path)} == kept
+    assert stat.S_IMODE(path.stat().st_mode) == bits
+    assert path.read_bytes() != patches.FRAME_BEFORE
+
+
+@MODES
+@AS_ROOT
+async def test_owner_and_permissions_of_a_changed_file_stay(tmp_path: Path, mode: str) -> None:
+    def prepare(root: Path) -> None:
+        os.chown(root / "src/frame.c", 1234, 2345)
+        (root / "src/frame.c").chmod(0o640)
+
+    world, outcome = await apply(tmp_path, mode, prepare)
+    assert outcome.is_success, outcome.message
+    status = os.stat(world.root / "src/frame.c")
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 2345, 0o640)
+
+
+@MODES
+async def test_attribute_that_vouches_for_the_content_refuses(tmp_path: Path, mode: str) -> None:
+    world = World(tmp_path)
+    set_attribute(world.root / "src/frame.c", "security.ima", b"\x04\x04" + bytes(32))
+    before = read_tree(world.root)
+    await world.add_target(mode=mode)
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.attributes")
+    assert read_tree(world.root) == before
+    assert world.leftovers() == []
+
+
+@MODES
+async def test_attribute_that_cannot_be_set_refuses(tmp_path: Path, mode: str) -> None:
+    world = World(tmp_path)
+    set_attribute(world.root / "src/frame.c", "user.note", b"kept")
+    await world.add_target(mode=mode)
+
+    def step(call: str, path: str | bytes) -> None:
+        if call == "setxattr":
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    world.files = Files(step)
+    world.reopen()
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.attributes")
+    assert (world.root / "src/frame.c").read_bytes() == patches.FRAME_BEFORE
+
+
+@MODES
+@pytest.mark.parametrize("kind", ["hard link", "setuid", "setgid"])
+async def test_what_a_new_file_cannot_stand_for_refuses(tmp_path: Path, mode: str, kind: str) -> None:
+    def prepare(root: Path) -> None:
+        if kind == "hard link":
+            os.link(root / "src/frame.c", root / "twin.c")
+        else:
+            (root / "src/frame.c").chmod(0o644 | (stat.S_ISUID if kind == "setuid" else stat.S_ISGID))
+
+    world, outcome = await apply(tmp_path, mode, prepare)
+    rule = "hard_link" if kind == "hard link" else "special_mode"
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, f"agent.apply.{rule}")
+    assert world.leftovers() == []
+
+
+@MODES
+async def test_holes_may_be_filled_and_content_stays(tmp_path: Path, mode: str) -> None:
+    world = World(tmp_path)
+    with (world.root / "lib/keep/data.bin").open("r+b") as file:
+        file.truncate(1 << 20)
+    await world.add_target(mode=mode)
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert outcome.is_success
+    assert (world.root / "lib/keep/data.bin").stat().st_size == 1 << 20
+
+
+@MODES
+async def test_file_that_is_being_executed_is_replaced(tmp_path: Path, mode: str) -> None:
+    """Writing to it would be refused (ETXTBSY); it is replaced, and who runs it goes on."""
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    world = World(tmp_path)
+    shutil.copy(sleep, world.root / "bin/tool")
+    content = (world.root / "bin/tool").read_bytes()
+    await world.add_target(mode=mode, allowed=["binary"])
+    process = start(world.root / "bin/tool", "60")
+    try:
+        before, after = FileState(0o100755, content), FileState(0o100755, content + b"\0")
+        data = patches.make_patch({"bin/tool": before}, {"bin/tool": after}, allowances=(Allowance.BINARY,))
+        outcome = await world.agent.apply(world.release(data), TARGET, OPERATOR)
+        assert outcome.is_success, outcome.message
+        assert process.poll() is None
+        assert (world.root / "bin/tool").read_bytes() == content + b"\0"
+    finally:
+        process.kill()
+        process.wait()
+
+
+# The host
+
+
+def set_flags(path: Path, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, 0x40086602, struct.pack("L", flags))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def immutable() -> Iterator[Any]:
+    """Yield a function that makes a path immutable, or skips; all can be changed again at the end."""
+    made: list[Path] = []
+
+    def make(path: Path, flag: int = 0x10) -> None:
+        try:
+            set_flags(path, flag)
+        except OSError as error:
+            pytest.skip(f"no flags here: {error.strerror}")
+        made.append(path)
+
+    yield make
+    for path in made:
+        set_flags(path, 0)
+
+
+@MODES
+@pytest.mark.parametrize("what", ["src/frame.c", "src"])
+async def test_immutable_file_or_directory_refuses_beforehand(
+    tmp_path: Path, immutable: Any, mode: str, what: str
+) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    data = world.release()
+    immutable(world.root / what)
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
+    assert world.intents() == [], "nothing was announced"
+    assert "chattr" in outcome.hint
+
+
+@MODES
+@pytest.mark.parametrize(("free", "inodes"), [(100, 10**6), (10**9, 0)])
+async def test_full_file_system_refuses_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, free: int, inodes: int
+) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    status = os.statvfs(world.root)
+    fields = [1, 1, free, free, free, 10**6, inodes, inodes, status.f_flag & ~os.ST_RDONLY, status.f_namemax]
+    monkeypatch.setattr(host_checks.os, "fstatvfs", lambda _: os.statvfs_result(fields))
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.no_space")
+    assert world.intents() == []
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "no_space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read_only"),
+        (errno.EACCES, "permission"),
+        (errno.EXDEV, "mount_point"),
+        (errno.EIO, "io"),
+    ],
+)
+async def test_what_only_an_attempt_tells_has_its_code(tmp_path: Path, mode: str, number: int, code: str) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    before = read_tree(world.root)
+
+    def step(call: str, path: str | bytes) -> None:
+        if call == "write" and isinstance(path, bytes):
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+    world.files = Files(step)
+    world.reopen()
+    outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, f"agent.apply.{code}")
+    assert read_tree(world.root) == before
+    assert world.leftovers() == []
+    assert outcome.tree_after == outcome.tree_before == world.digest()
+
+
+def test_error_names_what_the_host_said() -> None:
+    error = explain(OSError(errno.ENOSPC, "No space left on device", "/srv/x"), "the new tree cannot be made")
+    assert error.message.startswith("the new tree cannot be made: the file system is full")
+    assert error.hint == "make room and apply again"
+
+
+@MODES
+async def test_target_that_another_process_changes_is_in_use(tmp_path: Path, mode: str) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    before = read_tree(world.root)
+    descriptor = os.open(world.agent._registry.get(TARGET).store.path(LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(UnavailableError) as caught:
+            await world.agent.apply(world.release(), TARGET, OPERATOR)
+        assert caught.value.code == "agent.state.in_use"
+    finally:
+        os.close(descriptor)
+    assert read_tree(world.root) == before
+
+
+# Mounts
+
+
+class Mounts:
+    """Mounts for one test, gone after it."""
+
+    def __init__(self) -> None:
+        self._made: list[Path] = []
+
+    def make(self, path: Path, *arguments: str) -> None:
+        done = subprocess.run(["mount", *arguments, str(path)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no mounts here: {done.stderr.strip()}")
+        self._made.append(path)
+
+    def remount(self, path: Path, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True, capture_output=True)
+
+    def close(self) -> None:
+        for path in reversed(self._made):
+            subprocess.run(["umount", str(path)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting needs root")
+    made = Mounts()
+    yield made
+    made.close()
+
+
+def test_mount_points_are_read_as_the_kernel_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / "mountinfo"
+    told.write_text(
+        "21 1 8:1 / / rw - ext4 /dev/a rw\n"
+        "22 21 0:5 / /srv/with\\040space/in rw shared:1 - tmpfs none rw\n"
+        "broken line\n"
+    )
+    monkeypatch.setattr(host_checks, "_MOUNTS_PATH", str(told))
+    assert mount_points() == {"/", "/srv/with space/in"}
+    check_mounts("/srv/with space/in")
+    check_mounts("/srv/with")
+    with pytest.raises(TargetRefusedError) as caught:
+        check_mounts("/srv/with space")
+    assert caught.value.code == "agent.target.mount_point"
+    told.unlink()
+    assert mount_points() == frozenset()
+
+
+@MODES
+async def test_mount_inside_the_target_refuses_even_of_the_same_file_system(
+    tmp_path: Path, mounts: Mounts, mode: str
+) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    data = world.release()
+    (world.root / "inside").mkdir()
+    await world.agent.adopt_target(TARGET)
+    mounts.make(world.root / "inside", "--bind", str(world.root / "lib"))
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert outcome.code is ResultCode.APPLY_FAILED
+    assert outcome.reason == "agent.target.mount_point"
+    assert world.intents() == []
+    with pytest.raises(TargetRefusedError) as caught:
+        await world.agent.add_target(world.document(name="second", root=str(world.root.parent)))
+    assert caught.value.code in ("agent.target.overlap", "agent.target.mount_point")
+
+
+async def test_mount_point_is_changed_in_place_and_told_so(tmp_path: Path, mounts: Mounts) -> None:
+    source = World(tmp_path / "source")
+    source.agent.close()
+    root = tmp_path / "host" / "srv" / "app"
+    root.mkdir(parents=True)
+    mounts.make(root, "-t", "tmpfs", "-o", "size=8m,mode=755", "none")
+    shutil.copytree(source.root, root, dirs_exist_ok=True)
+    world = World(tmp_path / "host")
+    with pytest.raises(ApplyFailedError) as caught:
+        await world.add_target()
+    assert caught.value.code == "agent.target.no_exchange"
+    assert "--mode in-place" in caught.value.hint
+    await world.add_target(mode="in-place")
+    data = world.release()
+    mounts.remount(root, "ro")
+    refused = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (refused.code, refused.reason) == (ResultCode.APPLY_FAILED, "agent.apply.read_only")
+    mounts.remount(root, "rw")
+    with (root / "filler").open("wb") as file:
+        file.write(bytes(6 << 20))
+    await world.agent.adopt_target(TARGET)
+    full = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (full.code, full.reason) == (ResultCode.APPLY_FAILED, "agent.apply.no_space")
+    (root / "filler").unlink()
+    await world.agent.adopt_target(TARGET)
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+    assert world.leftovers() == []
+    descriptor = open_root(str(root))
+    os.close(descriptor)
