@@ -195,7 +195,7 @@ def open_shell(directory: Path) -> Iterator[Shell]:
     kept.pop("PYTHONPATH", None)
     settings = {
         "PATH": f"{tools}:{os.environ['PATH']}",
-        "LC_ALL": "C.UTF-8",
+        "LC_ALL": "C",
         "TZ": "UTC",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": "/dev/null",
