@@ -7,7 +7,7 @@ order, each module using only those before it::
     facts  ->  cedar_request  sample_facts  ->  policy_text (policy_child)  policy  policy_cache  ->  decision  ->  results
     decision  ->  policy_cases  gallery
     inventory  manifest  plan  ->  host_checks  new_files  ->  stage  in_place  ->  switch  ->  applying  ->  registry (tree_cache)
-    highwater  statements  ->  identities  ->  rollout  validation  context  ->  pipeline
+    highwater  clock_watch  statements  ->  identities  ->  rollout  validation  context  ->  pipeline
     rollback  rollout  context  policy_cache  decision  ->  decision_audit
     documents  outbox  ->  delivery      blocking  config  ->  lifecycle  ->  runtime
 

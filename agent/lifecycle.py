@@ -19,6 +19,7 @@ import trio
 from agent.access import LedgerAccess
 from agent.applying import Application, Settled, apply_patch, finish, settle, try_out
 from agent.blocking import run_blocking
+from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.context import HostFacts
 from agent.decision import facts_alone
@@ -106,6 +107,7 @@ class Lifecycle:
         files: The door to the file system.
         policies: Checked policy sets.
         now_ms: The clock: milliseconds since the epoch, UTC.
+        clock: Tells whether that clock has jumped; None where nobody can tell.
         note: Told what happens.
 
     Raises:
@@ -122,6 +124,7 @@ class Lifecycle:
         files: Files,
         policies: PolicyCache,
         now_ms: Callable[[], int],
+        clock: ClockWatch | None = None,
         note: Note,
     ) -> None:
         self._config = config
@@ -130,6 +133,7 @@ class Lifecycle:
         self._delivery = delivery
         self._files = files
         self._now_ms = now_ms
+        self._clock = clock
         self._note = note
         self._policies = policies
         self._alone = 0
@@ -143,6 +147,10 @@ class Lifecycle:
     def mark(self) -> HighWater | None:
         """The highest certified block acted on, or None before the first."""
         return self._mark
+
+    def clock_step_ms(self) -> int:
+        """Return by how much the host's clock has jumped, milliseconds; 0 where nobody can tell."""
+        return 0 if self._clock is None else self._clock.step_ms(self._ledger.view().header)
 
     def split_views(self) -> tuple[SplitViewStatus, ...]:
         """Return every split view that this host knows of, lowest height first."""
@@ -194,6 +202,7 @@ class Lifecycle:
                     unacknowledged_intents=self._outbox.unacknowledged,
                 ),
                 now_ms=self._now_ms(),
+                clock_step_ms=self.clock_step_ms(),
                 config=slot.config,
                 state=state,
                 inventory=inventory,

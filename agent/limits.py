@@ -101,6 +101,8 @@ SPLIT_VIEW_REASON_BYTES_MAX: Final = 500
 """Why one was settled, one line."""
 
 # Time
+CLOCK_JUMP_MS_MAX: Final = 60_000
+"""By how much the host's clock may be set, either way, before it is not believed any more."""
 REPLICA_AGE_MS_MAX: Final = 60_000
 """Default of the oldest replica on which the agent decides."""
 INTENT_WAIT_SECONDS_MAX: Final = 15.0

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from agent.clock_watch import check_clock
 from agent.context import HostFacts, build_facts
 from agent.decision import Decision, make_decision
 from agent.errors import PolicyRefusedError
@@ -102,6 +103,8 @@ class Case:
     policies: PolicyCache
     action: str = ACTION_APPLY
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
+    clock_step_ms: int = 0
+    """By how much the host's clock has jumped, milliseconds (`agent.clock_watch`)."""
     read_patch: ReadPatch = no_patch
     """The files of installed patches; only a rollback asks."""
 
@@ -190,6 +193,7 @@ class _Run:
         self._judged.mark = check_replica(
             case.view, case.mark, host.replica_age_ms, host.replica_age_ms_max, case.now_ms
         )
+        check_clock(case.clock_step_ms)
         case.split_views.check_settled(case.split_heights, case.view)
         return f"{len(case.data)} bytes; replica at height {self._judged.mark.height}, {host.replica_age_ms} ms old"
 

@@ -22,6 +22,7 @@ import trio
 
 from agent.access import CommittedAt, LedgerAccess
 from agent.blocking import run_blocking, write_error
+from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
@@ -31,7 +32,7 @@ from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.hooks import HookKind, Hooks, check_programs
 from agent.lifecycle import Lifecycle, Note, Recovery
-from agent.limits import DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
+from agent.limits import CLOCK_JUMP_MS_MAX, DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
 from agent.outbox import Entry, HostBody, Outbox
 from agent.policy_cache import PolicyCache
 from agent.registry import Registry, Target, TargetStatus
@@ -97,6 +98,8 @@ class AgentStatus:
     replica_age_ms_max: int
     high_water: int | None
     """Highest block acted on, or None before the first."""
+    clock_step_ms: int
+    """By how much the host's clock has jumped; beyond `CLOCK_JUMP_MS_MAX`, either way, nothing is applied."""
     delivery_problem: str
     """Why records wait, or ""."""
     split_views_open: tuple[int, ...]
@@ -118,6 +121,8 @@ class AgentStatus:
             "replica_age_ms": self.replica_age_ms,
             "replica_age_ms_max": self.replica_age_ms_max,
             "high_water": self.high_water,
+            "clock_step_ms": self.clock_step_ms,
+            "clock_jumped": abs(self.clock_step_ms) > CLOCK_JUMP_MS_MAX,
             "delivery_problem": self.delivery_problem,
             "split_views_open": list(self.split_views_open),
         }
@@ -130,6 +135,7 @@ class Agent:
         config: Its settings.
         ledger: The ledger as the node offers it.
         now_ms: The clock: milliseconds since the epoch, UTC.
+        clock: Tells whether that clock has jumped; None where nobody can tell.
         nonce: Returns 16 fresh random bytes.
         files: The door to the file system.
         policies: Policy sets already checked, when several agents of one process share them.
@@ -147,6 +153,7 @@ class Agent:
         ledger: LedgerAccess,
         *,
         now_ms: Callable[[], int],
+        clock: ClockWatch | None = None,
         nonce: Callable[[], bytes],
         files: Files | None = None,
         policies: PolicyCache | None = None,
@@ -178,6 +185,7 @@ class Agent:
             files=self._files,
             policies=PolicyCache() if policies is None else policies,
             now_ms=now_ms,
+            clock=clock,
             note=note,
         )
         self._locks: dict[str, trio.Lock] = {}
@@ -480,6 +488,7 @@ class Agent:
             replica_age_ms=self._ledger.replica_age_ms(),
             replica_age_ms_max=self._config.replica_age_ms_max,
             high_water=None if self._lifecycle.mark is None else self._lifecycle.mark.height,
+            clock_step_ms=self._lifecycle.clock_step_ms(),
             delivery_problem=self._delivery_problem,
             split_views_open=tuple(each.height for each in self.split_views() if each.settled is None),
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.facts import Requester
 from agent.hooks import HookKind
@@ -83,6 +84,7 @@ class AgentService:
             config,
             NodeLedger(node),
             now_ms=clock.now_ms,
+            clock=ClockWatch(clock.now_ms, clock.uptime_ms),
             nonce=lambda: clock.random_bytes(NONCE_BYTES),
             note=noted,
         )

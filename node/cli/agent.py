@@ -360,6 +360,12 @@ def status(session: Session) -> None:
                     if document["unacknowledged_intents_max"] or document["unacknowledged_intents"]
                     else None,
                 ),
+                (
+                    "clock",
+                    f"JUMPED by {document['clock_step_ms'] / 1000:+.1f} s: nothing is applied until a new block confirms it"
+                    if document["clock_jumped"]
+                    else None,
+                ),
                 ("why records wait", document["delivery_problem"] or None),
                 ("open split views", _heights(document["split_views_open"])),
             )
