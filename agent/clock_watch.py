@@ -2,8 +2,8 @@
 
 A wall clock is set by operators and by programs that follow a time server, and whoever sets it back makes an old replica look fresh and
 opens yesterday's maintenance window. So the agent holds it against the time since boot: a *step* of more than `CLOCK_JUMP_MS_MAX`, either
-way, is a jump. Who was right, the clock before the step or the one after it, nobody knows until the network says so: a block that is certified
-later, and whose time is that of the clock, makes it believed again. So does going back to where it was.
+way, is a jump. Who was right, the clock before the step or the one after it, nobody knows until the network says so: a block that is
+certified later, and whose time is that of the clock, makes it believed again. So does going back to where it was.
 
 Source: docs/spec/agent.md 4.6.
 """
