@@ -345,12 +345,30 @@ def test_patch_from_publication_to_withdrawal(net: Devnet, workshop: Path, tmp_p
         "patch", "attest", patch, "--role", "qa", "--verdict", "approve", "--key", net.key("carol@gamma"), *node
     )
     wait_for(lambda: run_json("node", "status", *host)["height"] >= changed["recorded"]["height"], "the host follows")
+
+    # A patch after which the target is not healthy is taken back, and the ledger is told why.
+    hook = ("agent", "target", "hook", "frames", "health")
+    assert refused(*hook, *host, "--", workshop / "target" / "src" / "frame.c") == "agent.hook.inside_target"
+    words = ("--", "/bin/sh", "-c", "echo token=abc; echo no answer >&2; exit 7")
+    assert run(*hook, "--retries", 1, *host, *words).code == 0
+    hooked = run_json("agent", "target", "show", "frames", *host)
+    assert hooked["hooks"]["health"]["retries"] == 1
+    before = (workshop / "target/src/frame.c").read_bytes()
+    taken_back = run_json("agent", "apply", patch_id, "--target", "frames", *host, code=1)
+    assert (taken_back["code"], taken_back["reason"]) == ("ERROR_APPLY_FAILED", "agent.hook.health_failed")
+    (ran,) = taken_back["hooks"]
+    assert (ran["exit"], ran["runs"], ran["output"]) == (7, 2, "token=[redacted]\nno answer")
+    assert taken_back["tree_after"] == taken_back["tree_before"] == added["tree_digest"]
+    assert (workshop / "target/src/frame.c").read_bytes() == before
+    assert taken_back["recorded_height"] is not None
+    assert run_json(*hook, "--remove", *host)["hooks"] == {}
+
     applied = run_json("agent", "apply", patch_id, "--target", "frames", *host)
     assert applied["code"] == "SUCCESS"
     assert (workshop / "target/src/frame.c").read_bytes() == patches.AFTER["src/frame.c"].content  # type: ignore[union-attr]
     assert applied["tree_before"] == added["tree_digest"]
     history = run_json("agent", "history", "--target", "frames", *host)
-    assert [each["code"] for each in history] == ["SUCCESS", "ERROR_POLICY_DENIED"]
+    assert [each["code"] for each in history] == ["SUCCESS", "ERROR_APPLY_FAILED", "ERROR_POLICY_DENIED"]
     status = run_json("agent", "status", *host)
     assert [each["patch_id"] for each in status["targets"][0]["installed"]] == [patch_id]
 
@@ -360,9 +378,24 @@ def test_patch_from_publication_to_withdrawal(net: Devnet, workshop: Path, tmp_p
     assert [step["code"] for step in after["steps"] if step["result"] == "failed"] == ["cli.verify.withdrawn"]
     assert patch_id[:16] in run("patch", "list", *node).out
 
+    # What was withdrawn can be undone where it is installed.
+    wait_for(lambda: run_json("node", "status", *host)["height"] >= withdrawn["height"], "the host follows")
+    explained = run("agent", "rollback", patch_id, "--target", "frames", "--explain", *host)
+    assert (explained.code, "allowed by permit-rollback" in explained.out) == (0, True)
+    (undone,) = run_json("agent", "rollback", patch_id, "--target", "frames", *host)["outcomes"]
+    assert (undone["code"], undone["tree_after"]) == ("ROLLED_BACK", added["tree_digest"])
+    assert (workshop / "target/src/frame.c").read_bytes() == before
+    assert refused("agent", "rollback", patch_id, "--target", "frames", *host) == "agent.rollback.not_installed"
+    height = undone["recorded_height"]
+    wait_for(lambda: run_json("node", "status", *node)["height"] >= height, "the validator follows")
+
     story = run_json("audit", "trace", "patch", patch_id, *node, "--genesis", net.document["genesis"])
     assert story["valid"] is True
-    assert (story["events"][0]["kind"], story["events"][-1]["kind"]) == ("patch.publish", "patch.withdraw")
+    assert (story["events"][0]["kind"], story["events"][-1]["kind"]) == ("patch.publish", "deployment.outcome")
+    told = run("audit", "trace", "patch", patch_id, *node).out
+    assert f"rollback of {patch_id[:12]} on frames decided and announced" in told
+    assert f"ROLLED_BACK for {patch_id[:12]} on frames" in told
+    assert f"ERROR_APPLY_FAILED for {patch_id[:12]} on frames" in told
     for subject, name in (("host", "web1@acme"), ("identity", "carol@gamma"), ("organisation", "acme")):
         found = run_json("audit", "trace", subject, name, "--home", net.home("v2"))
         assert found["valid"] is True, subject
@@ -398,6 +431,11 @@ def test_targets_of_a_host(net: Devnet, tmp_path: Path) -> None:
     (tmp_path / "tree" / "file").write_text("two")
     drifted = run_json("agent", "target", "show", "other", *host, code=1)
     assert drifted["drifted_paths"] == ["file"]
+    (found,) = run_json("agent", "drift", "--target", "other", "--full", *host, code=1)
+    assert (found["drifted_paths"], found["drifted_count"]) == (["file"], 1)
+    (tmp_path / "tree" / "file").write_text("one")
+    assert run("agent", "drift", "--target", "other", *host).out == "no target has drifted\n"
+    (tmp_path / "tree" / "file").write_text("two")
     run_json("agent", "target", "adopt", "other", *host)
     assert run_json("agent", "target", "show", "other", *host)["drifted"] is False
     run_json("agent", "target", "freeze", "other", *host)
