@@ -21,8 +21,8 @@ from tests.faults.node import Node
 
 SYNCS: Final = "fsync,fdatasync"
 ATTACH_TIMEOUT_S: Final = 10.0
-LOW_BYTES: Final = SPACE_RESERVE_BYTES // 2
-"""What a disk that is low has left: less than the node keeps in reserve, enough to write what is already ordered."""
+LOW_BYTES: Final = SPACE_RESERVE_BYTES - 16 * 1024 * 1024
+"""What a disk that is low has left: less than the node keeps in reserve, which is what a compaction of its database can need."""
 BALLAST: Final = "BALLAST"
 CHUNK_BYTES: Final = 1 << 20
 
