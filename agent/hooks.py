@@ -55,6 +55,13 @@ class HookKind(StrEnum):
     HEALTH = "health"
 
 
+_FAILED: Final = {
+    HookKind.BEFORE: "agent.hook.before_failed",
+    HookKind.AFTER: "agent.hook.after_failed",
+    HookKind.HEALTH: "agent.hook.health_failed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """One program with its words, and how long it may take."""
@@ -250,7 +257,7 @@ class HookRunner:
     def _demand(self, run: HookRun) -> None:
         if not run.passed:
             raise ApplyFailedError(
-                f"agent.hook.{run.kind.value}_failed",
+                _FAILED[run.kind],
                 run.sentence(),
                 hint="what it printed stands in the record: agent history --target NAME -o json",
                 details={"program": run.program, "exit": -1 if run.exit_code is None else run.exit_code},
