@@ -349,6 +349,7 @@ def status(session: Session) -> None:
             (
                 ("host", document["identity"]),
                 ("replica", f"height {document['replica_height']}, {document['replica_age_ms'] / 1000:.1f} s old"),
+                ("has acted on", high_water_text(document)),
                 ("decides on replicas up to", f"{document['replica_age_ms_max'] / 1000:g} s old"),
                 ("records waiting", document["records_waiting"]),
                 ("records delivered", document["records_delivered"]),
@@ -531,6 +532,15 @@ def _patch_params(patch: str) -> dict[str, str]:
     from wire.limits import PATCH_FILE_BYTES_MAX
 
     return {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}
+
+
+def high_water_text(document: dict[str, Any]) -> str | None:
+    """Return up to which height this host has acted, and whether its replica is older than that; None before the first time."""
+    mark = document["high_water"]
+    if mark is None:
+        return None
+    is_behind = mark > document["replica_height"]
+    return f"height {mark}" + (": THE REPLICA IS OLDER, nothing is applied until it has caught up" if is_behind else "")
 
 
 def _heights(heights: list[int]) -> str | None:
