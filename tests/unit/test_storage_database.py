@@ -18,8 +18,7 @@ from node.storage.database import (
     Database,
     ScannedRow,
 )
-from node.storage.leveldb import SPACE_RESERVE_BYTES
-from node.storage.leveldb import DATABASE_FILE, HIGH_WATER_FILE, REPAIR_FILE, Store
+from node.storage.leveldb import DATABASE_FILE, HIGH_WATER_FILE, REPAIR_FILE, SPACE_RESERVE_BYTES, Store
 from tests.testkit import damage
 from wire.keys import KeyId
 
