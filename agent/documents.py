@@ -19,6 +19,7 @@ from wire import canonical_json
 from wire.hashing import sha256
 
 _MESSAGE_CHARACTERS_MAX: Final = 2000
+_PROBLEM_CHARACTERS_MAX: Final = 500
 
 
 def outcome_detail(outcome: Outcome, requester: Requester | None, data: bytes | None) -> bytes:
@@ -89,12 +90,14 @@ def adoption_body(status: TargetStatus) -> bytes:
 
 def drift_body(status: TargetStatus) -> bytes:
     """Return the body of a drift report: both digests and as many of the differing paths as fit."""
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "tree_digest": _hex(status.tree_digest),
         "recorded_tree_digest": status.state.tree_digest.hex(),
         "paths_count": status.drifted_count,
     }
+    if status.tree_digest is None:
+        document |= {"problem": _text(status.problem)[:_PROBLEM_CHARACTERS_MAX], "problem_code": status.problem_code}
     return _bounded(document, [_text(path) for path in status.drifted_paths])
 
 

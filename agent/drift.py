@@ -14,9 +14,13 @@ from typing import Final
 from agent.files import Files
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetStore
-from wire.hashing import sha256
+from wire.hashing import DIGEST_BYTES, Digest, sha256
 
 SCAN_FILE: Final = "scan.json"
+NO_TREE: Final = Digest(bytes(DIGEST_BYTES))
+"""What stands for the digest of a tree that cannot be one: no tree has it."""
+PASSING: Final = frozenset({"agent.target.changing", "agent.target.unreadable"})
+"""Why a tree may not be readable for a moment, without anything being wrong with it."""
 _FRACTION_BYTES: Final = 8
 
 

@@ -30,6 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _READ_BYTES = 65_536
 _END_SECONDS = 10.0
 """How long ending everything may take: a process in an uninterruptible call cannot be ended before it returns."""
+_LOOK_SECONDS = 0.05
 _NOT_RUN = 127
 
 _libc = ctypes.CDLL(None)
@@ -97,13 +98,16 @@ def watch(pid: int, output_fd: int, limit_s: float, output_max: int) -> dict[str
     """Return how the hook ended, or None when the agent is gone."""
     began = time.monotonic()
     output, total, status = bytearray(), 0, None
-    process_fd = os.pidfd_open(pid)
     poller = select.poll()
-    for descriptor in (0, output_fd, process_fd):
+    for descriptor in (0, output_fd):
         poller.register(descriptor, select.POLLIN)
+    pause = _LOOK_SECONDS
+    with contextlib.suppress(OSError):  # Where it is forbidden or not there, the hook is looked at now and then.
+        poller.register(os.pidfd_open(pid), select.POLLIN)
+        pause = limit_s
     while status is None:
         left = began + limit_s - time.monotonic()
-        ready = dict(poller.poll(left * 1000)) if left > 0 else {}
+        ready = dict(poller.poll(min(left, pause) * 1000)) if left > 0 else {}
         if output_fd in ready:
             chunk = os.read(output_fd, _READ_BYTES)
             total += len(chunk)
@@ -113,7 +117,7 @@ def watch(pid: int, output_fd: int, limit_s: float, output_max: int) -> dict[str
         if 0 in ready:
             end_everything(pid)
             return None
-        if process_fd in ready:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
             end_group(pid)  # Before it is reaped: until then its number is its own.
             status = os.waitpid(pid, 0)[1]
         elif left <= 0:

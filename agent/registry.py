@@ -59,6 +59,8 @@ class TargetStatus:
     """Number of all such paths."""
     is_busy: bool = False
     """Whether the target is being changed now: then the tree is told as it was seen last."""
+    problem_code: str = ""
+    """The stable code of why it cannot be read, or ""."""
     full_scan_ms: int | None = None
     """When every file was read last, milliseconds since the epoch, or None when nobody knows."""
 
@@ -84,6 +86,7 @@ class TargetStatus:
             "drifted_paths": list(self.drifted_paths),
             "drifted_count": self.drifted_count,
             "problem": self.problem,
+            "problem_code": self.problem_code,
             "busy": self.is_busy,
             "full_scan_ms": self.full_scan_ms,
             "installed": [each.to_json() for each in self.state.installed],
@@ -218,7 +221,8 @@ class Target:
             finally:
                 os.close(root_fd)
         except (TargetRefusedError, ApplyFailedError) as error:
-            return TargetStatus(self.config, state, None, error.message, (), 0, full_scan_ms=full_ms)
+            seen = TargetStatus(self.config, state, None, error.message, (), 0, full_scan_ms=full_ms)
+            return replace(seen, problem_code=error.code)
         self.save_cache()
         if full_at_ms is not None:
             write_full_scan_ms(self._files, self.store, full_at_ms)

@@ -26,7 +26,7 @@ from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
-from agent.drift import is_full_due, own_moment_s, read_full_scan_ms
+from agent.drift import NO_TREE, PASSING, is_full_due, own_moment_s, read_full_scan_ms
 from agent.errors import MetadataRefusedError, OutboxError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
@@ -461,13 +461,14 @@ class Agent:
         return slot.status(full_at_ms=now_ms if due else None)
 
     async def _report_drift(self, slot: Target, status: TargetStatus) -> None:
-        if status.tree_digest is None or status.tree_digest == status.state.drift_reported:
+        if status.problem_code in PASSING:
             return
-        if status.is_drifted:
+        found = NO_TREE if status.tree_digest is None else status.tree_digest
+        if status.is_drifted and found != status.state.drift_reported:
             await self._delivery.queue(HostReport("drift", slot.config.name, drift_body(status)))
-            await run_blocking(slot.mark_drift_reported, status.tree_digest)
+            await run_blocking(slot.mark_drift_reported, found)
             self._note("agent.drift", {"target": slot.config.name, "paths": status.drifted_count})
-        elif status.state.drift_reported is not None:
+        elif not status.is_drifted and status.state.drift_reported is not None:
             await self._delivery.queue(HostReport("repair", slot.config.name, repair_body(status)))
             await run_blocking(slot.mark_drift_reported, None)
             self._note("agent.drift.repaired", {"target": slot.config.name})

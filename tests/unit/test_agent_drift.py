@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from agent.drift import SCAN_FILE, is_full_due, own_moment_s
-from agent.errors import StateCorruptError
+from agent.errors import ApplyFailedError, StateCorruptError
 from agent.files import Files
 from agent.hooks import HookKind
 from agent.inventory import Inventory
@@ -61,6 +61,33 @@ async def test_repaired_drift_is_told_once(world: World) -> None:
     (world.root / "README").write_bytes(b"changed\n")
     await world.agent.check_drift()
     assert await kinds(world) == ["adopt", "drift", "repair", "drift"]
+
+
+async def test_tree_that_cannot_be_one_is_told_and_so_is_its_return(world: World) -> None:
+    away = world.root.parent / "away"
+    world.root.rename(away)
+    (status,) = await world.agent.check_drift()
+    assert (status.tree_digest, status.problem_code) == (None, "agent.target.missing")
+    await world.agent.check_drift()
+    assert await kinds(world) == ["adopt", "drift"]
+    body = json.loads(world.reports()[-1].body)
+    assert (body["tree_digest"], body["problem_code"]) == (None, "agent.target.missing")
+    world.reopen()
+    away.rename(world.root)
+    assert await world.agent.check_drift() == ()
+    assert await kinds(world) == ["adopt", "drift", "repair"]
+
+
+async def test_tree_that_moves_while_it_is_read_is_no_drift_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moving(self: Target, root_fd: int, *, full: bool = False) -> Inventory:
+        raise ApplyFailedError("agent.target.changing", "a file of the target changes while it is read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "take_inventory", moving)
+        (status,) = await world.agent.check_drift()
+        assert status.problem_code == "agent.target.changing"
+    assert await world.agent.check_drift() == ()
+    assert await kinds(world) == ["adopt"]
 
 
 async def test_repaired_target_is_patched_again_and_a_drifted_one_is_not(world: World) -> None:

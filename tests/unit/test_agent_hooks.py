@@ -179,6 +179,17 @@ def test_one_hook_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run(tmp_path, "exit 0").passed
 
 
+def test_guard_does_without_a_descriptor_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some sandboxes forbid pidfd_open."""
+    guard = tmp_path / "guard.py"
+    text = Path(hooks_module._GUARD).read_text()
+    guard.write_text(text.replace("os.pidfd_open(pid)", "os.open('/nonexistent/pidfd', 0)"))
+    assert guard.read_text() != text
+    monkeypatch.setattr(hooks_module, "_GUARD", str(guard))
+    assert run(tmp_path, "sleep 0.2; echo done; exit 4").exit_code == 4
+    assert run(tmp_path, "sleep 600", timeout_s=1).timed_out
+
+
 # Health
 
 
@@ -500,7 +511,7 @@ async def main(directory, kind):
     ledger.path = directory / "ledger"
     data = world.release()
     world.ledger = ledger
-    world.reopen()
+    world.reopen(intent_wait_s=120.0)
     await world.add_target()
     for each in HookKind:
         text = "#!/bin/sh\\necho %s $PATCHWARDEN_ACTION >> %s/log\\n" % (each.value, directory)
@@ -510,7 +521,8 @@ async def main(directory, kind):
         program.write_text(text)
         program.chmod(0o755)
         await world.agent.set_hook(TARGET, each, {"argv": [str(program)], "timeout_s": 900})
-    await world.agent.apply(data, TARGET, OPERATOR)
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    sys.exit(f"nobody killed it: {outcome}")
 
 trio.run(main, Path(sys.argv[1]), sys.argv[2])
 """
