@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAMED_ASKED_MAX: Final = 3
 """Observers besides those it follows that a node asks for something, before it asks validators."""
 NAMED_ASKED_FOR_FILES_MAX: Final = 16
-"""The same for a patch file: some are asked at a time, and those that do not answer are not waited for."""
+"""The same for a patch file, when nobody else helps."""
 DIRECT_CHECK_TURNS: Final = 12
 """A follower of a validator compares checkpoints with a validator once in so many turns, of 5 s; one that is a step further away
 `observers_max` times as seldom, and so on."""
@@ -72,10 +72,15 @@ class Relaying:
 
     def neighbours(self) -> Neighbours:
         """Return whom to ask for a patch file."""
-        near = [] if self._node.observer is None else self._near(NAMED_ASKED_FOR_FILES_MAX)
         fixed = self._node.peer_ledgers()
+        if self._node.observer is None:
+            return Neighbours([], fixed)
         names = {peer.key_id for peer in fixed}
-        return Neighbours([peer for peer in near if peer.key_id not in names], fixed)
+        near = [peer for peer in self._near(0) if peer.key_id not in names]
+        names.update(peer.key_id for peer in near)
+        return Neighbours(
+            near, fixed, [peer for peer in self._near(NAMED_ASKED_FOR_FILES_MAX) if peer.key_id not in names]
+        )
 
     def announced(self) -> str | None:
         """Return where others may find this node; None for one that will be a validator, and one that nobody can reach."""

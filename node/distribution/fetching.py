@@ -80,9 +80,11 @@ class Neighbours:
     """Whom to ask."""
 
     near: Sequence[FilePeer]
-    """Hosts: those this node follows, and others that it has heard of."""
+    """Hosts that this node follows."""
     fixed: Sequence[FilePeer]
     """Configured peers and validators."""
+    far: Sequence[FilePeer] = ()
+    """Other hosts that it has heard of."""
 
 
 @dataclass(eq=False, slots=True)
@@ -243,6 +245,8 @@ class PatchFetcher:
             self._add(job, peer, Tier.FIXED)
         for peer in neighbours.near:
             self._add(job, peer, Tier.NEAR)
+        for peer in neighbours.far:
+            self._add(job, peer, Tier.FAR)
 
     def _add(self, job: _Job, peer: FilePeer, tier: Tier) -> None:
         if self._directory.is_dropped(peer.key_id, trio.current_time()):
@@ -367,7 +371,7 @@ class PatchFetcher:
             self._report(job, ask.peer, code)
 
     def _report(self, job: _Job, key_id: KeyId, code: str) -> None:
-        """Say that a peer is left alone for the rest of this fetch; nothing is proven against it."""
+        """Say that a peer is left alone for a while by this fetch; nothing is proven against it."""
         self._metrics.patch_peers_dropped.labels(code).inc()
         peer = job.peers[key_id]
         _log.info(

@@ -2,9 +2,10 @@
 
 ::
 
-    near     those this node follows, and other hosts      asked first
-    named    whom somebody has named                       asked like them
+    named    whom somebody has named for this file         asked first
+    near     those this node follows                       asked like them: there is a connection already
     fixed    configured peers and validators               asked when no host has the file, in an order that all hosts share
+    far      other hosts that this node has heard of       asked when none of these helps: each costs a connection
 
 A peer first says whether it has the file and under which root (`Found`). The root that most of them claim is chosen, one of them gives the
 list, and each of them is asked for chunks, a few at a time. Hosts ask validators one after the other and not beyond the first that has the
@@ -37,9 +38,13 @@ FINDS_AT_ONCE: Final = 3
 CANDIDATES_MAX: Final = 128
 """Peers known for one file."""
 CANDIDATE_FAILURES_MAX: Final = 3
-"""A peer that has failed so often in a row is left alone for the rest of this fetch."""
+"""A peer that has failed so often in a row is left alone for `REST_S`."""
 SLOW_MAX: Final = 2
 """The same for one that was overtaken so often."""
+REST_S: Final = 60.0
+"""The same for one that has a place and the file, and does not give a chunk in time."""
+FAR_WAIT_S: Final = 1.0
+"""Without a source for so long, other hosts that this node has heard of are asked, too."""
 OVERTAKE_S: Final = 2.0
 """What everything waits for is asked of another peer after this."""
 FIND_WAIT_S: Final = 0.5
@@ -69,9 +74,11 @@ class Tier(Enum):
     NAMED = 0
     """Somebody has named it for this file."""
     NEAR = 1
-    """This node follows it, or has heard of it while following."""
+    """This node follows it."""
     FIXED = 2
     """It is configured, or a validator."""
+    FAR = 3
+    """This node has heard of it while it looked for somebody to follow."""
 
 
 class State(Enum):
@@ -144,7 +151,9 @@ class _Peer:
     failures: int = 0
     slow: int = 0
     is_out: bool = False
-    """Whether it is left alone for the rest of this fetch."""
+    """Whether it has lied, and is left alone for the rest of this fetch."""
+    has_hope: bool = False
+    """Whether it said last that it has the file, or is getting it."""
     was_asked: bool = False
     asked_at: float | None = None
     """Since when it has been asked for the file; None when it is not."""
@@ -269,7 +278,12 @@ class FetchPlan:
         if now - self._progress_at > 2 * PATIENCE_S:
             return True
         return all(
-            peer.is_out or (peer.state is State.ABSENT and peer.asked_at is None) for peer in self._peers.values()
+            peer.is_out
+            or (
+                not peer.has_hope
+                and (peer.failures >= CANDIDATE_FAILURES_MAX or (peer.state is State.ABSENT and peer.asked_at is None))
+            )
+            for peer in self._peers.values()
         )
 
     # -- what to do ------------------------------------------------------------------------------------------------
@@ -288,11 +302,11 @@ class FetchPlan:
         is_stranded = self.is_stranded(now)
         if usable >= wanted and not is_stranded:
             return None
-        hosts = [each for each in self._peers.values() if each.tier is not Tier.FIXED]
-        hosts.sort(key=lambda each: (each.was_asked, each.order))
+        hosts = [each for each in self._peers.values() if each.tier in (Tier.NAMED, Tier.NEAR)]
+        hosts.sort(key=lambda each: (each.was_asked, each.failures, each.order))
         host = next((each for each in hosts if _may_be_asked(each, now)), None)
         fixed = self._next_fixed(hosts, now, is_stranded, usable) if host is None or self._refuted else None
-        peer = fixed or host
+        peer = fixed or host or (None if usable else self._next_far(now))
         if peer is None:
             return None
         peer.asked_at, peer.was_asked = now, True
@@ -313,13 +327,27 @@ class FetchPlan:
                 if not host.is_out and host.state in (State.COMING, State.BUSY, State.HERE):
                     return None
         validators = [each for each in self._peers.values() if each.tier is Tier.FIXED and not each.is_out]
-        for peer in sorted(validators, key=lambda each: each.order):
-            is_due = peer.not_before <= now or (is_stranded and now - peer.pressed_at > SOON_PAUSE_MAX_S)
+        # Those that have failed come behind the others: they must not take the turns of one that answers.
+        for peer in sorted(validators, key=lambda each: (each.failures, each.order)):
+            is_pressed = is_stranded and not peer.failures and now - peer.pressed_at > SOON_PAUSE_MAX_S
+            is_due = peer.not_before <= now or is_pressed
             if is_due and not peer.gives and peer.asked_at is None:
                 return peer
             if not is_stranded and (peer.asked_at is not None or peer.state not in (None, State.ABSENT)):
                 return None  # Those behind it are asked only if it cannot help.
         return None
+
+    def _next_far(self, now: float) -> _Peer | None:
+        """Return one of the other hosts, if nobody else has helped for a while, or nobody else can."""
+        is_alone = all(
+            peer.is_out or (peer.was_asked and peer.asked_at is None and not peer.has_hope)
+            for peer in self._peers.values()
+            if peer.tier is not Tier.FAR
+        )
+        if not is_alone and now - max(self._progress_at, self._hope_at) <= FAR_WAIT_S:
+            return None
+        far = [each for each in self._peers.values() if each.tier is Tier.FAR and _may_be_asked(each, now)]
+        return min(far, key=lambda each: (each.was_asked, each.failures, each.order), default=None)
 
     def _choose_root(self, now: float) -> None:
         """Settle on whose word about the chunks to follow."""
@@ -397,6 +425,7 @@ class FetchPlan:
         if found.root is not None:
             peer.root = found.root
         peer.state = found.state
+        peer.has_hope = found.state is not State.ABSENT
         if found.state is State.HERE:
             if found.root is None:
                 self.note_lie(key_id)  # Whoever has a file knows its root.
@@ -459,8 +488,8 @@ class FetchPlan:
             other = self._peers[other_id]
             if other.chunks[number] < begun:
                 other.slow += 1
-                if other.slow >= SLOW_MAX:
-                    other.is_out = True
+                if other.slow == SLOW_MAX:
+                    self._rest(other, now)
                     slow.append(other_id)
         return tuple(slow)
 
@@ -469,13 +498,13 @@ class FetchPlan:
         self._unask(self._peers[key_id], number)
 
     def note_failed(self, ask: Ask, now: float, *, is_busy: bool = False, is_late: bool = False) -> bool:
-        """Take note that a question brought nothing; return whether the peer is left alone from now on.
+        """Take note that a question brought nothing; return whether the peer is left alone for a while now.
 
         Args:
             ask: The question.
             now: Seconds.
             is_busy: Whether the peer has said that it has no place any more.
-            is_late: Whether it has not answered in time. Who says that it has the file and does not give it is not asked again.
+            is_late: Whether it has not answered in time.
         """
         peer = self._peers[ask.peer]
         if ask.kind is Kind.FIND:
@@ -488,10 +517,12 @@ class FetchPlan:
             peer.state = State.BUSY
             self._pause(peer, now, SOON_PAUSE_S, SOON_PAUSE_MAX_S)
             return False
-        was_out = peer.is_out
+        was_resting = peer.not_before - now > LATER_PAUSE_S
         self._fail(peer, now)
-        peer.is_out = peer.is_out or (is_late and ask.kind is Kind.CHUNK)
-        return peer.is_out and not was_out
+        if (is_late and ask.kind is Kind.CHUNK) or peer.failures >= CANDIDATE_FAILURES_MAX:
+            self._rest(peer, now)
+            return not was_resting
+        return False
 
     def note_lie(self, key_id: KeyId) -> None:
         """Leave a peer alone: it broke its word."""
@@ -534,9 +565,12 @@ class FetchPlan:
     def _fail(self, peer: _Peer, now: float) -> None:
         peer.state = None
         peer.failures += 1
-        if peer.failures >= CANDIDATE_FAILURES_MAX:
-            peer.is_out = True
         self._pause(peer, now, SOON_PAUSE_S, SOON_PAUSE_MAX_S)
+
+    @staticmethod
+    def _rest(peer: _Peer, now: float) -> None:
+        peer.state = None
+        peer.not_before = now + REST_S
 
     @staticmethod
     def _pause(peer: _Peer, now: float, least_s: float, most_s: float) -> None:
