@@ -10,7 +10,7 @@ made itself a daemon, in a session of its own, stays.
 One JSON object is written at the end: ``{"exit", "signal", "timed_out", "ms", "bytes", "output"}``, the output in base64. An inherited
 descriptor above 2 is a lock that is held until this process ends; the hook does not get it.
 
-Source: docs/spec/agent.md 6.6.
+Source: docs/spec/agent.md 6.8.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Hooks are the operator's, never a patch's: argument lists without a shell, run w
 own by `agent.hook_guard`, which ends everything they started when the time is over or the agent is gone. No word of a hook may name
 anything inside a target. What they print is kept, cut and redacted, with the record of the change.
 
-Source: docs/spec/agent.md 6.6.
+Source: docs/spec/agent.md 6.8.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A ledger forgets nothing, so whatever a hook prints is first looked through. This is a net, not a proof: a hook must not print secrets.
 
-Source: docs/spec/agent.md 6.6.
+Source: docs/spec/agent.md 6.8.
 """
 
 from __future__ import annotations
