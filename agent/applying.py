@@ -29,6 +29,7 @@ from agent.host_checks import check_mounts, explain, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
 from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
 from agent.manifest import append_manifest, write_manifest
+from agent.part import cut_part, find_part, open_part
 from agent.plan import Plan, check_pre_images
 from agent.stage import stage_tree
 from agent.switch import (
@@ -136,42 +137,64 @@ def apply_patch(
         apply_in_place(files, store, config, application, hooks)
         return
     inventory, plan = application.inventory, application.plan
+    part = find_part(plan, inventory)
+    part_plan, part_inventory = cut_part(plan, inventory, part)
     root_fd = open_root(config.root)
     try:
         check_mounts(config.root)
-        _check_unchanged(scan_tree(root_fd), inventory)
-        prepare_staging(files, config)
-        if application.action == ACTION_APPLY:
-            store.keep_patch(application.installed.patch_id, application.data)
-        staged = stage_tree(files, root_fd, inventory, plan, staged_path(config))
-        application.check_result(staged.tree_digest)
-        # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
-        _check_unchanged(scan_tree(root_fd), inventory)
-        check_pre_images(plan, root_fd, inventory)
-        status = os.fstat(root_fd)
-        journal = Journal(
-            patch_id=application.installed.patch_id,
-            intent=application.intent,
-            device=status.st_dev,
-            old_inode=status.st_ino,
-            new_inode=staged.inode,
-            tree_before=inventory.tree_digest,
-            tree_after=staged.tree_digest,
-            state_after=application.state_after(staged.tree_digest),
-            action=application.action,
-            phase=_phase(config, application),
-            hooked=bool(config.hooks.all),
-        )
-        write_journal(files, store.path(JOURNAL_FILE), journal)
-        if config.hooks.before is not None:
-            hooks.before()
-            _check_unchanged(scan_tree(root_fd), inventory)
+        part_fd = open_part(root_fd, part)
+        try:
+            _check_unchanged(scan_tree(part_fd), part_inventory)
+            prepare_staging(files, config)
+            if application.action == ACTION_APPLY:
+                store.keep_patch(application.installed.patch_id, application.data)
+            staged = stage_tree(files, part_fd, part_inventory, part_plan, staged_path(config))
+            # The stage of a part is proven to be what the plan makes of it; the digest of the whole follows from the plan.
+            tree_after = application.tree_after if part else staged.tree_digest
+            application.check_result(tree_after)
+            # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
+            _check_unchanged(scan_tree(part_fd), part_inventory)
             check_pre_images(plan, root_fd, inventory)
-        switch_trees(files, config, journal)
+            status = os.fstat(part_fd)
+            journal = Journal(
+                patch_id=application.installed.patch_id,
+                intent=application.intent,
+                device=status.st_dev,
+                old_inode=status.st_ino,
+                new_inode=staged.inode,
+                tree_before=inventory.tree_digest,
+                tree_after=tree_after,
+                state_after=application.state_after(tree_after),
+                action=application.action,
+                phase=_phase(config, application),
+                hooked=bool(config.hooks.all),
+                part=part.decode(),
+                part_before=part_inventory.tree_digest if part else None,
+            )
+            write_journal(files, store.path(JOURNAL_FILE), journal)
+            if config.hooks.before is not None:
+                hooks.before()
+                _check_unchanged(scan_tree(part_fd), part_inventory)
+                check_pre_images(plan, root_fd, inventory)
+            _check_place(root_fd, part, journal)
+            switch_trees(files, config, journal)
+        finally:
+            os.close(part_fd)
     except OSError as error:
         raise explain(error, "the application failed") from error
     finally:
         os.close(root_fd)
+
+
+def _check_place(root_fd: int, part: bytes, journal: Journal) -> None:
+    """Return when the directory that is exchanged still has its name: what somebody has put there instead is not ours to move."""
+    descriptor = open_part(root_fd, part)
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if (status.st_dev, status.st_ino) != (journal.device, journal.old_inode):
+        raise _tree_changed(os.fsdecode(part) or ".")
 
 
 def try_out(files: Files, store: TargetStore, hooks: HookRunner) -> str:
@@ -479,7 +502,8 @@ def _is_old_tree_there(config: TargetConfig, journal: Journal) -> bool:
     if is_old_tree_kept(config, journal):
         return True
     kept = _read_tree(staged_path(config))
-    return kept is not None and kept.tree_digest == journal.tree_before
+    before = journal.tree_before if journal.part_before is None else journal.part_before
+    return kept is not None and kept.tree_digest == before
 
 
 def _read_tree(root: str, omit: bytes | None = None) -> Inventory | None:

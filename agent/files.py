@@ -92,10 +92,10 @@ class Files:
         self._step("symlink", path)
         os.symlink(target, path, dir_fd=dir_fd)
 
-    def exchange(self, one: Path, other: Path) -> None:
-        """Swap two names in one step: nobody ever sees neither, or both alike. Raises OSError."""
+    def exchange(self, one: Path, other: Path, *, one_fd: int = _AT_FDCWD) -> None:
+        """Swap two names, the first below an open directory, in one step: nobody ever sees neither, or both alike. Raises OSError."""
         self._step("exchange", one)
-        if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        if _libc.renameat2(one_fd, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), os.fsdecode(one))
 

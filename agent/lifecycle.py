@@ -37,6 +37,7 @@ from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, Requester
 from agent.files import TEMPORARY_SUFFIX, Files
 from agent.highwater import HighWater, read_high_water, write_high_water
 from agent.hooks import HookRun, HookRunner
+from agent.inventory import Inventory
 from agent.limits import OUTBOX_REFUSALS_MAX
 from agent.outbox import Entry, Outbox
 from agent.pipeline import Case, Judged, encode_decision, judge
@@ -514,7 +515,10 @@ class Lifecycle:
         return Recovery(body.target, outcome.patch_id, applied, outcome.message, queued.transaction.tx_id)
 
     def _settle(self, slot: Target, intent: int, is_durable: bool) -> Settled:
-        return settle(self._files, slot.store, slot.config, intent, slot.look_again, is_durable=is_durable)
+        def look(journal: Journal | None) -> Inventory | None:
+            return slot.look_again(journal, is_done=is_durable)
+
+        return settle(self._files, slot.store, slot.config, intent, look, is_durable=is_durable)
 
     async def _clean_up(self, slot: Target) -> None:
         """Remove what the application left. The truth is recorded, so a disk that fails now costs nothing but space."""
@@ -522,6 +526,7 @@ class Lifecycle:
             return
         try:
             await run_blocking(finish, self._files, slot.store, slot.config)
+            await run_blocking(slot.forget_links)
         except StateWriteError as error:
             self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
 

@@ -40,6 +40,8 @@ TREE_DEPTH_MAX: Final = 100
 """Directories inside one another below one target; each holds one file descriptor while it is read."""
 SPACE_RESERVE_BYTES: Final = 4 * MEBIBYTE
 """What must be free on a target's file system besides the new files: directories, journals, the other tree's links."""
+PART_ENTRIES_MIN: Final = 1_000
+"""Entries from which on a tree is exchanged only in the part in which it changes."""
 SYNCED_SINGLY_MAX: Final = 64
 """New files of one application in place that are made durable one by one; for more, the whole file system is."""
 SCAN_AGE_SECONDS_MAX: Final = 900.0

@@ -108,6 +108,7 @@ class Target:
         self.store = TargetStore(files, directory)
         self.config = config
         self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name)
+        self._exchanged: bytes | None = None
         self._status: TargetStatus | None = None
 
     def open_root(self) -> int:
@@ -148,18 +149,38 @@ class Target:
         """Return the tree with these paths as they are now. Raises TargetRefusedError, ApplyFailedError (``agent.target.*``)."""
         return self._cache.refresh(root_fd, paths, age_s_max=SCAN_AGE_SECONDS_MAX)
 
-    def look_again(self, journal: Journal | None) -> Inventory | None:
-        """Return the tree after an application, or after a crash, or None when it cannot be read."""
+    def look_again(self, journal: Journal | None, *, is_done: bool) -> Inventory | None:
+        """Return the tree after an application, or after a crash, or None when it cannot be read.
+
+        Args:
+            journal: What was going on.
+            is_done: Whether this process has just done it, and nothing else.
+        """
         try:
             root_fd = self.open_root()
             try:
-                if journal is None or journal.operations is None:
+                if journal is None or (journal.operations is None and not is_done):
                     return self.take_inventory(root_fd)
+                if journal.operations is None:
+                    self._exchanged = journal.part.encode()
+                    return self._cache.carry(root_fd, self._exchanged)
                 return self.look_at(root_fd, (each.raw for each in journal.operations.files))
             finally:
                 os.close(root_fd)
         except PatchwardenError:
             return None
+
+    def forget_links(self) -> None:
+        """See the tree as it is after the second names of its files are gone, which the last application had made."""
+        if self._exchanged is None:
+            return
+        part, self._exchanged = self._exchanged, None
+        with contextlib.suppress(PatchwardenError):
+            root_fd = self.open_root()
+            try:
+                self._cache.carry(root_fd, part)
+            finally:
+                os.close(root_fd)
 
     def digest_after(self, plan: Plan) -> Digest:
         """Return what the last inventory's tree digest becomes by a plan."""

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from agent.errors import ApplyFailedError, StateCorruptError
+from agent.errors import StateCorruptError
 from agent.facts import ACTION_APPLY
-from agent.files import TEMPORARY_SUFFIX, Files
+from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, opened_directory
+from agent.host_checks import explain
 from agent.in_place import Operations
+from agent.part import open_part
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetConfig, TargetState
 from wire.hashing import Digest
@@ -56,9 +58,9 @@ class Journal:
     """Outbox sequence of its intent."""
     device: int
     old_inode: int
-    """Inode of the root before."""
+    """Inode before of the directory that is exchanged."""
     new_inode: int
-    """Inode of the staged root."""
+    """Inode of the staged one."""
     tree_before: Digest
     tree_after: Digest
     state_after: TargetState
@@ -70,6 +72,10 @@ class Journal:
     """Whether hooks run around the switch: after a crash, the one that puts the target back to work may have to run again."""
     failure: tuple[str, str] | None = None
     """Code and sentence of what failed on trial, or None as long as nothing is known to have failed."""
+    part: str = ""
+    """The directory that is exchanged, relative to the root, or "" for the root itself."""
+    part_before: Digest | None = None
+    """Tree digest of that directory before, 32 bytes; None for the root, where it is `tree_before`."""
     operations: Operations | None = None
     """What is done to the tree file by file, or None when trees are exchanged; then both inodes are the root's."""
 
@@ -90,6 +96,8 @@ class Journal:
             "hooked": self.hooked,
             "failure": None if self.failure is None else list(self.failure),
         }
+        if self.part_before is not None:
+            document |= {"part": self.part, "part_before": self.part_before.hex()}
         if self.operations is not None:
             document["operations"] = self.operations.to_json()
         return document
@@ -115,6 +123,8 @@ class Journal:
             failure=None
             if document.get("failure") is None
             else (str(document["failure"][0]), str(document["failure"][1])),
+            part=str(document.get("part", "")),
+            part_before=Digest(bytes.fromhex(document["part_before"])) if "part_before" in document else None,
             operations=Operations.from_json(document["operations"]) if "operations" in document else None,
         )
 
@@ -158,21 +168,42 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal, *, before
         before: Which tree stands at the root before: `NEW` when the switch is taken back.
 
     Raises:
-        ApplyFailedError: ``agent.apply.io``: nothing was switched.
+        ApplyFailedError: ``agent.apply.*``: nothing was switched.
         StateCorruptError: ``agent.state.sync``: the switch is visible, but may not survive a power cut. The journal must stay: after a
             restart it tells which tree the disk kept.
     """
     try:
-        files.exchange(target.root, staged_path(target))
+        above_fd, name = _open_above(target, journal)
     except OSError as error:
-        if find_side(target, journal) is before:
-            raise ApplyFailedError("agent.apply.io", f"the trees cannot be switched ({error.strerror})") from error
-        raise
+        raise explain(error, "the trees cannot be switched") from error
     try:
-        files.sync_directory(os.path.dirname(target.root))
-        files.sync_directory(target.staging)
-    except OSError as error:
-        raise not_durable(target, error) from error
+        try:
+            files.exchange(name, staged_path(target), one_fd=above_fd)
+        except OSError as error:
+            if find_side(target, journal) is before:
+                raise explain(error, "the trees cannot be switched") from error
+            raise
+        try:
+            files.sync(above_fd, os.path.dirname(_part_path(target, journal)))
+            files.sync_directory(target.staging)
+        except OSError as error:
+            raise not_durable(target, error) from error
+    finally:
+        os.close(above_fd)
+
+
+def _open_above(target: TargetConfig, journal: Journal) -> tuple[int, str]:
+    """Return the directory in which the exchanged one has its name, open, and that name; below the root never through a link."""
+    if not journal.part:
+        above, name = os.path.split(target.root)
+        return os.open(above, DIRECTORY_FLAGS), name
+    above, name = os.path.split(journal.part)
+    with opened_directory(target.root) as root_fd:
+        return open_part(root_fd, above.encode()), name
+
+
+def _part_path(target: TargetConfig, journal: Journal) -> str:
+    return os.path.join(target.root, journal.part) if journal.part else target.root
 
 
 def not_durable(target: TargetConfig, error: OSError) -> StateCorruptError:
@@ -194,9 +225,9 @@ def is_old_tree_kept(target: TargetConfig, journal: Journal) -> bool:
 
 
 def find_side(target: TargetConfig, journal: Journal) -> Side:
-    """Return which of the journal's two trees stands at the target's root."""
+    """Return which of the journal's two trees stands at the target's root, or where it is exchanged below it."""
     try:
-        status = os.lstat(target.root)
+        status = os.lstat(_part_path(target, journal))
     except OSError:
         return Side.OTHER
     if status.st_dev != journal.device:

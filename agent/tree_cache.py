@@ -2,6 +2,7 @@
 
 ::
 
+    carry     after the agent itself has linked or unlinked files: the same, for one directory, and links are no change
     scan      one lstat of everything; only what changed is read and hashed; with `full`, everything is read
     refresh   one lstat of the paths asked for and of their directories; the rest is as the last scan found it
     save      to the disk, so that the first scan after a restart is a cheap one, too
@@ -45,6 +46,7 @@ from agent.inventory import (
     unreadable,
 )
 from agent.limits import TREE_CACHE_BYTES_MAX, TREE_ENTRIES_MAX
+from agent.part import open_part
 from provenance.tree_digest import MODE_DIRECTORY, TreeEntry, directory_digest
 from wire.hashing import DIGEST_BYTES, Digest, sha256
 
@@ -143,6 +145,7 @@ class TreeCache:
         self._now_ns = now_ns
         self._inventory: Inventory | None = None
         self._digests: TreeDigests | None = None
+        self._carried: frozenset[bytes] = frozenset()
         self._is_loaded = False
         self._is_saved = False
 
@@ -176,7 +179,8 @@ class TreeCache:
             if entry.is_directory or is_git_internal(path):
                 continue
             before, digest = known.entries.get(path), known.digests.get(path)
-            if before is None or digest is None or before != entry or entry.changed_ns >= settled:
+            is_young = entry.changed_ns >= settled and path not in self._carried
+            if before is None or digest is None or before != entry or is_young:
                 digest = read_digest(root_fd, path, entry)
                 if before is None or digest != known.digests.get(path) or before.git_mode != entry.git_mode:
                     changes[path] = (entry.git_mode, digest)
@@ -232,6 +236,54 @@ class TreeCache:
                 changes[path] = (entry.git_mode, digests[path])
         return self._keep(known, Inventory(entries, digests, known.tree_digest, known.taken_ns), changes)
 
+    def carry(self, root_fd: int, part: bytes) -> Inventory:
+        """Return the tree after the agent itself has made, or removed, second names of the files below the directory `part`.
+
+        Only that directory is scanned. Names move a file's ctime, so here a file keeps its digest when nothing but link count and ctime
+        differ. Whoever writes to it later moves its mtime, too; a forger of times in these moments is left to the next full reading.
+
+        Raises:
+            TargetRefusedError: As `scan_tree`.
+            ApplyFailedError: ``agent.target.unreadable``, ``agent.target.changing``.
+        """
+        known = self.last()
+        if known is None:
+            return self.scan(root_fd)
+        try:
+            part_fd = open_part(root_fd, part)
+        except OSError as error:
+            raise unreadable(part or b".", error) from error
+        try:
+            found = scan_tree(part_fd, omit=None if part else self._omit)
+        finally:
+            os.close(part_fd)
+        prefix = part + b"/" if part else b""
+        settled = known.taken_ns - SETTLED_NS
+        entries = {path: entry for path, entry in known.entries.items() if not path.startswith(prefix)}
+        digests = {path: digest for path, digest in known.digests.items() if not path.startswith(prefix)}
+        changes: dict[bytes, GitFile | None] = {}
+        carried: set[bytes] = set()
+        for name, entry in found.items():
+            path = prefix + name
+            entries[path] = entry
+            if entry.is_directory or is_git_internal(path):
+                continue
+            before, digest = known.entries.get(path), known.digests.get(path)
+            is_settled = before is not None and (before.changed_ns < settled or path in self._carried)
+            if before is not None and digest is not None and is_settled and entry.is_same_state(before):
+                digests[path] = digest
+                carried.add(path)
+                continue
+            digests[path] = read_digest(root_fd, path, entry)
+            if before is None or digests[path] != digest or before.git_mode != entry.git_mode:
+                changes[path] = (entry.git_mode, digests[path])
+        changes |= dict.fromkeys(known.digests.keys() - digests.keys())
+        if part:
+            entries[part] = _status(root_fd, part) or known.entries[part]
+        inventory = self._keep(known, Inventory(entries, digests, known.tree_digest, known.taken_ns), changes)
+        self._carried = frozenset(carried)
+        return inventory
+
     def preview(self, changes: Mapping[bytes, GitFile | None]) -> Digest:
         """Return what the last reading's tree digest would be after these changes; nothing is changed."""
         return self._tree_digests().preview(changes)
@@ -259,14 +311,14 @@ class TreeCache:
     def _keep(self, known: Inventory, now: Inventory, changes: Mapping[bytes, GitFile | None]) -> Inventory:
         """Return `now`, which is `known` with these changes, with its tree digest, and remember it."""
         digest = self._tree_digests().change(changes) if changes else known.tree_digest
-        self._inventory, self._is_saved = replace(now, tree_digest=digest), False
+        self._inventory, self._is_saved, self._carried = replace(now, tree_digest=digest), False, frozenset()
         return self._inventory
 
     def _keep_all(self, entries: Mapping[bytes, Entry], digests: Mapping[bytes, Digest], taken_ns: int) -> Inventory:
         """Return what was read from nothing, and remember it."""
         self._digests = TreeDigests(_git_files(entries, digests))
         self._inventory = Inventory(entries, digests, self._digests.root, taken_ns)
-        self._is_loaded, self._is_saved = True, False
+        self._is_loaded, self._is_saved, self._carried = True, False, frozenset()
         return self._inventory
 
 

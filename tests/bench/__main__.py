@@ -26,7 +26,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import bench_audit, bench_distribution, bench_observers, bench_patch, machine
+from tests.bench import bench_audit, bench_distribution, bench_observers, bench_patch, bench_tree, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -265,6 +265,8 @@ def bench_one_patch(report: Report, quick: bool) -> None:
     targets = {"create": "target <= 60", "verify": "target <= 5", "decide": "target <= 2", "apply": "target <= 40"}
     for name, value in bench_patch.measure(quick).items():
         report.add(f"patch of 10 files: {name}", value, "ms", targets.get(name, ""))
+    for name, (value, note) in bench_tree.measure(quick).items():
+        report.add(f"in a tree of 10,000: {name}", value, "ms", note)
 
 
 def bench_replay(report: Report, quick: bool) -> None:

@@ -1,11 +1,12 @@
 """Kills an agent before every file system call of an application and of its recovery, and says what was left. Run as a program.
 
-    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback] [hooks|unhealthy] [in-place] [every=N] [planted]
+    python -m tests.testkit.agent_crash DIRECTORY kill|fail [recovery] [rollback] [hooks|unhealthy] [in-place|part] [every=N] [planted]
 
 ``kill`` ends the process with SIGKILL in front of a call; ``fail`` lets the call fail with ENOSPC. With ``recovery`` the recovery after a
 crash is stopped in front of each of its own calls too. With ``rollback``
 the patch is installed already, and undone. With ``hooks`` hooks run around the change, and with ``unhealthy`` the health check fails;
-then only the calls from the journal on are tried. With ``in-place`` the target is changed file by file. ``every=N`` tries every N-th
+then only the calls from the journal on are tried. With ``in-place`` the target is changed file by file, with ``part`` only
+the directory in which everything happens is exchanged, as in a large tree. ``every=N`` tries every N-th
 call only. ``planted`` leaves the journal out, which must be found. Prints one JSON object: the number of runs, and every fault found.
 
 The parent starts no thread, so that it may fork; each run is a child. The ledger survives its hosts: what it accepted stands in a file.
@@ -26,6 +27,7 @@ from typing import Any
 
 import trio
 
+import agent.part
 from agent.errors import MetadataRefusedError
 from agent.files import PRIVATE_FILE_MODE, Files
 from agent.hooks import HookKind
@@ -107,6 +109,8 @@ class Crash:
         self.rollback = "rollback" in options
         self.in_place = "in-place" in options
         self.planted = "planted" in options
+        if "part" in options:
+            agent.part.PART_ENTRIES_MIN = 0  # type: ignore[misc]
         self.every = max([1, *(int(each.partition("=")[2]) for each in options if each.startswith("every="))])
         self.health = next((each for each in (HEALTHY, UNHEALTHY) if each in options), None)
         self.is_unhealthy = False
@@ -318,7 +322,7 @@ def main() -> None:
     """Run the matrix that the arguments name."""
     directory, mode, *rest = sys.argv[1:]
     recovery = "recovery" in rest
-    small = recovery or bool({"rollback", HEALTHY, UNHEALTHY} & set(rest))
+    small = recovery or bool({"rollback", "part", HEALTHY, UNHEALTHY} & set(rest))
     crash = Crash(Path(directory), mode, small=small, options=rest)
     print(json.dumps(crash.run(recovery=recovery)))
 

@@ -70,6 +70,11 @@ def test_killed_before_any_call_from_the_journal_on_with_hooks(memory_directory:
 
 
 @pytest.mark.slow
+def test_killed_before_calls_of_an_application_that_exchanges_a_part(memory_directory: Path) -> None:
+    assert run_matrix(memory_directory, "kill", "part", "every=4")["applications"] > 8
+
+
+@pytest.mark.slow
 def test_killed_before_calls_of_an_application_in_place(memory_directory: Path) -> None:
     assert run_matrix(memory_directory, "kill", "in-place", "every=6")["applications"] > 15
 
