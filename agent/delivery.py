@@ -141,6 +141,11 @@ class Delivery:
                 await self._send(entry, timeout_s)
                 signed_again = 0
 
+    def is_first_on_ledger(self) -> bool:
+        """Return whether the replica shows the oldest record that waits, as when somebody has carried it to the ledger."""
+        entry = self._next(None)
+        return entry is not None and self._ledger.view().location(entry.transaction.tx_id) is not None
+
     def _next(self, until: int | None) -> Entry | None:
         pending = self._outbox.pending
         return pending[0] if pending and (until is None or pending[0].sequence <= until) else None

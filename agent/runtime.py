@@ -548,7 +548,9 @@ class Agent:
                 if not self._delivery_problem:
                     self._note("agent.delivery.waits", {"code": error.code, "message": error.message})
                 self._delivery_problem = error.message
-                await trio.sleep(pause)
+                with trio.move_on_after(pause):
+                    while not self._delivery.is_first_on_ledger():  # noqa: ASYNC110 - a replica has no event for that
+                        await trio.sleep(DELIVERY_PAUSE_SECONDS)
                 pause = min(2 * pause, DELIVERY_PAUSE_SECONDS_MAX)
             else:
                 self._delivery_problem = ""

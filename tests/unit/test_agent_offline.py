@@ -191,3 +191,20 @@ async def test_going_on_alone_against_policy_is_found_by_a_replay(tmp_path: Path
     assert [(each["code"], each["member"]) for each in document["findings"]] == [
         ("agent.replay.verdict", "unacknowledged")
     ]
+
+
+async def test_a_record_that_was_carried_to_the_ledger_by_hand_is_seen_there(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, offline_hosts(), 1)
+    assert (await apply(world, files[0])).unacknowledged == 1
+    waiting = world.agent.waiting(0, 10)
+    assert [each.body.KIND for each in waiting] == ["deployment.intent", "deployment.outcome"]
+    assert [each.sequence for each in world.agent.waiting(waiting[0].sequence, 10)] == [waiting[1].sequence]
+    assert not world.agent._delivery.is_first_on_ledger()
+    for each in waiting:
+        world.ledger.accept(each.transaction.raw)
+    assert world.agent._delivery.is_first_on_ledger()
+    # Still cut off: the replica alone says that the ledger has them, and nothing is signed or told again.
+    await world.agent._delivery.deliver(5.0)
+    assert world.agent.waiting(0, 10) == ()
+    assert kinds(world) == ["deployment.intent", "SUCCESS"]
+    assert not world.agent._delivery.is_first_on_ledger()

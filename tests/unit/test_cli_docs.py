@@ -18,6 +18,7 @@ from tests.testkit.cli import every_command
 DOCUMENTS = (
     "README.md",
     "docs/interop.md",
+    "docs/operations/air-gapped.md",
     "docs/operations/backup.md",
     "docs/operations/cli.md",
     "docs/operations/devnet.md",
