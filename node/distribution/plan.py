@@ -49,10 +49,10 @@ OVERTAKE_S: Final = 2.0
 """What everything waits for is asked of another peer after this."""
 FIND_WAIT_S: Final = 0.5
 """How long peers that have not answered yet are waited for when others have."""
-STRANDED_S: Final = 5.0
+STRANDED_S: Final = 10.0
 """Who has waited for so long without getting anything says so to validators."""
 PATIENCE_S: Final = 60.0
-"""The same while those it waits for say that they are getting the file themselves; and when a fetch gives up."""
+"""The same while hosts say that they are getting the file, or have no place just now; and half of when a fetch gives up."""
 SOON_PAUSE_S: Final = 0.25
 SOON_PAUSE_MAX_S: Final = 4.0
 """A host that is getting the file, or has no place, is asked again after a pause between these, twice as long each time."""
@@ -198,7 +198,7 @@ class FetchPlan:
         self._progress_at = now
         """When a chunk came last."""
         self._hope_at = now
-        """When somebody who is getting the file had more of it than before."""
+        """When a host that is getting the file had more of it than before, or one that has it had no place."""
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -435,6 +435,8 @@ class FetchPlan:
             return None
         if found.state is State.COMING and self._count >= found.progress > peer.progress:
             peer.progress, self._hope_at = found.progress, now
+        if found.state is State.BUSY and peer.tier is not Tier.FIXED:
+            self._hope_at = now  # In a crowd that is how waiting looks.
         if found.state is State.ABSENT:
             self._pause(peer, now, LATER_PAUSE_S, LATER_PAUSE_MAX_S)
         elif peer.tier is Tier.FIXED:
