@@ -81,7 +81,7 @@ def test_killed_before_calls_of_an_application_in_place(memory_directory: Path) 
 
 @pytest.mark.slow
 def test_disk_full_before_calls_of_a_rollback_in_place(memory_directory: Path) -> None:
-    assert run_matrix(memory_directory, "fail", "in-place", "rollback", "every=6")["applications"] > 8
+    assert run_matrix(memory_directory, "fail", "in-place", "rollback", "every=6")["applications"] > 4
 
 
 @pytest.mark.slow
