@@ -21,7 +21,7 @@ FUZZER := $(VENV)/.stamp-fuzzer
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench faults crash sim traps fuzz format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench large faults crash sim traps fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,9 @@ coverage: setup ## branch coverage of the pure packages; fails under the thresho
 
 bench: setup ## measure
 	@$(BIN)/python -m tests.bench
+
+large: setup ## what patches with a diff of 100 MB take: time, and memory against its bound
+	@$(BIN)/python -m tests.bench.large_patch
 
 faults: setup ## hurt real nodes in network namespaces under load, as root; FAULTS="--minutes 30 --seed 7" says how
 	@$(BIN)/python -m tests.faults $(FAULTS) || { code=$$?; [ $$code -eq 77 ] || exit $$code; }

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from agent.errors import ApplyFailedError, ApplyRefusedError
 from agent.files import is_missing
 from agent.inventory import Inventory, read_file
 from provenance.components import FileImage
-from provenance.diff_apply import apply_diff
+from provenance.diff_apply import apply_each
 from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, FileState
 from provenance.diff_reverse import undo_diff
 from provenance.verify import VerifiedPatch
@@ -98,16 +98,27 @@ def _make_plan(
         reverse: Whether to undo it.
     """
     links = Allowance.SYMLINK in patch.metadata.allowances
-    paths = patch.diff.paths if reverse else patch.diff.reads
     expected, promised = _images(patch, before=not reverse), _images(patch, before=reverse)
-    pre = {path: _read_state(root_fd, inventory, path, links=links) for path in paths}
-    for path, state in pre.items():
+    present: set[str] = set()
+
+    def read(path: str) -> FileState | None:
+        state = _read_state(root_fd, inventory, path, links=links)
         _check_image("pre_image", path, state, expected[path])
-    post = undo_diff(patch.diff, pre) if reverse else apply_diff(patch.diff, pre)
+        if state is not None:
+            present.add(path)
+        return state
+
+    post: dict[str, FileState | None] = {}
+    if reverse:
+        post = undo_diff(patch.diff, {path: read(path) for path in patch.diff.paths})
+    else:
+        for _, _, result in apply_each(patch.diff, read):  # what was there before is not kept
+            post.update(result)
     for path, state in post.items():
         _check_image("post_image", path, state, promised[path])
     changes = tuple(
-        PlannedChange(path.encode(), post[path], _inherits(path, sources, pre)) for path in sorted(post, key=str.encode)
+        PlannedChange(path.encode(), post[path], _inherits(path, sources, present))
+        for path in sorted(post, key=str.encode)
     )
     copies = {each.path.encode() for each in patch.metadata.affected_components if each.change is ChangeKind.COPY}
     for change in changes:
@@ -254,9 +265,9 @@ def _show(image: FileImage | None) -> str:
     return "no file" if image is None else f"mode {image.mode:06o} sha256 {image.sha256}"
 
 
-def _inherits(path: str, sources: Mapping[str, str], pre: Mapping[str, FileState | None]) -> bytes | None:
+def _inherits(path: str, sources: Mapping[str, str], present: Set[str]) -> bytes | None:
     source = sources.get(path, path)
-    return None if pre[source] is None else source.encode()
+    return source.encode() if source in present else None
 
 
 def _check_preservable(change: PlannedChange, inventory: Inventory, *, is_copy: bool) -> None:

@@ -6,10 +6,13 @@ Imported by host nodes only: the policy engine behind it is a large library that
 from __future__ import annotations
 
 import getpass
+import os
+import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
+import trio
 
 from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
@@ -22,7 +25,7 @@ from ledger.bodies import HostReport
 from node import clock
 from node.agent_access import NodeLedger
 from node.config import ConfigError
-from node.local.protocol import Json, decode_blob_untrusted, encode_blob
+from node.local.protocol import BLOB_BYTES_MAX, Json, decode_blob_untrusted, encode_blob
 from node.params import as_count, as_flag, as_hex_digest, as_integer, as_name, as_optional_text
 from wire.errors import RejectedError
 from wire.limits import PATCH_FILE_BYTES_MAX
@@ -251,10 +254,12 @@ class AgentService:
 
     async def _patch(self, params: Params) -> bytes:
         """Return the patch file that a request carries, or the published one that it names."""
-        if (params.get("file") is None) == (params.get("patch_id") is None):
+        if sum(params.get(name) is not None for name in ("file", "path", "patch_id")) != 1:
             raise RejectedError("node.param.patch", "give either a patch file or the id of a published patch")
         if params.get("file") is not None:
-            return decode_blob_untrusted(params["file"], "file", bytes_max=PATCH_FILE_BYTES_MAX)
+            return decode_blob_untrusted(params["file"], "file", bytes_max=BLOB_BYTES_MAX)
+        if params.get("path") is not None:
+            return await trio.to_thread.run_sync(_read_patch, params["path"])
         return await self._agent.fetch_patch(as_hex_digest(params, "patch_id").hex())
 
     def _requester(self, params: Params) -> Requester:
@@ -263,3 +268,21 @@ class AgentService:
 
     def _count(self, outcome: Outcome) -> None:
         self._node.metrics.decisions.labels(result=outcome.code.value).inc()
+
+
+def _read_patch(place: object) -> bytes:
+    """Return the bytes of a file of this machine, one more than a patch file may have where it is longer."""
+    if not isinstance(place, str) or not place.startswith("/") or "\0" in place:
+        raise RejectedError("node.param.path", "path must be an absolute path of this machine")
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RejectedError("node.param.path", "path must name a regular file")
+            return file.read(PATCH_FILE_BYTES_MAX + 1)
+    except (OSError, UnicodeEncodeError) as error:
+        raise RejectedError(
+            "node.param.path",
+            f"the node cannot read the file: {getattr(error, 'strerror', None) or error}",
+            hint="publish it and name its id, or let the node's user read it",
+        ) from error

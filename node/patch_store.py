@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,12 +30,16 @@ from node.distribution.partial import (
     size_of_partial,
 )
 from node.errors import StorageFailedError
-from wire.errors import RejectedError
+from wire.errors import RejectedError, UnavailableError
 from wire.hashing import Digest, sha256
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 LISTS_CACHED_MAX: Final = 64
 """Files whose chunks are remembered; making a list anew reads the whole file."""
+UPLOADS_MAX: Final = 8
+"""Files that may be arriving in parts, the gateway's included."""
+UPLOAD_IDLE_S_MAX: Final = 120.0
+"""How long the next part may take; what waits longer gives way to another file."""
 UPLOAD_SUFFIX: Final = ".upload"
 """Ends the name of a file that the gateway is receiving."""
 _UPLOAD_NAME: Final = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.upload")
@@ -63,10 +68,18 @@ class KeptFile:
 class PatchStore:
     """The patch files beneath `path`. All calls block for one file's reading or writing; they may come from several threads."""
 
-    def __init__(self, path: Path, *, random_suffix: Callable[[], str], bytes_max: int = STORE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        random_suffix: Callable[[], str],
+        bytes_max: int = STORE_BYTES_MAX,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
         self._random_suffix = random_suffix
+        self._now_s = now_s
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}
@@ -242,6 +255,62 @@ class PatchStore:
     def _note_size(self, name: str, size: int) -> None:
         with self._lock:
             self._sizes[name] = size
+
+    def append(self, upload: str, offset: int, part: bytes, size: int) -> int:
+        """Return how many bytes of a file have arrived with this part; parts come in order, the first one begins the file.
+
+        Args:
+            upload: As `upload_name` has it.
+            offset: Where the part belongs.
+            part: Its bytes.
+            size: What the whole file has.
+
+        Raises:
+            RejectedError: Not behind the parts before, or beyond the file (`node.patch.no_upload`, `node.patch.wrong_part`).
+            UnavailableError: Too many files are arriving (`node.patch.too_many_uploads`).
+            StorageFailedError: The disk did not take it.
+        """
+        if _UPLOAD_NAME.fullmatch(upload) is None:
+            raise RejectedError("node.patch.no_upload", "no such file was received", actual=upload)
+        if offset + len(part) > size or not part:
+            raise RejectedError(
+                "node.patch.wrong_part", "a part lies beyond the file", expected=size, actual=offset + len(part)
+            )
+        flags = os.O_WRONLY | os.O_NOFOLLOW | (os.O_APPEND if offset else os.O_CREAT | os.O_EXCL)
+        try:
+            if not offset:
+                self._make_place()
+            descriptor = os.open(self._path / upload, flags, 0o600)
+            with open(descriptor, "ab" if offset else "wb") as file:
+                found = os.fstat(descriptor).st_size
+                if found != offset:
+                    raise RejectedError(
+                        "node.patch.wrong_part", "a part is not the next one", expected=found, actual=offset
+                    )
+                file.write(part)
+        except FileNotFoundError as error:
+            raise RejectedError("node.patch.no_upload", "no such file was received", actual=upload) from error
+        except OSError as error:
+            raise _failed(error) from error
+        return offset + len(part)
+
+    def forget_upload(self, upload: str) -> None:
+        """Remove what has arrived of a file, if anything of it is left."""
+        if _UPLOAD_NAME.fullmatch(upload) is not None:
+            with suppress(OSError):
+                (self._path / upload).unlink(missing_ok=True)
+
+    def _make_place(self) -> None:
+        """Remove files whose parts have stopped coming; raise when too many others are arriving."""
+        arriving = 0
+        for entry in os.scandir(self._path):
+            if entry.name.endswith(UPLOAD_SUFFIX):
+                if self._now_s() - entry.stat().st_mtime > UPLOAD_IDLE_S_MAX:
+                    os.unlink(entry.path)
+                else:
+                    arriving += 1
+        if arriving >= UPLOADS_MAX:
+            raise UnavailableError("node.patch.too_many_uploads", "too many patch files are arriving", hint="try again")
 
     def take(self, upload: str, digest: Digest) -> None:
         """Keep what the gateway has received under the name `upload`, if it hashes to `digest`; it is read piece by piece.

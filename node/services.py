@@ -26,7 +26,14 @@ from node.errors import not_found as _not_found
 from node.governance_services import GovernanceServices
 from node.identity_services import IdentityServices
 from node.limits import PAGE_DEFAULT, PAGE_MAX, SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
-from node.local.protocol import Json, decode_blob_untrusted, encode_blob, error_to_json
+from node.local.protocol import (
+    BLOB_BYTES_MAX,
+    PART_BYTES_MAX,
+    Json,
+    decode_blob_untrusted,
+    encode_blob,
+    error_to_json,
+)
 from node.params import (
     as_count,
     as_hex_digest,
@@ -37,6 +44,7 @@ from node.params import (
     as_optional_name,
     as_optional_text,
 )
+from node.patch_store import upload_name
 from node.policy_services import PolicyServices
 from node.proof_services import ProofServices
 from node.submission import Submitted
@@ -44,7 +52,7 @@ from provenance.patchfile import split_patch_file_untrusted
 from wire.certificate import decode_commit_certificate_untrusted
 from wire.errors import RejectedError, UnavailableError
 from wire.hashing import Digest, sha256
-from wire.limits import PATCH_FILE_BYTES_MAX, TX_BYTES_MAX
+from wire.limits import TX_BYTES_MAX
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -348,8 +356,10 @@ class Services:
             return judged_attestations(view, patch)
 
     async def patches_put(self, params: Params) -> Document:
-        """Keep a published patch file; the ledger must name its digest already."""
-        data = decode_blob_untrusted(params.get("file"), "file", bytes_max=PATCH_FILE_BYTES_MAX)
+        """Keep a published patch file, or a part of one; the ledger must name its digest already."""
+        if params.get("upload") is not None:
+            return await self._put_part(params)
+        data = decode_blob_untrusted(params.get("file"), "file", bytes_max=BLOB_BYTES_MAX)
         patch_id = sha256(split_patch_file_untrusted(data).body)
         wanted = as_optional_text(params, "patch_id")
         if wanted is not None and wanted != patch_id.hex():
@@ -361,6 +371,24 @@ class Services:
             await self._node.patches.make_room(len(data))
         await trio.to_thread.run_sync(self._node.patch_store.put, data, Digest(patch.file_digest))
         return _stored(patch)
+
+    async def _put_part(self, params: Params) -> Document:
+        """Keep one part of a file that arrives in order; the last one makes it whole, and whole it must be the published one."""
+        patch = self._published(as_hex_digest(params, "patch_id"))
+        part = decode_blob_untrusted(params.get("file"), "file", bytes_max=PART_BYTES_MAX)
+        store, digest = self._node.patch_store, Digest(patch.file_digest)
+        if store.has(digest):
+            return _stored(patch)
+        name, offset = upload_name(digest.hex(), as_name(params, "upload")), as_integer(params, "offset")
+        if not offset:
+            await self._node.patches.make_room(patch.file_bytes)
+        received = await trio.to_thread.run_sync(store.append, name, offset, part, patch.file_bytes)
+        if received == patch.file_bytes:
+            try:
+                await trio.to_thread.run_sync(store.take, name, digest)
+            finally:
+                store.forget_upload(name)
+        return {**_stored(patch), "received": received}
 
     async def patches_expect(self, params: Params) -> Document:
         """Return what the file of a published patch has to be, before anybody sends it."""
@@ -385,7 +413,13 @@ class Services:
         return _stored(patch)
 
     async def patches_file(self, params: Params) -> Document:
-        """Return a published patch file, from here or from a peer."""
+        """Return a published patch file, or a part of it, from here or from a peer."""
+        if params.get("length") is not None:
+            located = await self.patches_locate(params)
+            offset, length = as_integer(params, "offset"), min(as_integer(params, "length"), PART_BYTES_MAX)
+            digest = Digest(bytes.fromhex(located["file_digest"]))
+            part = await trio.to_thread.run_sync(self._node.patch_store.read, digest, offset, length)
+            return {**located, "file": encode_blob(part or b"")}
         patch = self._find_patch(params)
         data = await self._node.patches.get(Digest(patch.file_digest), patch.file_bytes)
         if data is None:

@@ -8,12 +8,14 @@ Source: docs/spec/patch-file.md 4.4 and 7.3.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from provenance.diff_apply import apply_each
 from provenance.diff_model import MODE_LINK, MODES, Allowance, BinaryPart, ChangeKind, Diff, FileChange, FileState
 from provenance.diff_paths import check_path
 from provenance.errors import DiffRefusedError, InvalidMetadataError, refuse_as
@@ -173,21 +175,50 @@ def describe_components(
         names: The component name of a path, where it is not `name_default`.
         name_default: The component name of every other path.
     """
-    components = []
-    for change in diff.files:
-        before = pre.get(change.old_path) if change.old_path is not None else None
-        after = post.get(change.new_path) if change.new_path is not None else None
-        components.append(
-            AffectedComponent(
-                name=names.get(change.path, name_default),
-                path=change.path,
-                change=change.kind,
-                pre=FileImage.of(before) if before else None,
-                post=FileImage.of(after) if after else None,
-                previous_path=change.old_path if change.kind in MOVES else None,
-            )
-        )
+    components = (_describe(change, pre, post, names.get(change.path, name_default)) for change in diff.files)
     return tuple(sorted(components, key=lambda component: component.path.encode()))
+
+
+def describe_applied(
+    diff: Diff,
+    read: Callable[[str], FileState | None],
+    names: Mapping[str, str],
+    name_default: str,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[AffectedComponent, ...]:
+    """Return what `describe_components` returns for a diff that is applied file by file, of which no content is kept.
+
+    Args:
+        diff: The parsed diff.
+        read: The state of a path before the diff.
+        names: The component name of a path, where it is not `name_default`.
+        name_default: The component name of every other path.
+        progress: Told how many files are done.
+
+    Raises:
+        ApplyRefusedError: ``provenance.apply.*``.
+    """
+    components = []
+    for change, before, after in apply_each(diff, read):
+        components.append(_describe(change, before, after, names.get(change.path, name_default)))
+        if progress is not None:
+            progress(len(components))
+    return tuple(sorted(components, key=lambda component: component.path.encode()))
+
+
+def _describe(
+    change: FileChange, pre: Mapping[str, FileState | None], post: Mapping[str, FileState | None], name: str
+) -> AffectedComponent:
+    before = pre.get(change.old_path) if change.old_path is not None else None
+    after = post.get(change.new_path) if change.new_path is not None else None
+    return AffectedComponent(
+        name=name,
+        path=change.path,
+        change=change.kind,
+        pre=FileImage.of(before) if before else None,
+        post=FileImage.of(after) if after else None,
+        previous_path=change.old_path if change.kind in MOVES else None,
+    )
 
 
 def check_allowances(allowances: tuple[Allowance, ...], diff: Diff) -> None:
@@ -298,7 +329,12 @@ def _check_modes(component: AffectedComponent, change: FileChange) -> None:
 
 def _content_digest(change: FileChange, marker: bytes) -> str:
     """Return the digest of all lines with a marker: the whole content of an added or deleted file."""
-    return sha256(b"".join(line[1:] for hunk in change.hunks for line in hunk.lines if line[:1] == marker)).hex()
+    hasher = hashlib.sha256()
+    for hunk in change.hunks:
+        for line in hunk.lines:
+            if line.startswith(marker):
+                hasher.update(memoryview(line)[1:])
+    return hasher.hexdigest()
 
 
 def read_component_name(value: object, name: str) -> str:

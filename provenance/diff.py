@@ -24,6 +24,7 @@ module                  holds
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from provenance.diff_binary import BINARY_BYTES_MAX, begins_binary, read_binary
@@ -40,6 +41,7 @@ from provenance.diff_model import (
     FileChange,
     FileState,
     Hunk,
+    is_printed_form,
     name_tail,
     print_diff,
 )
@@ -65,7 +67,7 @@ __all__ = [
 
 DIFF_BYTES_MAX: Final = PATCH_FILE_BYTES_MAX
 """One diff: it cannot be larger than the file around it."""
-DIFF_LINES_MAX: Final = 2_000_000
+DIFF_LINES_MAX: Final = 4_000_000
 """Lines of one diff: what `DIFF_BYTES_MAX` holds at an ordinary 32 bytes a line."""
 DIFF_LINE_BYTES_MAX: Final = 1024 * 1024
 """One line without its newline; generated sources do hold lines of hundreds of kilobytes."""
@@ -85,14 +87,24 @@ _EMPTY_BLOBS: Final = (
 _NOTHING: Final[frozenset[Allowance]] = frozenset()
 
 
-def parse_diff_untrusted(data: bytes, allowed: frozenset[Allowance] = _NOTHING) -> Diff:
+def parse_diff_untrusted(
+    data: bytes,
+    allowed: frozenset[Allowance] = _NOTHING,
+    *,
+    begin: int = 0,
+    end: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Diff:
     """Return the diff that `data` is, whole: nothing stands before, between or after its sections.
 
     The caller must still compare pre-images: a diff says nothing about the tree that it is meant for.
 
     Args:
-        data: The diff's bytes, at most `DIFF_BYTES_MAX`, from `diff --git ` up to and including the last newline.
+        data: The diff's bytes, at most `DIFF_BYTES_MAX`, from `diff --git ` up to and including the last newline; or a file around it.
         allowed: What its author allows it to hold besides text.
+        begin: Where in `data` the diff begins.
+        end: Behind its last newline; by default the end of `data`.
+        progress: Told after each section how many bytes are read.
 
     Returns:
         A diff for which `print_diff` gives `data` again.
@@ -102,27 +114,23 @@ def parse_diff_untrusted(data: bytes, allowed: frozenset[Allowance] = _NOTHING) 
 
     Source: docs/spec/diff.md 2 to 4.
     """
-    if len(data) > DIFF_BYTES_MAX:
+    end = len(data) if end is None else end
+    if end - begin > DIFF_BYTES_MAX:
         raise DiffRefusedError(
-            "provenance.diff.size", "a diff has too many bytes", expected=DIFF_BYTES_MAX, actual=len(data)
+            "provenance.diff.size", "a diff has too many bytes", expected=DIFF_BYTES_MAX, actual=end - begin
         )
-    if not data:
+    if begin == end:
         raise DiffRefusedError("provenance.diff.empty", "a diff changes at least one file")
-    if not data.endswith(b"\n"):
+    if data[end - 1 : end] != b"\n":
         raise DiffRefusedError("provenance.diff.truncated", "the last line of a diff ends with a newline")
-    if data.count(b"\n") > DIFF_LINES_MAX:
+    if (count := data.count(b"\n", begin, end)) > DIFF_LINES_MAX:
         raise DiffRefusedError(
-            "provenance.diff.size", "a diff has too many lines", expected=DIFF_LINES_MAX, actual=data.count(b"\n")
+            "provenance.diff.size", "a diff has too many lines", expected=DIFF_LINES_MAX, actual=count
         )
-    if (position := data.find(b"\0")) >= 0:
-        line = data.count(b"\n", 0, position) + 1
+    if (position := data.find(b"\0", begin, end)) >= 0:
+        line = data.count(b"\n", begin, position) + 1
         raise refusal("nul_byte", "a text diff has no NUL byte: busybox patch ends the line there", line)
-    lines = data.split(b"\n")
-    lines.pop()
-    for number, text in enumerate(lines, 1):
-        if len(text) > DIFF_LINE_BYTES_MAX:
-            raise refusal("size", "a line has too many bytes", number, expected=DIFF_LINE_BYTES_MAX, actual=len(text))
-    reader = Reader(lines)
+    reader = Reader(data, begin, end, DIFF_LINE_BYTES_MAX)
     files: list[FileChange] = []
     touched: set[str] = set()
     room = BINARY_BYTES_MAX
@@ -135,15 +143,18 @@ def parse_diff_untrusted(data: bytes, allowed: frozenset[Allowance] = _NOTHING) 
                 raise refusal("duplicate_path", "two sections touch one path", at, actual=path)
             touched.add(path)
         files.append(change)
+        if progress is not None:
+            progress(reader.position - begin)
         if len(files) > DIFF_FILES_MAX:
             raise refusal("size", "a diff has too many sections", at, expected=DIFF_FILES_MAX)
     _check_copies(files)
     check_no_nesting(touched.union(*(change.reads for change in files)))
     added = sum(change.lines_added for change in files)
     removed = sum(change.lines_removed for change in files)
-    diff = Diff(tuple(files), data, added, removed)
-    if (
-        print_diff(diff) != data
+    text = data if (begin, end) == (0, len(data)) else memoryview(data)[begin:end]
+    diff = Diff(tuple(files), text, added, removed)
+    if not is_printed_form(
+        diff, data, begin, end
     ):  # pragma: no cover - each rule above already fixes the text; this is the proof of the whole
         raise DiffRefusedError("provenance.diff.not_canonical", "a diff is exactly what its own parts print")
     return diff

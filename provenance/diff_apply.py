@@ -6,13 +6,16 @@ pre-images are the ones that the diff was taken from, as far as the diff shows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from provenance.diff_hunks import CONTEXT_LINES
 from provenance.diff_model import MODE_LINK, MODES, ChangeKind, Diff, FileChange, FileState, Hunk
 from provenance.errors import ApplyRefusedError
 
+_SKIP_BYTES: Final = 64 * 1024
+"""Text in which line feeds are counted at once."""
 COPIED_BYTES_MAX: Final = 1024 * 1024 * 1024
 """Contents of all copies of one diff: a line of text can name a file of any length, and many lines the same one."""
 
@@ -33,19 +36,36 @@ def apply_diff(diff: Diff, pre: Mapping[str, FileState | None]) -> dict[str, Fil
 
     Source: docs/spec/diff.md 5.
     """
+    for path in diff.reads:
+        if path not in pre:
+            raise _refusal("unknown_path", "the state of a touched path is not given", path)
     post: dict[str, FileState | None] = {}
+    for _, _, result in apply_each(diff, pre.__getitem__):
+        post.update(result)
+    return {path: post[path] for path in diff.paths}
+
+
+def apply_each(
+    diff: Diff, read: Callable[[str], FileState | None]
+) -> Iterator[tuple[FileChange, dict[str, FileState | None], dict[str, FileState | None]]]:
+    """Yield every section with the states before and after it, in the diff's order; no two files need to be in memory at once.
+
+    Args:
+        diff: A parsed diff.
+        read: The state of a path before the whole diff, None for an absent file. Asked for the source of a copy whenever it is copied.
+
+    Raises:
+        ApplyRefusedError: As `apply_diff`.
+    """
     room = COPIED_BYTES_MAX
     for change in diff.files:
-        for path in change.reads:
-            if path not in pre:
-                raise _refusal("unknown_path", "the state of a touched path is not given", path)
-        result = _apply_change(change, pre)
-        if change.kind is ChangeKind.COPY and (made := result[change.path]) is not None:
+        before = {path: read(path) for path in change.reads}
+        after = _apply_change(change, before)
+        if change.kind is ChangeKind.COPY and (made := after[change.path]) is not None:
             room -= len(made.content)
             if room < 0:
                 raise _refusal("size", "copies have too many bytes", change.path, expected=COPIED_BYTES_MAX)
-        post.update(result)
-    return {path: post[path] for path in diff.paths}
+        yield change, before, after
 
 
 def split_lines(content: bytes) -> list[bytes]:
@@ -127,27 +147,51 @@ def _apply_hunks(hunks: tuple[Hunk, ...], content: bytes, path: str) -> bytes:
         return content
     if b"\0" in content:
         raise _refusal("binary", "a file with NUL bytes is not changed by a text diff", path)
-    lines = split_lines(content)
-    result: list[bytes] = []
-    done = 0
+    view, total = memoryview(content), count_lines(content)
+    result = io.BytesIO()
+    place = done = 0
     for hunk in hunks:
         begin, end = hunk.old_begin, hunk.old_begin + hunk.old_count
-        if end > len(lines):
-            raise _refusal("mismatch", "the file has the lines that the diff expects", path, line=len(lines) + 1)
-        result += lines[done:begin]
-        at = begin
+        if end > total:
+            raise _refusal("mismatch", "the file has the lines that the diff expects", path, line=total + 1)
+        at = _skip_lines(content, place, begin - done)
+        result.write(view[place:at])
+        number = begin
         for hunk_line in hunk.lines:
-            marker, text = hunk_line[:1], hunk_line[1:]
-            if marker != b"+":
-                if lines[at] != text:
-                    raise _mismatch(path, at, text, lines[at])
-                at += 1
-            if marker != b"-":
-                result.append(text)
-        if end != len(lines):
+            if not hunk_line.startswith(b"+"):
+                stop = content.find(b"\n", at) + 1 or len(content)
+                if content[at:stop] != hunk_line[1:]:
+                    raise _mismatch(path, number, hunk_line[1:], content[at:stop])
+                at = stop
+                number += 1
+            if not hunk_line.startswith(b"-"):
+                result.write(hunk_line[1:])
+        if end != total:
             _check_inside(hunk, path, end)
-        done = end
-    return b"".join(result + lines[done:])
+        place, done = at, end
+    result.write(view[place:])
+    return result.getvalue()
+
+
+def count_lines(content: bytes) -> int:
+    """Return how many lines a file has; the last one can be without LF."""
+    return content.count(b"\n") + (not content.endswith(b"\n") if content else 0)
+
+
+def _skip_lines(content: bytes, place: int, lines: int) -> int:
+    """Return where the line begins that lies so many behind the one at `place`; the end of the file where none does."""
+    while lines:
+        stop = place + _SKIP_BYTES
+        found = content.count(b"\n", place, stop)
+        if found < lines and stop < len(content):
+            place, lines = stop, lines - found
+            continue
+        while lines:
+            place = content.find(b"\n", place) + 1
+            if not place:
+                return len(content)
+            lines -= 1
+    return place
 
 
 def _mismatch(path: str, index: int, expected: bytes, actual: bytes) -> ApplyRefusedError:

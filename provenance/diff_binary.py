@@ -59,7 +59,7 @@ def read_binary(reader: Reader, blobs: tuple[str, str] | None, room: int) -> tup
         DiffRefusedError: `binary_form`, `size`, `index_line`, `truncated`.
     """
     at = reader.number
-    reader.index += 1
+    reader.step()
     new = _read_part(reader, room)
     old = _read_part(reader, room - len(new.content))
     if old.content == new.content:
@@ -170,17 +170,19 @@ def _read_part(reader: Reader, room: int) -> BinaryPart:
     if size > min(BINARY_FILE_BYTES_MAX, room):
         limit = min(BINARY_FILE_BYTES_MAX, room)
         raise refusal("size", "binary content has too many bytes", at, expected=limit, actual=size)
-    begin = reader.index
+    lines: list[bytes] = []
+    begin = reader.position
     while reader.line:
-        reader.index += 1
+        lines.append(reader.line)
+        reader.step()
     if reader.at_end:
         raise refusal("truncated", "an empty line ends a part of a binary change", reader.number)
-    lines = reader.lines[begin : reader.index]
     content = read_packed(lines, size)
     if content is None:
         raise refusal("binary_form", "binary content is full lines of base85 that unfold to the size it says", at)
-    reader.index += 1
-    return BinaryPart(content, b"".join(line + b"\n" for line in lines))
+    encoded = reader.data[begin : reader.position]
+    reader.step()
+    return BinaryPart(content, encoded)
 
 
 def _decode_line(line: bytes) -> bytes | None:

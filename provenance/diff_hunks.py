@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from provenance.diff_model import NO_NEWLINE_LINE, ChangeKind, Hunk
+from provenance.diff_lines import NO_NEWLINE_LINE, HunkLines
+from provenance.diff_model import ChangeKind, Hunk
 from provenance.diff_reader import Reader, refusal
 from provenance.errors import DiffRefusedError
 
@@ -78,17 +79,18 @@ def _read_hunk(reader: Reader) -> tuple[Hunk, bool]:
     new_count = 1 if match[4] is None else int(match[4])
     if (old_count and not old_start) or (new_count and not new_start):
         raise refusal("hunk_header", "only an empty side begins at line 0", at, actual=reader.line)
-    reader.index += 1
+    reader.step()
     body, ends_file = _read_hunk_lines(reader, old_count, new_count)
-    hunk = Hunk(old_start, old_count, new_start, new_count, match[5] or b"", tuple(body))
+    hunk = Hunk(old_start, old_count, new_start, new_count, match[5] or b"", body)
     if hunk.context_before == len(body):
         raise refusal("no_change", "a hunk changes something", at)
     return hunk, ends_file
 
 
-def _read_hunk_lines(reader: Reader, old_left: int, new_left: int) -> tuple[list[bytes], bool]:
+def _read_hunk_lines(reader: Reader, old_left: int, new_left: int) -> tuple[HunkLines, bool]:
     """Read as many lines as the header counts, markers kept; the flag says whether one of them lacks its newline."""
-    body: list[bytes] = []
+    begin = reader.position
+    count = lacking = 0
     old_ended = new_ended = False
     marker_before = b" "
     while old_left or new_left:
@@ -103,21 +105,20 @@ def _read_hunk_lines(reader: Reader, old_left: int, new_left: int) -> tuple[list
             raise refusal("hunk_order", "removed lines stand before added ones", reader.number)
         if (on_old and old_ended) or (on_new and new_ended):
             raise refusal("no_newline", "after a line without newline its side of the file has ended", reader.number)
-        reader.index += 1
+        reader.step()
+        count += 1
         old_left -= on_old
         new_left -= on_new
         if reader.line == _NO_NEWLINE:
             if len(line) == 1:
                 raise refusal("no_newline", "a line without newline has content", reader.number)
-            reader.index += 1
+            reader.step()
+            lacking += 1
             old_ended, new_ended = old_ended or on_old, new_ended or on_new
-            body.append(line)
-        else:
-            body.append(line + b"\n")
         marker_before = marker
     if reader.line[:1] in (b" ", b"-", b"+"):
         raise refusal("hunk_count", "a hunk has as many lines as its header says", reader.number)
-    return body, old_ended or new_ended
+    return HunkLines(reader.data, begin, reader.position, count, lacking), old_ended or new_ended
 
 
 def _bad_hunk_line(reader: Reader) -> DiffRefusedError:

@@ -6,10 +6,12 @@ Nothing here checks a value: the parser and the maker of diffs do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from provenance.diff_lines import NO_NEWLINE_LINE, HunkLines
 
 MODE_REGULAR: Final = 0o100644
 """A regular file, in git's notation."""
@@ -19,9 +21,6 @@ MODES: Final = (MODE_REGULAR, MODE_EXECUTABLE)
 """The modes that a diff may name; every other one (submodules, set-user-id) is refused."""
 MODE_LINK: Final = 0o120000
 """A symbolic link, whose content is its target: only with `Allowance.SYMLINK`."""
-
-NO_NEWLINE_LINE: Final = b"\\ No newline at end of file\n"
-"""What follows a hunk line whose own newline is not in the file."""
 
 
 class Allowance(StrEnum):
@@ -60,8 +59,19 @@ class Hunk:
     """Lines of the post-image that the hunk covers."""
     section: bytes
     """The heading after the second `@@`, without the space before it; only for a reader, never for application."""
-    lines: tuple[bytes, ...]
-    """Marker (space, `-` or `+`) and the file's own bytes: a line ends with LF unless the file ends there without one."""
+    lines: Sequence[bytes]
+    """Marker (space, `-` or `+`) and the file's own bytes: a line ends with LF unless the file ends there without one. A tuple, or
+    `HunkLines` of a text."""
+
+    @property
+    def lines_added(self) -> int:
+        """Return the number of `+` lines: those that the old side does not have."""
+        return len(self.lines) - self.old_count
+
+    @property
+    def lines_removed(self) -> int:
+        """Return the number of `-` lines: those that the new side does not have."""
+        return len(self.lines) - self.new_count
 
     @property
     def old_begin(self) -> int:
@@ -151,12 +161,12 @@ class FileChange:
     @property
     def lines_added(self) -> int:
         """Return the number of `+` lines."""
-        return sum(line.startswith(b"+") for hunk in self.hunks for line in hunk.lines)
+        return sum(hunk.lines_added for hunk in self.hunks)
 
     @property
     def lines_removed(self) -> int:
         """Return the number of `-` lines."""
-        return sum(line.startswith(b"-") for hunk in self.hunks for line in hunk.lines)
+        return sum(hunk.lines_removed for hunk in self.hunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +175,17 @@ class Diff:
 
     files: tuple[FileChange, ...]
     """The sections in the order of the text; no path occurs twice."""
-    raw: bytes
-    """The text itself; `print_diff` gives the same bytes."""
+    text: bytes | memoryview
+    """The text itself, or a stretch of the file around it; `print_diff` gives the same bytes."""
     lines_added: int
     """`+` lines in all sections."""
     lines_removed: int
     """`-` lines in all sections."""
+
+    @property
+    def raw(self) -> bytes:
+        """Return the text as bytes of its own; a copy where it is a stretch of a file."""
+        return bytes(self.text)
 
     @property
     def needs(self) -> frozenset[Allowance]:
@@ -206,7 +221,31 @@ def print_diff(diff: Diff) -> bytes:
 
     Source: docs/spec/diff.md 2.
     """
-    return b"".join(piece for change in diff.files for piece in _print_change(change))
+    pieces = (piece for change in diff.files for piece in _print_change(change))
+    return b"".join(
+        piece
+        if isinstance(piece, bytes)
+        else piece.text
+        if isinstance(piece, HunkLines)
+        else b"".join(_print_lines(piece))
+        for piece in pieces
+    )
+
+
+def is_printed_form(diff: Diff, data: bytes, begin: int, end: int) -> bool:
+    """Return whether `print_diff` gives a stretch of `data`, which the diff was parsed from, without making the text again."""
+    at = begin
+    for change in diff.files:
+        for piece in _print_change(change):
+            if isinstance(piece, HunkLines) and piece.is_of(data):
+                if piece.begin != at:
+                    return False
+                at = piece.end
+            elif data.startswith(text := piece if isinstance(piece, bytes) else b"".join(_print_lines(piece)), at, end):
+                at += len(text)
+            else:
+                return False
+    return at == end
 
 
 def print_header(change: FileChange) -> bytes:
@@ -224,16 +263,19 @@ def name_tail(path: str) -> bytes:
     return b"\t\n" if " " in path else b"\n"
 
 
-def _print_change(change: FileChange) -> Iterator[bytes]:
-    """Yield the section's text."""
+def _print_change(change: FileChange) -> Iterator[bytes | Sequence[bytes]]:
+    """Yield the section's text; the lines of a hunk as one piece that is not text yet."""
     yield from _print_header(change)
     if change.binary is not None:
         old, new = change.binary
         yield b"GIT binary patch\n"
         for part in (new, old):
-            yield b"literal %d\n%s\n" % (len(part.content), part.encoded)
+            yield b"literal %d\n" % len(part.content)
+            yield part.encoded
+            yield b"\n"
     for hunk in change.hunks:
-        yield from print_hunk(hunk)
+        yield print_hunk_header(hunk)
+        yield hunk.lines
 
 
 def _print_header(change: FileChange) -> Iterator[bytes]:
@@ -263,12 +305,15 @@ def _print_header(change: FileChange) -> Iterator[bytes]:
         yield b"+++ /dev/null\n" if change.new_path is None else b"+++ b/%s%s" % (new.encode(), name_tail(new))
 
 
-def print_hunk(hunk: Hunk) -> Iterator[bytes]:
-    """Yield the hunk's header and lines as text."""
+def print_hunk_header(hunk: Hunk) -> bytes:
+    """Return the line in front of the hunk's own."""
     heading = b" " + hunk.section if hunk.section else b""
     ranges = (_print_range(hunk.old_start, hunk.old_count), _print_range(hunk.new_start, hunk.new_count))
-    yield b"@@ -%s +%s @@%s\n" % (*ranges, heading)
-    for line in hunk.lines:
+    return b"@@ -%s +%s @@%s\n" % (*ranges, heading)
+
+
+def _print_lines(lines: Sequence[bytes]) -> Iterator[bytes]:
+    for line in lines:
         yield line
         if not line.endswith(b"\n"):
             yield b"\n" + NO_NEWLINE_LINE

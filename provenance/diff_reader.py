@@ -1,8 +1,7 @@
-"""The lines of a diff, a place in them, and the refusal of one line."""
+"""The lines of a diff, one at a time, and the refusal of one line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from provenance.errors import DiffRefusedError
@@ -15,35 +14,54 @@ _REFUSED_HEADERS: Final = (
 
 
 class Reader:
-    """The lines of a diff and a place in them."""
+    """A place in a stretch of text whose every line ends with LF; it only goes forward, and holds one line.
 
-    __slots__ = ("index", "lines")
+    Args:
+        data: The text around it.
+        begin: Where the first line begins.
+        end: Behind the last line feed.
+        line_bytes_max: The longest accepted line, without its line feed.
+    """
 
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self.lines = lines
-        self.index = 0
+    __slots__ = ("_end", "_line_bytes_max", "_next", "at_end", "data", "line", "number", "position")
 
-    @property
-    def at_end(self) -> bool:
-        """Whether all lines are read."""
-        return self.index >= len(self.lines)
-
-    @property
-    def number(self) -> int:
+    def __init__(self, data: bytes, begin: int, end: int, line_bytes_max: int) -> None:
+        self.data = data
+        self._end = end
+        self._line_bytes_max = line_bytes_max
+        self._next = begin
+        self.position = begin
+        """Where the current line begins."""
+        self.number = 0
         """1-based number of the current line, for people."""
-        return self.index + 1
-
-    @property
-    def line(self) -> bytes:
+        self.at_end = False
+        """Whether all lines are read."""
+        self.line = b""
         """The current line without newline; b"" at the end, which no rule accepts."""
-        return b"" if self.at_end else self.lines[self.index]
+        self.step()
+
+    def step(self) -> None:
+        """Go to the next line."""
+        self.number += 1
+        self.position = begin = self._next
+        if begin >= self._end:
+            self.at_end = True
+            self.line = b""
+            return
+        stop = self.data.find(b"\n", begin, self._end)
+        if stop - begin > self._line_bytes_max:
+            raise refusal(
+                "size", "a line has too many bytes", self.number, expected=self._line_bytes_max, actual=stop - begin
+            )
+        self.line = self.data[begin:stop]
+        self._next = stop + 1
 
     def take(self, prefix: bytes) -> bytes | None:
         """Step over the current line if it begins so, and return the rest of it."""
         line = self.line
         if not line.startswith(prefix):
             return None
-        self.index += 1
+        self.step()
         return line[len(prefix) :]
 
     def demand(self, prefix: bytes, message: str) -> bytes:

@@ -54,21 +54,39 @@ class PatchFile:
 
     raw: bytes
     """The whole file, at most `PATCH_FILE_BYTES_MAX` bytes."""
-    body: bytes
-    """Preamble, diff and `BODY_END`: what the author's statement is about."""
     preamble: bytes
     """Up to the diff."""
-    diff: bytes
-    """Up to `BODY_END`; begins with `diff --git `, ends with a line feed."""
+    diff_end: int
+    """Where `BODY_END` begins."""
     trailer: tuple[bytes, ...]
     """The envelopes without line feeds, the author's first; 1 to `TRAILER_LINES_MAX`."""
     listing: bytes = b""
     """The lines of the preamble between `---` and its empty line: the components of a wide patch; none of any other."""
 
     @property
+    def body(self) -> bytes:
+        """Return preamble, diff and `BODY_END`, what the author's statement is about; a copy."""
+        return bytes(self.body_view)
+
+    @property
+    def body_view(self) -> memoryview:
+        """Return the body as a stretch of the file."""
+        return memoryview(self.raw)[: self.diff_end + len(BODY_END)]
+
+    @property
+    def diff(self) -> bytes:
+        """Return what stands up to `BODY_END`; it begins with `diff --git ` and ends with a line feed; a copy."""
+        return bytes(self.diff_view)
+
+    @property
+    def diff_view(self) -> memoryview:
+        """Return the diff as a stretch of the file."""
+        return memoryview(self.raw)[len(self.preamble) : self.diff_end]
+
+    @property
     def patch_id(self) -> PatchId:
         """Return the SHA-256 of the body as 64 hexadecimal digits."""
-        return PatchId(sha256(self.body).hex())
+        return PatchId(sha256(self.body_view).hex())
 
 
 def split_patch_file_untrusted(data: bytes) -> PatchFile:
@@ -106,9 +124,8 @@ def split_patch_file_untrusted(data: bytes) -> PatchFile:
     _check_listing(listing)
     return PatchFile(
         raw=data,
-        body=data[:body_end],
         preamble=preamble,
-        diff=data[diff_start:diff_end],
+        diff_end=diff_end,
         trailer=_split_trailer(data, body_end),
         listing=listing,
     )

@@ -176,7 +176,7 @@ class DiffSummary:
     @classmethod
     def of(cls, diff: Diff) -> DiffSummary:
         """Return the summary of a parsed diff."""
-        return cls(sha256(diff.raw).hex(), len(diff.raw), len(diff.files), diff.lines_added, diff.lines_removed)
+        return cls(sha256(diff.text).hex(), len(diff.text), len(diff.files), diff.lines_added, diff.lines_removed)
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the JSON form."""

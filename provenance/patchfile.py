@@ -9,6 +9,7 @@ Source: docs/spec/patch-file.md 2 and 7.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from provenance.component_listing import ComponentSummary
@@ -20,7 +21,7 @@ from provenance.limits import COMPONENTS_MAX, COMPONENTS_SUMMARISED_MIN, ENVELOP
 from provenance.metadata import DiffSummary, PatchMetadata, check_metadata_form
 from provenance.preamble import render_preamble
 from provenance.statement import AuthorStatement, encode_author_statement
-from provenance.verify import verify_patch_untrusted
+from provenance.verify import VerifiedPatch, verify_patch_untrusted
 from wire.envelope import encode_envelope, sign_envelope
 from wire.hashing import sha256
 from wire.keys import Signer
@@ -43,6 +44,11 @@ def build_body(metadata: PatchMetadata, diff: bytes) -> bytes:
         DiffRefusedError: ``provenance.diff.*``.
         InvalidMetadataError: ``provenance.field.*``, ``provenance.metadata.*`` when the metadata does not describe this diff.
     """
+    return b"".join((_check_body(metadata, diff), diff, BODY_END))
+
+
+def _check_body(metadata: PatchMetadata, diff: bytes) -> bytes:
+    """Return the preamble of a body whose parts fit each other; raises as `build_body`."""
     check_metadata_form(metadata)
     parsed = parse_diff_untrusted(diff, frozenset(metadata.allowances))
     check_allowances(metadata.allowances, parsed)
@@ -54,11 +60,16 @@ def build_body(metadata: PatchMetadata, diff: bytes) -> bytes:
             actual=metadata.patch_diff,
         )
     check_components(metadata.affected_components, parsed)
-    return render_preamble(metadata) + diff + BODY_END
+    return render_preamble(metadata)
 
 
 def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes:
-    """Return a signed patch file without attestations.
+    """Return a signed patch file without attestations; as `build_verified_patch`."""
+    return build_verified_patch(metadata, diff, key)[0]
+
+
+def build_verified_patch(metadata: PatchMetadata, diff: bytes, key: Signer) -> tuple[bytes, VerifiedPatch]:
+    """Return a signed patch file without attestations, and what a stranger reads in it.
 
     Args:
         metadata: What the author says about the diff. Components that a statement has no room for are named there by their digest.
@@ -74,9 +85,9 @@ def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes
     count = len(metadata.affected_components)
     if count > COMPONENTS_MAX:
         metadata = _summarised(metadata)
-    body, line = _sign_body(metadata, diff, key)
+    preamble, line = _sign_body(metadata, diff, key)
     if len(line) > ENVELOPE_LINE_BYTES_MAX and COMPONENTS_SUMMARISED_MIN <= count <= COMPONENTS_MAX:
-        body, line = _sign_body(_summarised(metadata), diff, key)
+        preamble, line = _sign_body(_summarised(metadata), diff, key)
     if len(line) > ENVELOPE_LINE_BYTES_MAX:
         raise MalformedPatchError(
             "provenance.file.author_line_length",
@@ -85,9 +96,8 @@ def build_patch_file(metadata: PatchMetadata, diff: bytes, key: Signer) -> bytes
             expected=f"at most {ENVELOPE_LINE_BYTES_MAX} bytes",
             actual=len(line),
         )
-    data = body + line + b"\n"
-    verify_patch_untrusted(data)
-    return data
+    data = b"".join((preamble, diff, BODY_END, line, b"\n"))
+    return data, verify_patch_untrusted(data)
 
 
 def _summarised(metadata: PatchMetadata) -> PatchMetadata:
@@ -96,9 +106,13 @@ def _summarised(metadata: PatchMetadata) -> PatchMetadata:
 
 
 def _sign_body(metadata: PatchMetadata, diff: bytes, key: Signer) -> tuple[bytes, bytes]:
-    body = build_body(metadata, diff)
-    statement = AuthorStatement(sha256(body).hex(), sha256(diff).hex(), metadata)
-    return body, encode_envelope(sign_envelope(encode_author_statement(statement), key))
+    """Return the preamble and the author's line; the body is hashed piece by piece."""
+    preamble = _check_body(metadata, diff)
+    hasher = hashlib.sha256(preamble)
+    hasher.update(diff)
+    hasher.update(BODY_END)
+    statement = AuthorStatement(hasher.hexdigest(), sha256(diff).hex(), metadata)
+    return preamble, encode_envelope(sign_envelope(encode_author_statement(statement), key))
 
 
 def append_attestation(data: bytes, line: bytes) -> bytes:

@@ -16,6 +16,7 @@ Source: docs/spec/patch-file.md 7.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -135,8 +136,8 @@ def check_signature_untrusted(data: bytes) -> SignedPatch:
     _verify_author(author, key)
     body_sha256, diff_sha256 = statement.digests
     for name, signed, actual in (
-        ("body", body_sha256, sha256(file.body).hex()),
-        ("diff", diff_sha256, sha256(file.diff).hex()),
+        ("body", body_sha256, sha256(file.body_view).hex()),
+        ("diff", diff_sha256, sha256(file.diff_view).hex()),
     ):
         if signed != actual:
             raise InvalidSignatureError(
@@ -172,8 +173,12 @@ def extract_metadata(signed: SignedPatch) -> DescribedPatch:
     return DescribedPatch(signed, metadata)
 
 
-def check_metadata(described: DescribedPatch) -> VerifiedPatch:
+def check_metadata(described: DescribedPatch, progress: Callable[[int], None] | None = None) -> VerifiedPatch:
     """Return the verified patch: the metadata describes the diff, every attestation kept is bound and signed, a seal holds.
+
+    Args:
+        described: The patch.
+        progress: Told how many bytes of the diff are read.
 
     Raises:
         DiffRefusedError: ``provenance.diff.*``.
@@ -183,12 +188,16 @@ def check_metadata(described: DescribedPatch) -> VerifiedPatch:
     Source: docs/spec/patch-file.md 7.3 and 7.4.
     """
     signed, metadata = described.signed, described.metadata
-    diff = parse_diff_untrusted(signed.file.diff, frozenset(metadata.allowances))
+    file = signed.file
+    diff = parse_diff_untrusted(
+        file.raw, frozenset(metadata.allowances), begin=len(file.preamble), end=file.diff_end, progress=progress
+    )
     check_allowances(metadata.allowances, diff)
     _check_summary(metadata.patch_diff, DiffSummary.of(diff))
     check_components(metadata.affected_components, diff)
     author = signed.envelopes[0]
-    patch_id, payload_digest = signed.file.patch_id, author.payload_digest
+    # Its first step has hashed the body, and compared.
+    patch_id, payload_digest = PatchId(signed.statement.digests[0]), author.payload_digest
     binding = Binding(patch_id, metadata.patch_diff.sha256, payload_digest.hex())
     trailer = read_trailer(signed.envelopes[1:], binding, metadata, signed.author_key)
     return VerifiedPatch(

@@ -37,7 +37,7 @@ DOMAIN_BYTES_MAX: Final = 255
 """A domain's length is hashed as one byte."""
 
 
-def sha256(data: bytes) -> Digest:
+def sha256(data: bytes | memoryview) -> Digest:
     """Return the SHA-256 of `data`, 32 bytes."""
     return Digest(_sha256(data).digest())
 

@@ -33,8 +33,8 @@ FRAME_BYTES_MAX: Final = 8 * MEBIBYTE
 """One frame's payload: a block of `BLOCK_BYTES_MAX` with its certificates and room to spare."""
 
 # Patch files (provenance/)
-PATCH_FILE_BYTES_MAX: Final = 64 * MEBIBYTE
-"""A whole patch file, diff and trailer."""
+PATCH_FILE_BYTES_MAX: Final = 128 * MEBIBYTE
+"""A whole patch file, diff and trailer: a diff of 100 MB with the list of its files and a trailer at its limit."""
 TRAILER_LINE_BYTES_MAX: Final = 1 * MEBIBYTE
 """One trailer line, that is one envelope."""
 TRAILER_LINES_MAX: Final = 256

@@ -509,7 +509,7 @@ def _hook_run(run: dict[str, Any]) -> str:
 
 
 def _decide(session: Session, method: str, patch: str, name: str) -> None:
-    document = session.client().call(method, target=name, **_patch_params(patch))
+    document = session.client().call(method, target=name, **_patch_params(session, patch))
     session.output.emit(document, outcome_lines(document))
     _exit_as(document["code"], "SUCCESS")
 
@@ -519,8 +519,8 @@ def _exit_as(code: str, done: str) -> None:
         click.get_current_context().exit(EXIT_UNAVAILABLE if code in _TRY_LATER else EXIT_NO)
 
 
-def _patch_params(patch: str) -> dict[str, str]:
-    """Return the parameters that name a patch: the file's bytes, or the id of a published one."""
+def _patch_params(session: Session, patch: str) -> dict[str, Any]:
+    """Return the parameters that name a patch: the file's bytes or place, or the id of a published one."""
     path = Path(patch)
     if not path.exists():
         try:
@@ -528,10 +528,10 @@ def _patch_params(patch: str) -> dict[str, str]:
         except click.BadParameter:
             raise click.UsageError(f"{patch} is neither a file nor the id of a patch") from None
     from node.cli.files import read_file
-    from node.local.protocol import encode_blob
+    from node.cli.patch_transfer import patch_argument
     from wire.limits import PATCH_FILE_BYTES_MAX
 
-    return {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}
+    return patch_argument(session.client(), path, read_file(path, PATCH_FILE_BYTES_MAX))
 
 
 def high_water_text(document: dict[str, Any]) -> str | None:

@@ -355,7 +355,7 @@ class BundleTaker:
         self.taken += int(answer["taken"])
 
     def _take_data(self, data: bytes) -> None:
-        from node.local.protocol import encode_blob
+        from node.cli.patch_transfer import send_patch
 
         if self._file is None or len(self._file) + len(data) > self._size:
             raise RejectedError("ledger.bundle.malformed", "the bundle has bytes of a patch file that belong to none")
@@ -370,7 +370,7 @@ class BundleTaker:
                 expected=self._digest,
                 actual=hashlib.sha256(whole).digest(),
             )
-        self.patches.append(str(self._client.call("patches.put", file=encode_blob(whole))["patch_id"]))
+        self.patches.append(send_patch(self._client, whole))
 
 
 def _blocks(blocks: Iterator[Any], stop: int | None) -> Iterator[RawBlock]:
@@ -400,11 +400,9 @@ def _wanted_patches(client: NodeClient, named: tuple[str, ...], *, is_all: bool)
 def _patch_file(client: NodeClient, encoder: Any, patch_id: str) -> Iterator[bytes]:
     """Yield the bytes of a bundle that hold a patch's file."""
     from ledger.bundle import DATA_BYTES_MAX
-    from node.local.protocol import decode_blob_untrusted
-    from wire.limits import PATCH_FILE_BYTES_MAX
+    from node.cli.patch_transfer import receive_patch
 
-    document = client.call("patches.file", patch_id=patch_id)
-    data = decode_blob_untrusted(document["file"], "file", bytes_max=PATCH_FILE_BYTES_MAX)
+    data = receive_patch(client, patch_id)
     yield encoder.patch(hashlib.sha256(data).digest(), len(data))
     for offset in range(0, len(data), DATA_BYTES_MAX):
         yield encoder.data(data[offset : offset + DATA_BYTES_MAX])

@@ -19,6 +19,7 @@ from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, FILE, FILE_O
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from provenance.components import AffectedComponent
     from provenance.diff_model import Allowance, Diff
     from provenance.imports import ForeignMetadata
     from provenance.metadata import CreatorIdentity, Reason
@@ -29,8 +30,11 @@ CATEGORIES: Final = ("bug-fix", "security-update", "feature")
 GIT_SECONDS_MAX: Final = 5
 _AUTHOR: Final = re.compile(r"\s*(?P<name>[^<>]+?)\s*<(?P<email>[^<>\s]+)>\s*")
 _SECTION: Final = re.compile(rb"^diff --git ", re.MULTILINE)
+_ANY_DIFF: Final = b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-x\n+y\n"
+"""What a header is read in front of: it says nothing about the diff that follows, which may be long."""
 _MAIL_SIGNATURE: Final = re.compile(rb"\n-- \n[^\n]{0,80}\n*\Z")
 """What git format-patch writes after a diff: two dashes, and git's version."""
+_MAIL_SIGNATURE_BYTES_MAX: Final = 4096
 _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
 
 
@@ -196,13 +200,14 @@ def _create_set(session: Session, out: Path, given: dict[str, Any]) -> None:
     from node.cli.output import Progress
     from node.cli.patch_set import make_directory, patch_name, read_diff, read_set
     from node.cli.source_tree import SourceTree
+    from provenance.components import describe_components
 
     if given["reason"] is not None or given["references"] or given["supersedes"]:
         raise click.UsageError("each patch of a set has its own reason: edit the header of its diff instead")
     key = session.key()
     entries = read_set(given["set_path"])
     texts = [read_diff(given["set_path"], entry) for entry in entries]
-    diffs = [_parse(split_header(text)[1], given["allow"]) for text in texts]
+    diffs = [_parse(split_header(text)[1], given["allow"], shown=False) for text in texts]
     base = SourceTree(given["base"], links="symlink" in given["allow"])
     steps = _series_states(base, diffs)
     circumstances = _Circumstances.of(key, given, base)
@@ -213,7 +218,9 @@ def _create_set(session: Session, out: Path, given: dict[str, Any]) -> None:
             own = {**given, "category": given["category"] or entry.category, "prerequisites": prerequisites}
             own["components_of"] = [each for each in given["components_of"] if each[0] in diff.paths]
             own["release_counter"] = counter
-            made.append(_sign(session, own, circumstances, text, (diff, pre, post)))
+            components = describe_components(diff, pre, post, _names(own), circumstances.component)
+            foreign = read_header(split_header(text)[0])
+            made.append(_sign(session, own, circumstances, foreign, diff, components))
             prerequisites, counter = (made[-1][1].patch_id,), made[-1][1].metadata.release_counter + 1
             progress.update(len(made))
     make_directory(out)
@@ -257,30 +264,60 @@ def _build(session: Session, key: Signer, given: dict[str, Any]) -> tuple[bytes,
     from node.cli.source_tree import SourceTree
     from wire.limits import PATCH_FILE_BYTES_MAX
 
-    text = read_file(given["diff_path"], PATCH_FILE_BYTES_MAX)
-    diff = _parse(split_header(text)[1], given["allow"])
+    header, raw_diff = split_header(read_file(given["diff_path"], PATCH_FILE_BYTES_MAX))
+    diff = _parse(raw_diff, given["allow"], shown=not session.output.as_json)
     base = SourceTree(given["base"], links="symlink" in given["allow"])
     for path, _ in given["components_of"]:
         if path not in diff.paths:
             raise click.UsageError(f"--component-of names {path!r}, which the diff does not touch")
-    pre, post = _states(base, diff)
-    return _sign(session, given, _Circumstances.of(key, given, base), text, (diff, pre, post))
+    circumstances = _Circumstances.of(key, given, base)
+    components = _components(session, given, circumstances, base, diff)
+    return _sign(session, given, circumstances, read_header(header), diff, components)
 
 
-def _sign(
-    session: Session, given: dict[str, Any], circumstances: _Circumstances, text: bytes, step: tuple[Diff, Any, Any]
+def _components(
+    session: Session, given: dict[str, Any], circumstances: _Circumstances, base: Any, diff: Diff
+) -> tuple[AffectedComponent, ...]:
+    """Return what the diff touches, read file by file; where the base is the patched tree, with all its files at once."""
+    from node.cli.output import Progress
+    from provenance.components import describe_applied, describe_components
+    from provenance.errors import ApplyRefusedError
+
+    names = _names(given)
+    try:
+        with Progress("files described", len(diff.files), shown=not session.output.as_json) as progress:
+            return describe_applied(diff, base.read, names, circumstances.component, progress.update)
+    except ApplyRefusedError as error:
+        after = base.states(diff)
+        before = _undo(diff, after)
+        if before is not None:
+            return describe_components(diff, before, after, names, circumstances.component)
+        raise ApplyRefusedError(
+            error.code,
+            f"the diff does not fit the tree {base.base}: {error.message}",
+            hint="name the tree that it was made for with --base, or use `patchwarden patch import`",
+        ) from error
+
+
+def _names(given: dict[str, Any]) -> dict[str, str]:
+    from provenance.metadata import normalise_text
+
+    return {path: normalise_text(name) for path, name in given["components_of"]}
+
+
+def _sign(  # noqa: PLR0917 - what is signed, each part once
+    session: Session,
+    given: dict[str, Any],
+    circumstances: _Circumstances,
+    foreign: ForeignMetadata | None,
+    diff: Diff,
+    components: tuple[AffectedComponent, ...],
 ) -> tuple[bytes, VerifiedPatch]:
-    """Return one signed patch file, verified as a stranger would; `step` is its diff with the states before and after."""
-    diff, pre, post = step
+    """Return one signed patch file, verified as a stranger would."""
     from node.cli.patch_files import now
-    from provenance.components import describe_components
-    from provenance.metadata import DiffSummary, PatchMetadata, normalise_text
-    from provenance.patchfile import build_patch_file
-    from provenance.verify import verify_patch_untrusted
+    from provenance.metadata import DiffSummary, PatchMetadata
+    from provenance.patchfile import build_verified_patch
 
-    foreign = read_header(text) if split_header(text)[0].strip() else None
-    names = {path: normalise_text(name) for path, name in given["components_of"]}
-    components = describe_components(diff, pre, post, names, circumstances.component)
     metadata = PatchMetadata(
         creation_timestamp=now(),
         creator_identity=circumstances.creator,
@@ -295,8 +332,7 @@ def _sign(
         not_after=given["not_after"],
         allowances=_allowances(diff, given["allow"]),
     )
-    data = build_patch_file(metadata, diff.raw, circumstances.key)
-    return data, verify_patch_untrusted(data)
+    return build_verified_patch(metadata, diff.raw, circumstances.key)
 
 
 def _allowances(diff: Diff, given: Sequence[str]) -> tuple[Allowance, ...]:
@@ -313,51 +349,41 @@ def split_header(text: bytes) -> tuple[bytes, bytes]:
     if start is None:
         return text, b""
     diff = text[start.start() :]
-    signature = _MAIL_SIGNATURE.search(diff)
+    signature = _MAIL_SIGNATURE.search(diff, max(0, len(diff) - _MAIL_SIGNATURE_BYTES_MAX))
     return text[: start.start()], diff if signature is None else diff[: signature.start() + 1]
 
 
-def read_header(text: bytes) -> ForeignMetadata | None:
-    """Return what the text in front of a diff says about it, or None when it cannot be read."""
+def read_header(header: bytes) -> ForeignMetadata | None:
+    """Return what the text in front of a diff says about it, or None when there is none or it cannot be read."""
     from provenance.imports import read_foreign_patch_untrusted
     from wire.errors import RejectedError
 
+    if not header.strip():
+        return None
     try:
-        return read_foreign_patch_untrusted(text).metadata
+        return read_foreign_patch_untrusted(header + _ANY_DIFF).metadata
     except RejectedError:
         return None  # The header only proposes; the diff itself is parsed strictly beside this.
 
 
-def _parse(raw_diff: bytes, allowed: Sequence[str]) -> Diff:
+def _parse(raw_diff: bytes, allowed: Sequence[str], *, shown: bool) -> Diff:
+    from node.cli.output import Progress
     from provenance.diff import Allowance, parse_diff_untrusted
     from provenance.errors import DiffRefusedError
+    from wire.limits import KIBIBYTE
 
     hint = "make it exact first: patchwarden patch import --base DIR FILE --out FILE"
     if not raw_diff:
         raise CommandError("cli.diff.not_git", "there is no `diff --git` line in it", hint=hint)
     try:
-        return parse_diff_untrusted(raw_diff, frozenset(Allowance(each) for each in allowed))
+        with Progress("KiB of diff read", len(raw_diff) // KIBIBYTE, shown=shown) as progress:
+            return parse_diff_untrusted(
+                raw_diff,
+                frozenset(Allowance(each) for each in allowed),
+                progress=lambda done: progress.update(done // KIBIBYTE),
+            )
     except DiffRefusedError as error:
         raise DiffRefusedError(error.code, error.message, hint=error.hint or hint, details=error.details) from error
-
-
-def _states(base: Any, diff: Diff) -> tuple[Any, Any]:
-    """Return the states before and after; the base may be the unpatched tree, or the patched one it was made in."""
-    from provenance.diff_apply import apply_diff
-    from provenance.errors import ApplyRefusedError
-
-    now_there = base.states(diff)
-    try:
-        return now_there, apply_diff(diff, now_there)
-    except ApplyRefusedError as error:
-        before = _undo(diff, now_there)
-        if before is not None:
-            return before, now_there
-        raise ApplyRefusedError(
-            error.code,
-            f"the diff does not fit the tree {base.base}: {error.message}",
-            hint="name the tree that it was made for with --base, or use `patchwarden patch import`",
-        ) from error
 
 
 def _series_states(base: Any, diffs: Sequence[Diff]) -> list[tuple[Any, Any]]:

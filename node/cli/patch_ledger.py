@@ -106,15 +106,13 @@ def withdraw(session: Session, patch_id: str, reason: str) -> None:
 def fetch(session: Session, patch_id: str, out: Path) -> None:
     """Get the published patch file PATCH; it is compared with the ledger and verified before it is written."""
     from node.cli.files import write_file
-    from node.local.protocol import decode_blob_untrusted
+    from node.cli.patch_transfer import receive_patch
     from provenance.verify import verify_patch_untrusted
     from wire.hashing import sha256
-    from wire.limits import PATCH_FILE_BYTES_MAX
 
     client = session.client()
     record = client.call("patches.get", patch_id=patch_id)
-    answer = client.call("patches.file", patch_id=patch_id)
-    data = decode_blob_untrusted(answer["file"], "file", bytes_max=PATCH_FILE_BYTES_MAX)
+    data = receive_patch(client, patch_id)
     patch = verify_patch_untrusted(data)
     digest = sha256(data).hex()
     if (patch.patch_id, digest) != (patch_id, record["file_digest"]):
@@ -211,7 +209,7 @@ def _attest_all(session: Session, key: Signer, patch: VerifiedPatch, record: dic
 
 def _store(session: Session, data: bytes, patch: VerifiedPatch, record: dict[str, Any]) -> bool:
     """Give the node the file as it was published; later attestations live on the ledger, not in the stored file."""
-    from node.local.protocol import encode_blob
+    from node.cli.patch_transfer import send_patch
     from wire.hashing import sha256
 
     published = data
@@ -222,7 +220,7 @@ def _store(session: Session, data: bytes, patch: VerifiedPatch, record: dict[str
             session.output.note("the published file is not a beginning of this one, so the node's copy stays as it is")
             return False
         published = patch.file.body + b"".join(line + b"\n" for line in patch.file.trailer[:lines])
-    session.client().call("patches.put", patch_id=patch.patch_id, file=encode_blob(published))
+    send_patch(session.client(), published, patch.patch_id)
     return True
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.command import Command, Session
+from node.cli.output import Progress
 from node.cli.params import EXISTING_DIRECTORY, FILE, FILE_OR_DASH
 from node.cli.patch_people import Voice, people_document, people_lines, voices_of_file, with_ledger, with_receipt
 from node.cli.trusted import read_trusted, trust_options
@@ -29,6 +30,7 @@ from wire.errors import RejectedError
 
 if TYPE_CHECKING:
     from ledger.trust import TrustedHead
+    from provenance.diff_model import FileState
     from provenance.verify import VerifiedPatch
 
 PASSED: Final = "passed"
@@ -96,12 +98,14 @@ def verify(  # noqa: PLR0917 - one parameter for each option
         raise click.UsageError("--receipt goes together with --genesis or --checkpoint")
     trusted = read_trusted(genesis, checkpoint) if receipts else None
     report = Report()
-    patch = _verify_file(file, report)
+    shown = not session.output.as_json
+    patch = _verify_file(file, report, shown=shown)
     voices: list[Voice] = []
     if patch is not None:
         voices = voices_of_file(patch)
         if base is not None:
-            _verify_base(patch, base, report)
+            with Progress("files compared", len(patch.diff.files), shown=shown) as progress:
+                _verify_base(patch, base, report, progress)
         if session.has_node:
             voices = _verify_ledger(session, patch, report, voices)
         if trusted is not None:
@@ -122,10 +126,10 @@ def verify(  # noqa: PLR0917 - one parameter for each option
         click.get_current_context().exit(1)
 
 
-def _verify_file(file: Path, report: Report) -> VerifiedPatch | None:
+def _verify_file(file: Path, report: Report, *, shown: bool) -> VerifiedPatch | None:
     from node.cli.files import read_file
     from provenance.verify import check_metadata, check_signature_untrusted, extract_metadata
-    from wire.limits import PATCH_FILE_BYTES_MAX
+    from wire.limits import KIBIBYTE, PATCH_FILE_BYTES_MAX
 
     data = read_file(file, PATCH_FILE_BYTES_MAX)
     step = "author's signature"
@@ -136,7 +140,10 @@ def _verify_file(file: Path, report: Report) -> VerifiedPatch | None:
         described = extract_metadata(signed)
         report.add(step, PASSED, "every field has its form, and the preamble shows exactly them")
         step = "diff"
-        patch = check_metadata(described)
+        with Progress(
+            "KiB of diff read", described.metadata.patch_diff.size_bytes // KIBIBYTE, shown=shown
+        ) as progress:
+            patch = check_metadata(described, lambda done: progress.update(done // KIBIBYTE))
     except RejectedError as error:
         report.add(step, FAILED, error.message, error.code)
         return None
@@ -155,31 +162,37 @@ def _verify_file(file: Path, report: Report) -> VerifiedPatch | None:
     return patch
 
 
-def _verify_base(patch: VerifiedPatch, base: Path, report: Report) -> None:
+def _verify_base(patch: VerifiedPatch, base: Path, report: Report, progress: Progress) -> None:
     from node.cli.source_tree import SourceTree
     from provenance.components import FileImage
-    from provenance.diff_apply import apply_diff
+    from provenance.diff_apply import apply_each
     from provenance.errors import ApplyRefusedError
 
+    tree = SourceTree(base, links="symlink" in patch.metadata.allowances)
+    before = {each.previous_path or each.path: (each.path, each.pre) for each in patch.metadata.affected_components}
+    after = {each.path: each.post for each in patch.metadata.affected_components}
+
+    def read(path: str) -> FileState | None:
+        state = tree.read(path)
+        named, expected = before.get(path, (path, None))
+        image = None if state is None else FileImage.of(state)
+        if image != expected:
+            raise ApplyRefusedError(
+                "provenance.apply.pre_image",
+                f"{named!a} is not the file that the patch was made for",
+                expected="no file" if expected is None else expected.sha256,
+                actual="no file" if image is None else image.sha256,
+            )
+        return state
+
     def check() -> str:
-        pre = SourceTree(base, links="symlink" in patch.metadata.allowances).states(patch.diff)
-        for component in patch.metadata.affected_components:
-            before = pre[component.previous_path or component.path]
-            image = None if before is None else FileImage.of(before)
-            if image != component.pre:
+        for done, (change, _, result) in enumerate(apply_each(patch.diff, read), 1):
+            state, expected = result[change.path], after[change.path]
+            if (None if state is None else FileImage.of(state)) != expected:
                 raise ApplyRefusedError(
-                    "provenance.apply.pre_image",
-                    f"{component.path!a} is not the file that the patch was made for",
-                    expected="no file" if component.pre is None else component.pre.sha256,
-                    actual="no file" if image is None else image.sha256,
+                    "provenance.apply.post_image", f"{change.path!a} does not become what the author signed"
                 )
-        post = apply_diff(patch.diff, pre)
-        for component in patch.metadata.affected_components:
-            after = post[component.path] if component.post is not None else None
-            if (None if after is None else FileImage.of(after)) != component.post:
-                raise ApplyRefusedError(
-                    "provenance.apply.post_image", f"{component.path!a} does not become what the author signed"
-                )
+            progress.update(done)
         return f"applies exactly to {base}, and gives the files that the author signed"
 
     report.attempt("base", check)

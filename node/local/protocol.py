@@ -24,7 +24,11 @@ from typing import Any, Final
 from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
 
 FRAME_BYTES_MAX: Final = 96 * 1024 * 1024
-"""One frame: a patch file of `PATCH_FILE_BYTES_MAX` in base64, with room for its request."""
+"""One frame: a blob of `BLOB_BYTES_MAX` in base64, with room for its request."""
+BLOB_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A patch file inside one request; a longer one goes in parts, or by its place on this machine."""
+PART_BYTES_MAX: Final = 4 * 1024 * 1024
+"""One part of a patch file that goes in parts."""
 REQUESTS_IN_FLIGHT_MAX: Final = 256
 """Requests of one connection that are being answered at once; the next one waits unread."""
 CONNECTIONS_MAX: Final = 64

@@ -23,7 +23,7 @@ import trio
 
 from ledger import bodies
 from node.local.client import LocalClient
-from node.local.protocol import error_from_json
+from node.local.protocol import BLOB_BYTES_MAX, error_from_json
 from node.net.address import key_id_of, parse_address_untrusted
 from provenance.attestation import build_attestation
 from provenance.diff_model import FileState
@@ -482,7 +482,7 @@ def test_malformed_and_oversized_patch_files(siege: Siege) -> None:
     ):
         siege.decline(file, "ERROR_MALFORMED_PATCH", reason)
     with pytest.raises(RejectedError) as caught:
-        siege.scene.agent("apply", bytes(PATCH_FILE_BYTES_MAX + 1))
+        siege.scene.agent("apply", bytes(BLOB_BYTES_MAX + 1))
     assert caught.value.code == "node.param.too_large"
     large = siege.client.put(f"{siege.rpc}/v1/patches/{'0' * 64}", content=bytes(PATCH_FILE_BYTES_MAX + 1))
     assert (large.status_code, large.json()["code"]) == (413, "node.http.body_too_large")

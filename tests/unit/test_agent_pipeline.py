@@ -32,6 +32,7 @@ from tests.testkit.ledger import attest_body, key_of
 from wire import canonical_json
 from wire.errors import RejectedError, UnavailableError
 from wire.hashing import sha256
+from wire.limits import PATCH_FILE_BYTES_MAX
 
 
 @pytest.fixture
@@ -872,7 +873,7 @@ async def test_garbage_is_refused_and_recorded(world: World) -> None:
 
 
 async def test_oversized_file_is_refused_before_it_is_read(world: World) -> None:
-    outcome = await world.agent.explain(bytes(64 * 1024 * 1024 + 1), TARGET, OPERATOR)
+    outcome = await world.agent.explain(bytes(PATCH_FILE_BYTES_MAX + 1), TARGET, OPERATOR)
     assert (outcome.code, outcome.reason) == (ResultCode.MALFORMED_PATCH, "agent.admit.too_large")
 
 

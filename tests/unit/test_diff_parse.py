@@ -148,7 +148,7 @@ def test_a_diff_beyond_a_limit_is_refused_and_one_at_the_limit_is_not(
 
 
 def test_the_limits_are_the_published_ones() -> None:
-    assert diff_module.DIFF_BYTES_MAX == 64 * 1024 * 1024
-    assert diff_module.DIFF_LINES_MAX == 2_000_000
+    assert diff_module.DIFF_BYTES_MAX == 128 * 1024 * 1024
+    assert diff_module.DIFF_LINES_MAX == 4_000_000
     assert diff_module.DIFF_LINE_BYTES_MAX == 1024 * 1024
     assert diff_module.DIFF_FILES_MAX == 20_000

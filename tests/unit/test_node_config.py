@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from node.config import ConfigError, Home, build_config, default_home, load_config
+from node.errors import StorageFailedError
 from node.params import (
     as_count,
     as_flag,
@@ -22,10 +24,10 @@ from node.params import (
     as_optional_name,
     as_optional_text,
 )
-from node.patch_store import PatchStore, upload_name
+from node.patch_store import UPLOAD_IDLE_S_MAX, UPLOADS_MAX, PatchStore, upload_name
 from node.supervisor import bind_http, rpc_url
 from wire.errors import RejectedError, UnavailableError
-from wire.hashing import sha256
+from wire.hashing import Digest, sha256
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 
@@ -219,3 +221,52 @@ def test_taken_http_port_is_unavailable() -> None:
 def test_http_url_names_the_real_port() -> None:
     with bind_http("127.0.0.1:0") as listener:
         assert rpc_url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+# Files that arrive in parts
+
+
+def test_a_file_that_arrives_in_parts_is_the_published_one(patch_store: PatchStore) -> None:
+    data = b"0123456789" * 10
+    digest = sha256(data)
+    name = upload_name(digest.hex(), "0" * 16)
+    for offset in range(0, 100, 30):
+        assert patch_store.append(name, offset, data[offset : offset + 30], 100) == min(offset + 30, 100)
+    patch_store.take(name, digest)
+    assert patch_store.read(digest) == data
+
+
+def test_parts_that_are_not_the_next_one_are_refused(patch_store: PatchStore) -> None:
+    name = upload_name("ab" * 32, "0" * 16)
+
+    def refused(name: str, offset: int, part: bytes) -> str:
+        with pytest.raises(RejectedError) as caught:
+            patch_store.append(name, offset, part, 10)
+        return caught.value.code
+
+    assert refused(name, 1, b"x") == "node.patch.no_upload"
+    assert refused("../x", 0, b"x") == "node.patch.no_upload"
+    assert refused(name, 0, b"") == "node.patch.wrong_part"
+    assert refused(name, 0, bytes(11)) == "node.patch.wrong_part"
+    patch_store.append(name, 0, b"01234", 10)
+    assert refused(name, 4, b"x") == "node.patch.wrong_part"
+    assert refused(name, 6, b"x") == "node.patch.wrong_part"
+    with pytest.raises(StorageFailedError):
+        patch_store.append(name, 0, b"01234", 10)
+    assert patch_store.append(name, 5, b"56789", 10) == 10
+    with pytest.raises(RejectedError) as caught:
+        patch_store.take(name, Digest(b"\xab" * 32))
+    assert caught.value.code == "node.patch.wrong_digest"
+
+
+def test_files_whose_parts_stop_coming_give_way(tmp_path: Path) -> None:
+    now = time.time()
+    store = PatchStore(tmp_path / "patches", random_suffix=lambda: "x", now_s=lambda: now)
+    names = [upload_name("ab" * 32, f"{index:016x}") for index in range(UPLOADS_MAX + 1)]
+    for name in names[:-1]:
+        store.append(name, 0, b"x", 10)
+    with pytest.raises(UnavailableError) as caught:
+        store.append(names[-1], 0, b"x", 10)
+    assert caught.value.code == "node.patch.too_many_uploads"
+    now += UPLOAD_IDLE_S_MAX + 60
+    assert store.append(names[-1], 0, b"x", 10) == 1
