@@ -58,7 +58,8 @@ def explain(error: OSError, doing: str) -> ApplyFailedError:
         doing: What failed, such as "the new tree cannot be made".
     """
     rule, reason = _CODES.get(error.errno or 0, ("io", ""))
-    path = "" if error.filename is None else os.fsdecode(error.filename)
+    # Of a call on a descriptor, the name is the descriptor's number.
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     return ApplyFailedError(
         f"agent.apply.{rule}",
         f"{doing}: {reason} ({error.strerror})" if reason else f"{doing} ({error.strerror})",

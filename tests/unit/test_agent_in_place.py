@@ -14,6 +14,7 @@ import pytest
 
 from agent.applying import settle
 from agent.files import Files
+from agent.host_checks import explain
 from agent.results import ResultCode
 from agent.switch import Side, read_journal
 from agent.target import JOURNAL_FILE, MANIFEST_FILE
@@ -398,3 +399,8 @@ async def test_several_targets_on_one_host_each_in_its_mode(tmp_path: Path) -> N
         assert list((shown.state.counters or {}).values()) == [1], "release counters by component and target"
     again = await world.agent.apply(data, "second", OPERATOR)
     assert again.reason == "agent.metadata.already_applied"
+
+
+def test_failure_of_a_call_on_a_descriptor_is_explained_too() -> None:
+    assert explain(OSError(errno.EIO, "Input/output error", 7), "it failed").message == "it failed (Input/output error)"
+    assert "name" in explain(OSError(errno.ENOSPC, "No space left", b"name"), "it failed").message
