@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,7 +20,6 @@ from typing import Any, Final
 import trio
 
 from agent.files import Files
-from agent.results import ResultCode
 from tests.crash.calls import Call
 from tests.crash.faults import OFF_NAME, Plan
 from tests.crash.notify import GO_ON, KILL, Watch
@@ -30,6 +30,8 @@ from tests.testkit.agent_crash import DurableLedger
 from wire.errors import CorruptionError, PatchwardenError
 
 REPORT_BYTES: Final = 16_384
+WORK_NAME: Final = f".patchwarden-{TARGET}"
+"""Where the agent works in a target that is changed in place."""
 
 Action = Callable[["Host", World], Awaitable[dict[str, Any]]]
 
@@ -92,7 +94,6 @@ class Host:
         self._plant = plant
         self._is_watched = watched
         self._plan: Plan | None = None
-        self.is_atomic = story.is_atomic
         self._inside = os.path.realpath(disk.home)
         self._ledger_file = directory / "ledger"
         self._ledger_template = directory / "ledger-template"
@@ -109,23 +110,37 @@ class Host:
         self._begin()
 
     def _begin(self) -> None:
-        self._prepare(lambda host, world: story_step(host._story.begin, world))
+        story = self._story
+        self._prepare(story.begin)
+        self._keep()
+        self.old = take_snapshot(self.world.root)
+        self.old_digest = self.world.digest()
+        self._prepare(story.act)
+        self.new = take_snapshot(self.world.root)
+        self.new_digest = self.world.digest()
+        self.clean_names = self._agent_names()
+        if not first_difference(self.old, self.new):
+            raise FindingError("unexplained", "the story itself changes nothing")
+        if story.is_taken_back:
+            self.restore()
+            self._prepare(story.turn)
+            self._keep()
+
+    def _prepare(self, step: Callable[[World], Awaitable[Any]]) -> None:
+        async def succeed(host: Host, world: World) -> dict[str, Any]:
+            outcome = await step(world)
+            if outcome is not None and not outcome.is_success:
+                raise FindingError("unexplained", f"{outcome.reason} {outcome.message}")
+            return {"ended": "prepared"}
+
+        said = self.run(succeed, None)
+        if "ended" not in said:
+            raise FindingError("unexplained", f"the story itself fails: {said}")
+
+    def _keep(self) -> None:
         self._disk.keep()
         self._ledger_file.touch()
         shutil.copyfile(self._ledger_file, self._ledger_template)
-        self.old = take_snapshot(self.world.root)
-        self.old_digest = self.world.digest()
-        self._prepare(lambda host, world: story_step(host._story.act, world))
-        self.new = take_snapshot(self.world.root)
-        self.new_digest = self.world.digest()
-        if not first_difference(self.old, self.new):
-            raise AssertionError("the story changes something")
-        self.clean_names = self._agent_names()
-
-    def _prepare(self, action: Action) -> None:
-        said = self.run(action, None)
-        if "ended" not in said:
-            raise FindingError("unexplained", f"the story itself fails: {said}")
 
     # Runs
 
@@ -181,7 +196,8 @@ class Host:
         try:
             self.world.ledger.restore()  # type: ignore[attr-defined]
             self._plan = plan
-            if self._plant is not None:
+            # Whatever bug there is, the host is prepared and judged by an agent without it.
+            if self._plant is not None and plan is not None:
                 self._plant()
             if watch is not None:
                 watch.hand_over()
@@ -219,13 +235,16 @@ class Host:
 
     # What is true
 
-    def look(self) -> str:
+    def look(self, *, tidy: bool = True) -> str:
         """Return "before" or "after", as the tree is.
+
+        Args:
+            tidy: Whether the agent must have taken away what it works with in the tree; a disk that fails then costs room, and no truth.
 
         Raises:
             FindingError: ``mixed``.
         """
-        now = take_snapshot(self.world.root)
+        now = take_snapshot(self.world.root, "" if tidy else WORK_NAME)
         if now == self.old:
             return "before"
         if now == self.new:
@@ -234,6 +253,23 @@ class Host:
             "mixed",
             f"not the old tree ({first_difference(now, self.old)}), nor the new one ({first_difference(now, self.new)})",
         )
+
+    def look_meanwhile(self) -> None:
+        """Return when readers may see this tree while nothing has recovered it: where files are changed one by one, each is old or new.
+
+        Raises:
+            FindingError: ``mixed``.
+        """
+        if self._story.is_atomic:
+            self.look()
+            return
+        now = take_snapshot(self.world.root, omit=WORK_NAME)
+        for path in {*now, *self.old, *self.new}:
+            is_being_made = path not in self.old and path in self.new and now.get(path, (0,))[0] == stat.S_IFDIR
+            if now.get(path) not in (self.old.get(path), self.new.get(path)) and not is_being_made:
+                raise FindingError(
+                    "mixed", f"{path} is neither the old one nor the new one: {str(now.get(path))[:200]}"
+                )
 
     def leftovers(self) -> list[str]:
         """Return what neither the beginning nor a clean ending has: staging directories, journals, unfinished files."""
@@ -253,25 +289,28 @@ class Host:
             raise
         except PatchwardenError as error:
             self._say_it_is_over()
-            return await self._go_on(world, error.code)
+            return await self._go_on(world, error.code, "")
         self._say_it_is_over()
-        side = self.look()
+        side = self.look(tidy=False)
         if outcome.is_success != (side == "after"):
             raise FindingError("unexplained", f"said {outcome.code} ({outcome.reason}), and the tree is the one {side}")
         if outcome.is_success:
-            return {"ended": "SUCCESS"}
-        if not (outcome.reason.startswith("agent.") and outcome.message):
-            raise FindingError("unexplained", f"a failure without a code: {outcome}")
-        return await self._go_on(world, outcome.reason)
+            return {"ended": "success"}
+        if not outcome.message:
+            raise FindingError("unexplained", f"a failure without a sentence: {outcome}")
+        return await self._go_on(world, outcome.reason, side)
 
-    async def _go_on(self, world: World, code: str) -> dict[str, Any]:
+    async def _go_on(self, world: World, code: str, side: str) -> dict[str, Any]:
         if not code.startswith("agent."):
-            raise FindingError("unexplained", f"a failure with the code {code}")
-        again = await self._story.act(world)
-        if not again.is_success and again.reason != self._story.done_reason:
-            raise FindingError("unexplained", f"after {code} the agent does not go on: {again.code} ({again.reason})")
-        if self.look() != "after":
-            raise FindingError("mixed", f"after {code} and success, the tree is the one before")
+            raise FindingError("unexplained", f"a failure with the code {code or 'of nobody'}")
+        if not side:
+            await world.agent.recover()
+            side = self.look(tidy=False)
+        await self._story.check_again(world, side, code)
+        if self.look(tidy=False) != self._story.last_side:
+            raise FindingError(
+                "mixed", f"after {code} and another attempt, the tree is not the one {self._story.last_side}"
+            )
         return {"ended": code}
 
     async def recover(self, world: World) -> dict[str, Any]:
@@ -305,17 +344,7 @@ class Host:
             raise FindingError("unexplained", "the records do not explain the tree")
         self._story.check(world, side, shown.state, self.old_digest, self.new_digest)
         await world.agent.history(TARGET)
-        again = await self._story.act(world)
-        if again.is_success != (side == "before") or (side == "after" and again.reason != self._story.done_reason):
-            raise FindingError("unexplained", f"does not go on from the tree {side}: {again.code} ({again.reason})")
-        if self.look() != "after":
-            raise FindingError("mixed", "done again, the tree is the one before")
+        await self._story.check_again(world, side, "recovery")
+        if self.look() != self._story.last_side:
+            raise FindingError("mixed", f"done again, the tree is not the one {self._story.last_side}")
         return {"side": side}
-
-
-async def story_step(step: Callable[[World], Awaitable[Any]], world: World) -> dict[str, Any]:
-    """Run a step of a story that must succeed."""
-    outcome = await step(world)
-    if outcome is not None and outcome.code is not ResultCode.SUCCESS:
-        raise FindingError("unexplained", f"the story itself fails: {outcome.reason} {outcome.message}")
-    return {"ended": "SUCCESS"}

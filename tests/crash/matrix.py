@@ -1,11 +1,13 @@
 """Every point of an operation, one after the other: bring the host there, hurt it, look, recover, compare.
 
-========== =====================================================================================================================
-apply      each eligible call of an application
-recover    an application killed before each call that changes something, and of the recovery after it each eligible call
-rerecover  an application killed where the answer to "what happened?" changes, its recovery killed there too, and of the recovery
-           after that each eligible call
-========== =====================================================================================================================
+===== ========================================================================================================================
+depth what is hurt
+===== ========================================================================================================================
+0     a change, at each eligible call
+1     a change is killed before each call that changes something, and its recovery hurt at each eligible call
+2     a change is killed where the answer to "what happened?" changes, its recovery killed there too, and the recovery after that
+      hurt at each eligible call
+===== ========================================================================================================================
 """
 
 from __future__ import annotations
@@ -17,9 +19,20 @@ from typing import Final
 from tests.crash.calls import Call
 from tests.crash.faults import FAULTS, Fault, Plan
 from tests.crash.host import Host
-from tests.crash.story import FindingError
+from tests.crash.story import APPLY, FAILING, PASSING, ROLLBACK, FindingError
 
-OPERATIONS: Final = ("apply", "recover", "rerecover")
+OPERATIONS: Final = {
+    "apply": (APPLY, "", 0),
+    "rollback": (ROLLBACK, "", 0),
+    "hooks": (APPLY, PASSING, 0),
+    "trial": (APPLY, FAILING, 0),
+    "recover": (APPLY, "", 1),
+    "recover-rollback": (ROLLBACK, "", 1),
+    "recover-trial": (APPLY, FAILING, 1),
+    "rerecover": (APPLY, "", 2),
+    "rerecover-rollback": (ROLLBACK, "", 2),
+}
+"""By name: what changes the tree, whether its hooks pass, and at which depth it is hurt. A trial fails, and the change is taken back."""
 POINTS_MAX: Final = 20_000
 """An operation makes fewer calls than this, or does not end."""
 _TURNING_CALLS: Final = frozenset({"renameat2", "exchange", "syncfs"})
@@ -58,13 +71,13 @@ class Matrix:
         self.tally = Tally()
         self._stop_at_first = stop_at_first
 
-    def run(self, operation: str, fault: Fault) -> Tally:
+    def run(self, depth: int, fault: Fault) -> Tally:
         """Return what was found at all points of this part."""
-        if operation == "apply":
+        if depth == 0:
             for at in self._numbers(split=True):
-                if not self._point(f"apply at {at}", [], fault, at):
+                if not self._point(f"at {at}", [], fault, at):
                     break
-        elif operation == "recover":
+        elif depth == 1:
             for first in self._numbers(split=True):
                 if not self._within([first], fault):
                     break
@@ -122,8 +135,7 @@ class Matrix:
             self._host.run(Host.recover if killed_at else Host.act, plan, cut=fault.cut)
             if plan.hit is None:
                 return False
-            if self._host.is_atomic:
-                self._host.look()
+            self._host.look_meanwhile()
             said = self._host.run(Host.check, None)
             if "side" not in said:
                 raise FindingError("unexplained", f"afterwards the agent does not start: {said}")

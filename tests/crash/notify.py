@@ -44,6 +44,8 @@ _CONTINUE: Final = 1
 _AT_FDCWD: Final = -100
 _PATH_BYTES: Final = 4096
 _PAGE: Final = 4096
+_PATIENCE_MS: Final = 600_000
+"""A process that makes no call for so long hangs; the next wait for it tells so."""
 
 GO_ON: Final = 0
 KILL: Final = -1
@@ -149,18 +151,22 @@ class Watch:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        threads: set[int] = set()
+        is_killed = False
         try:
-            while poll.poll()[0][1] & select.POLLIN:
+            # Until nobody is left: what the child has started lives on for a moment, and goes on meanwhile.
+            while (ready := poll.poll(_PATIENCE_MS)) and ready[0][1] & select.POLLIN:
                 buffer = bytearray(_NOTIFICATION.size)
                 try:
                     fcntl.ioctl(listener, _RECEIVE, buffer)
                 except (FileNotFoundError, InterruptedError):
                     continue  # The thread is gone meanwhile.
                 identity, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-                call = self._describe(thread, memory, number, arguments)
+                if thread not in threads and os.path.exists(f"/proc/{pid}/task/{thread}"):
+                    threads.add(thread)
+                call = None if is_killed or thread not in threads else self._describe(thread, memory, number, arguments)
                 verdict = GO_ON if call is None else decide(call)
-                if not self._answer(listener, identity, pid=pid, memory=memory, call=call, verdict=verdict):
-                    return
+                is_killed |= not self._answer(listener, identity, pid=pid, memory=memory, call=call, verdict=verdict)
         finally:
             os.close(memory)
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import agent.applying
 import agent.lifecycle
-from agent.files import Files
+from agent.files import PRIVATE_FILE_MODE, Files
 from agent.record_log import RecordLog
 from agent.switch import staged_path
+from agent.target import JOURNAL_FILE
 
 
 def _nothing(*arguments: Any, **named: Any) -> None:
@@ -34,6 +35,16 @@ def _late_journal() -> None:
         write(*late.pop())
 
     agent.applying.write_journal, agent.applying.switch_trees = keep, switch_first
+
+
+def _no_journal() -> None:
+    replace = Files.replace
+
+    def forget(self: Files, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
+        if not path.endswith(JOURNAL_FILE):
+            replace(self, path, data, mode)
+
+    Files.replace = forget  # type: ignore[method-assign]
 
 
 def _two_renames() -> None:
@@ -70,8 +81,8 @@ def _swallowed_error() -> None:
 def _eager_clean_up() -> None:
     settle = agent.applying.settle
 
-    def settle_and_finish(files: Files, store: Any, config: Any, intent: Any) -> Any:
-        settled = settle(files, store, config, intent)
+    def settle_and_finish(files: Files, store: Any, config: Any, *others: Any, **named: Any) -> Any:
+        settled = settle(files, store, config, *others, **named)
         agent.applying.finish(files, store, config)
         return settled
 
@@ -79,7 +90,7 @@ def _eager_clean_up() -> None:
 
 
 def _overwritten_state() -> None:
-    def keep(files: Files, path: str, data: bytes, mode: int = 0o600) -> None:
+    def keep(files: Files, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
             os.write(descriptor, data)
@@ -93,21 +104,23 @@ def _overwritten_state() -> None:
 PLANTS: Final[dict[str, Callable[[], None]]] = {
     "no-sync": _no_sync,
     "late-journal": _late_journal,
+    "no-journal": _no_journal,
     "two-renames": _two_renames,
     "half-outbox": _half_outbox,
     "swallowed-error": _swallowed_error,
     "eager-clean-up": _eager_clean_up,
     "overwritten-state": _overwritten_state,
 }
-"""By name: nothing is synced; the journal comes after the switch; the switch is made of renames; outcomes are not written down; a failed
-write is taken for a good one; the journal goes before the outcome stands; state files are overwritten where they stand."""
+"""By name: nothing is synced; the journal comes after the switch; there is none, in place; the switch is made of renames; outcomes are not
+written down; a failed write is taken for a good one; the journal goes before the outcome stands; state files are overwritten."""
 FOUND_BY: Final = {
-    "no-sync": ("power", "ext4", 4),
-    "late-journal": ("kill", "memory", 1),
-    "two-renames": ("kill", "memory", 1),
-    "half-outbox": ("kill", "memory", 9),
-    "swallowed-error": ("enospc", "memory", 1),
-    "eager-clean-up": ("kill", "memory", 1),
-    "overwritten-state": ("torn", "memory", 1),
+    "no-sync": ("exchange", "power", "ext4", 4, "lost: "),
+    "late-journal": ("exchange", "kill", "memory", 1, "the records do not explain the tree"),
+    "no-journal": ("in-place", "kill", "memory", 1, "the records do not explain the tree"),
+    "two-renames": ("exchange", "kill", "memory", 1, "mixed: "),
+    "half-outbox": ("exchange", "kill", "memory", 9, "0 outcomes say SUCCESS"),
+    "swallowed-error": ("exchange", "enospc", "memory", 1, "the agent does not start"),
+    "eager-clean-up": ("exchange", "kill", "memory", 1, "0 outcomes say SUCCESS"),
+    "overwritten-state": ("exchange", "torn", "memory", 1, "the agent does not start"),
 }
-"""The fault of an application by which each must be found, the disk, and every how many-th point is enough."""
+"""The mode and the fault of an application by which each must be found, the disk, every how many-th point is enough, and as what."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.errors import MetadataRefusedError
+from agent.hooks import HookKind
 from agent.results import Outcome
 from agent.target import TargetState
 from provenance.diff_model import MODE_LINK, Allowance, FileState
+from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, TARGET, TREE, Tree, World
+
+APPLY: Final = "apply"
+ROLLBACK: Final = "rollback"
+PASSING: Final = "passing"
+FAILING: Final = "failing"
 
 WIDE_BEFORE: Final[Tree] = {**patches.EVERY_KIND_BEFORE, "lib/keep/data.bin": TREE["lib/keep/data.bin"]}
 WIDE_AFTER: Final[Tree] = {
@@ -40,34 +49,89 @@ class FindingError(Exception):
 
 @dataclass
 class Story:
-    """An application of one patch.
+    """One thing that happens to a target: a patch is applied, or undone, or applied and taken back because it fails its trial.
 
     Args:
-        before: The tree at the beginning.
+        before: The tree before the patch.
         make: Makes the signed patch.
+        change: `apply` or `rollback`.
+        mode: How the target is changed: `exchange` or `in-place`.
+        hooks: No hooks, hooks that pass, or a health check that fails.
         allowed: What the operator allows.
     """
 
     before: Tree
     make: Callable[[], bytes]
+    change: str = APPLY
+    mode: str = "exchange"
+    hooks: str = ""
     allowed: tuple[Allowance, ...] = ()
     data: bytes = field(default=b"", init=False)
-    is_atomic: bool = True
-    """Whether readers see the old tree or the new one at any moment, also before a recovery."""
-    done_reason = "agent.metadata.already_applied"
-    """With what the same thing is refused when it has been done."""
+    patch_id: str = field(default="", init=False)
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether readers see the old tree or the new one at any moment, also before a recovery."""
+        return self.mode == "exchange"
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether the change never stands in the end."""
+        return self.hooks == FAILING
+
+    @property
+    def last_side(self) -> str:
+        """Which tree stands in the end when nothing goes wrong."""
+        return "before" if self.is_taken_back else "after"
 
     def prepare(self, world: World) -> None:
         """Put on the ledger what was there before the host began."""
         self.data = world.release(self.make())
+        self.patch_id = split_patch_file_untrusted(self.data).patch_id
 
     async def begin(self, world: World) -> None:
-        """Bring the host to where the story begins."""
-        await world.add_target(allowed=list(self.allowed))
+        """Bring the host to where the story begins, with hooks that pass."""
+        changes = {} if self.mode == "exchange" else {"mode": self.mode}
+        await world.add_target(allowed=list(self.allowed), **changes)
+        if self.hooks:
+            for kind in HookKind:
+                await world.agent.set_hook(TARGET, kind, {"argv": [shutil.which("true")]})
+        if self.change == ROLLBACK:
+            outcome = await world.agent.apply(self.data, TARGET, OPERATOR)
+            if not outcome.is_success:
+                raise FindingError("unexplained", f"what is to be undone is not done: {outcome.reason}")
+
+    async def turn(self, world: World) -> None:
+        """Let the health check fail from now on, where the story says so."""
+        if self.is_taken_back:
+            await world.agent.set_hook(TARGET, HookKind.HEALTH, {"argv": [shutil.which("false")]})
 
     async def act(self, world: World) -> Outcome:
-        """Do what is hurt."""
-        return await world.agent.apply(self.data, TARGET, OPERATOR)
+        """Do what is hurt. Raises PatchwardenError."""
+        if self.change == APPLY:
+            return await world.agent.apply(self.data, TARGET, OPERATOR)
+        (outcome,) = await world.agent.rollback(self.patch_id, TARGET, OPERATOR)
+        return outcome
+
+    async def check_again(self, world: World, side: str, after: str) -> None:
+        """Do it again from the tree on `side`, and see it end as it must. Raises FindingError."""
+        try:
+            outcome = await self.act(world)
+        except MetadataRefusedError as error:
+            is_success, reason = False, error.code
+        else:
+            is_success, reason = outcome.is_success, outcome.reason
+        if self.is_taken_back:
+            wanted = "agent.hook.health_failed"
+        elif side == "before":
+            wanted = ""
+        else:
+            wanted = "agent.metadata.already_applied" if self.change == APPLY else "agent.rollback.not_installed"
+        if (is_success, reason) != (wanted == "", wanted):
+            raise FindingError(
+                "unexplained",
+                f"after {after}, from the tree {side}: {reason or 'success'} and not {wanted or 'success'}",
+            )
 
     def check(self, world: World, side: str, state: TargetState, old: bytes, new: bytes) -> None:
         """Compare what the ledger and the state say with the tree that is there.
@@ -76,44 +140,42 @@ class Story:
             FindingError: ``lost`` or ``unexplained``.
         """
         is_new = side == "after"
-        intents, outcomes = world.intents(), world.outcomes()
+        earlier = int(self.change == ROLLBACK)
+        intents, outcomes = world.intents()[earlier:], world.outcomes()[earlier:]
         told = [each for each in outcomes if each.intent_tx_id is not None]
         if len(told) != len(intents):
             raise FindingError("lost", f"{len(intents)} intents have {len(told)} outcomes")
-        if is_new and not intents:
-            raise FindingError("unexplained", "changed without an intent")
         counters = [each.counter for each in world.bodies() if hasattr(each, "counter")]
         if counters != list(range(1, len(counters) + 1)):
             raise FindingError("lost", f"the host's records are numbered {counters}")
-        if len(state.installed) != is_new:
+        if is_new and not intents:
+            raise FindingError("unexplained", "changed without an intent")
+        if is_new and self.is_taken_back:
+            raise FindingError("unexplained", "what has not passed its trial stands")
+        if len(state.installed) != (is_new != (self.change == ROLLBACK)):
             raise FindingError(
                 "unexplained", f"the state names {len(state.installed)} patches, the tree is the one {side}"
             )
-        last = outcomes[-1] if outcomes else None
-        successes = [each for each in outcomes if each.result == "SUCCESS"]
+        done = "SUCCESS" if self.change == APPLY else "ROLLED_BACK"
+        successes = [each for each in outcomes if each.result == done]
         if len(successes) != is_new:
-            raise FindingError("unexplained", f"{len(successes)} outcomes say success, and the tree is the one {side}")
-        for each in successes:
-            if (each.tree_before, each.tree_after) != (old, new):
-                raise FindingError("unexplained", "an outcome names other trees")
-        if last is not None and not is_new and last.tree_after != old:
+            raise FindingError("unexplained", f"{len(successes)} outcomes say {done}, and the tree is the one {side}")
+        if any((each.tree_before, each.tree_after) != (old, new) for each in successes):
+            raise FindingError("unexplained", "an outcome names other trees")
+        if outcomes and not is_new and outcomes[-1].tree_after != old:
             raise FindingError("unexplained", "an outcome names another tree than the one that is there")
 
 
-def wide_story() -> Story:
-    """Return the application of a patch of every kind."""
+def make_story(patch: str, change: str, mode: str, hooks: str) -> Story:
+    """Return a story with the patch `wide`, of every kind of change, or `narrow`, of one line."""
+    if patch == "narrow":
+        return Story(NARROW_TREE, patches.make_patch, change, mode, hooks)
+    everything = tuple(sorted(Allowance))
     return Story(
         {**TREE, **WIDE_BEFORE},
-        lambda: patches.make_patch(
-            WIDE_BEFORE, WIDE_AFTER, patches.EVERY_KIND_RENAMES, allowances=tuple(sorted(Allowance))
-        ),
-        tuple(sorted(Allowance)),
+        lambda: patches.make_patch(WIDE_BEFORE, WIDE_AFTER, patches.EVERY_KIND_RENAMES, allowances=everything),
+        change,
+        mode,
+        hooks,
+        everything,
     )
-
-
-def narrow_story() -> Story:
-    """Return the application of a patch of one line."""
-    return Story(NARROW_TREE, patches.make_patch)
-
-
-STORIES: Final[dict[str, Callable[[], Story]]] = {"wide": wide_story, "narrow": narrow_story}

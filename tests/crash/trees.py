@@ -10,12 +10,14 @@ Snapshot = dict[str, tuple[object, ...]]
 """By path below the root; "" is the root itself."""
 
 
-def take_snapshot(root: Path) -> Snapshot:
-    """Return the tree at `root`; empty when nothing stands there."""
+def take_snapshot(root: Path, omit: str = "") -> Snapshot:
+    """Return the tree at `root` but for a directory with the name `omit` in it; empty when nothing stands there."""
     if not os.path.lexists(root):
         return {}
     found: Snapshot = {"": _describe(str(root))}
     for directory, directories, files in os.walk(root):
+        if omit in directories and Path(directory) == root:
+            directories.remove(omit)
         for name in (*directories, *files):
             path = os.path.join(directory, name)
             found[os.path.relpath(path, root)] = _describe(path)
