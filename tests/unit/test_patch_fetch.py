@@ -64,6 +64,11 @@ def assert_whole(node: Node) -> None:
     assert sorted(os.listdir(node.directory)) == [FILE.hex()], "nothing is left beside it"
 
 
+def test_codes_are_stable() -> None:
+    assert (FALSE_CHUNK, FALSE_LIST) == ("node.patch.false_chunk", "node.patch.false_list")
+    assert SLOW == "node.patch.slow"
+
+
 async def test_chunks_come_from_several_peers(mesh: Mesh, autojump_clock: MockClock) -> None:
     sources = [holder(mesh, name) for name in ("a", "b", "c")]
     own = mesh.add("own")
