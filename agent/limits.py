@@ -28,8 +28,10 @@ FACT_ITEMS_MAX: Final = 4096
 """Members of one list in the facts: paths, references, installed patches, approvals."""
 FACT_TEXT_BYTES_MAX: Final = 4 * KIBIBYTE
 """One text in the facts."""
-ROLLOUT_ENTRIES_MAX: Final = 8192
-"""Transactions of one patch that are looked at for how far it has come: some milliseconds."""
+ROLLOUT_ENTRIES_MAX: Final = 512
+"""Transactions of one patch that are looked at for how far it has come: some milliseconds. Every decision pays for it."""
+ROLLOUT_HOSTS_MAX: Final = 256
+"""Hosts that a decision names of those where a patch succeeded, and as many where it failed: every intent carries them."""
 
 # Targets
 TARGETS_MAX: Final = 64

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.facts import AuthorFacts, EmergencyFacts, RolloutFacts
 from agent.identities import judge_attestations
-from agent.limits import FACT_ITEMS_MAX, ROLLOUT_ENTRIES_MAX
+from agent.limits import FACT_ITEMS_MAX, ROLLOUT_ENTRIES_MAX, ROLLOUT_HOSTS_MAX
 from agent.target import Installed
 from ledger.keyspace import patch_key
 from ledger.records import DeploymentRecord
@@ -39,7 +39,7 @@ def find_rollout(view: StateView, patch_id: bytes) -> RolloutFacts:
     succeeded.sort(key=lambda each: (each.outcome_height or 0, each.host))
     failed = {each.host for each in last.values() if each.result != SUCCESS}
     hosts = tuple(dict.fromkeys(each.host for each in succeeded))
-    return RolloutFacts(hosts[:FACT_ITEMS_MAX], tuple(sorted(failed))[:FACT_ITEMS_MAX], _time_of(view, succeeded))
+    return RolloutFacts(hosts[:ROLLOUT_HOSTS_MAX], tuple(sorted(failed))[:ROLLOUT_HOSTS_MAX], _time_of(view, succeeded))
 
 
 def find_emergencies(view: StateView, installed: Sequence[Installed]) -> tuple[EmergencyFacts, ...]:

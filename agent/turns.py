@@ -85,7 +85,7 @@ def check_turn(view: StateView, host: str, patch_id: bytes) -> None:
         "agent.metadata.rollout_not_open",
         f"wave {turn.wave_name} of the rollout {rollout.rollout_id}, with which this host goes, is not open",
         expected="its turn" if turn.opens is None else f"height {turn.opens[0]} and block time {turn.opens[1]} ms",
-        actual=f"height {view.height}",
+        actual=f"height {view.height} and block time {view.header.time_ms} ms",
     )
 
 

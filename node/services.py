@@ -47,6 +47,7 @@ from node.params import (
 from node.patch_store import upload_name
 from node.policy_services import PolicyServices
 from node.proof_services import ProofServices
+from node.rollout_services import RolloutServices
 from node.submission import Submitted
 from provenance.patchfile import split_patch_file_untrusted
 from wire.certificate import decode_commit_certificate_untrusted
@@ -125,6 +126,7 @@ class Services:
             **GovernanceServices(self._node).methods(),
             **IdentityServices(self._node).methods(),
             **PolicyServices(self._node).methods(),
+            **RolloutServices(self._node).methods(),
             **ProofServices(self._node).methods(),
             **BackupServices(self._node).methods(),
             **BundleServices(self._node).methods(),

@@ -41,6 +41,7 @@ PLACES: Final = {
     "recovery": Place("node.cli.recovery:recovery", "Go on when a majority of the validators is lost for good."),
     "patch": Place("node.cli.patch:patch", "Create, attest, seal, publish and verify patch files."),
     "agent": Place("node.cli.agent:agent", "Decide on, apply and list patches on a target host."),
+    "rollout": Place("node.cli.rollout:rollout", "Bring a patch to groups of hosts in waves."),
     "policy": Place("node.cli.policy:policy", "Check, test and show policies."),
     "audit": Place("node.cli.audit:audit", "Replay the chain, trace one thing, export history."),
     "devnet": Place("node.cli.devnet:devnet", "A network of real processes on this machine, for development."),

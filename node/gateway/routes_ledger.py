@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from node.gateway import schemas
+from node.gateway import schemas, schemas_rollouts
 from node.gateway.access import Core, Files, Json
 from node.gateway.errors_doc import errors
 from node.gateway.events import with_keep_alive
@@ -178,6 +178,43 @@ async def deployments(
 async def target(core: Core, host: NamePath, target: NamePath) -> JSONResponse:
     """What the ledger knows of one target of a host."""
     return JSONResponse(await core.call("targets.get", host=host, target=target))
+
+
+@router.get("/v1/rollouts", response_model=list[schemas_rollouts.Rollout], responses=errors(400))
+async def rollouts(core: Core, limit: Limit = None) -> JSONResponse:
+    """Rollouts, the newest first, with the counts of each wave."""
+    return JSONResponse(await core.call("rollouts.list", limit=limit))
+
+
+@router.get("/v1/rollouts/{rollout_id}", response_model=schemas_rollouts.Rollout, responses=errors(400, 404))
+async def rollout(core: Core, rollout_id: NamePath, offline_after_ms: HeightQuery = None) -> JSONResponse:
+    """One rollout. A silent host of a wave that has been open for `offline_after_ms` is called offline; 300,000 unless given."""
+    return JSONResponse(await core.call("rollouts.get", rollout_id=rollout_id, offline_after_ms=offline_after_ms))
+
+
+@router.get(
+    "/v1/rollouts/{rollout_id}/turns/{host}", response_model=schemas_rollouts.HostTurn, responses=errors(400, 404)
+)
+async def rollout_turn(core: Core, rollout_id: NamePath, host: NamePath) -> JSONResponse:
+    """With which wave a host goes, and when."""
+    return JSONResponse(await core.call("rollouts.turn", rollout_id=rollout_id, host=host))
+
+
+@router.get("/v1/groups", response_model=list[schemas_rollouts.HostGroup], responses=errors(400))
+async def groups(core: Core, limit: Limit = None) -> JSONResponse:
+    """Groups of hosts."""
+    return JSONResponse(await core.call("groups.list", limit=limit))
+
+
+@router.get("/v1/groups/{group_id}", response_model=schemas_rollouts.HostGroupMembers, responses=errors(400, 404))
+async def group(
+    core: Core,
+    group_id: NamePath,
+    from_: Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)] = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """One group, with its hosts in order of their places."""
+    return JSONResponse(await core.call("groups.get", {"group_id": group_id, "from": from_, "limit": limit}))
 
 
 @router.get("/v1/policy", response_model=schemas.PolicySetAsOf, responses=errors(400, 404))

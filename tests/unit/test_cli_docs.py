@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/operations/identities.md",
     "docs/operations/node.md",
     "docs/operations/policy.md",
+    "docs/operations/rollouts.md",
     "devnet/README.md",
 )
 COMMANDS = dict(every_command())

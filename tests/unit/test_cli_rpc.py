@@ -19,7 +19,7 @@ from wire.errors import CorruptionError, PatchwardenError, RejectedError, Unavai
 
 URL = "http://127.0.0.1:7080"
 PARAMS: dict[str, Any] = {
-    "organisation": "acme", "deployment_id": "34" * 32,
+    "rollout_id": "spring@acme", "group_id": "web@acme", "organisation": "acme", "deployment_id": "34" * 32,
     "height": 7, "from": 7, "tx_id": "ab" * 32, "identity": "alice@acme", "patch_id": "cd" * 32, "proposal_id": "ef" * 32,
     "host": "web1@acme", "target": "app", "subject": "patch", "id": "12" * 32, "file": encode_blob(b"patch"),
 }  # fmt: skip
