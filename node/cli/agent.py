@@ -27,6 +27,7 @@ agent = group(
         "apply": Place("node.cli.agent:apply", "Decide on a patch, apply it if everything holds, record how it ended."),
         "rollback": Place("node.cli.agent:rollback", "Undo an installed patch, and record how it ended."),
         "status": Place("node.cli.agent:status", "Show how the agent and its targets stand."),
+        "doctor": Place("node.cli.agent_doctor:doctor", "Look at everything that this host needs; change nothing."),
         "drift": Place("node.cli.agent:drift", "Compare the targets with their records now."),
         "history": Place("node.cli.agent:history", "Show how applications and refusals on a target ended."),
         "outbox": Place("node.cli.bundle:outbox", "List what this host has still to tell the ledger."),

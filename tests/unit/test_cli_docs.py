@@ -18,6 +18,7 @@ from tests.testkit.cli import every_command
 DOCUMENTS = (
     "README.md",
     "docs/interop.md",
+    "docs/operations/agent.md",
     "docs/operations/air-gapped.md",
     "docs/operations/backup.md",
     "docs/operations/cli.md",
@@ -57,6 +58,8 @@ def test_commands_and_options_in_documents_exist(repository_root: Path, document
         path, command = resolve(words)
         known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
         for word in words[len(path) :]:
+            if word == "--":
+                break  # What follows belongs to another program.
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in {*known, "--help"}, f"patchwarden {' '.join(words)}"
 
