@@ -33,6 +33,7 @@ from ledger.blame import find_guilty
 from ledger.blame_proof import Blame, verify_blame
 from ledger.block import decode_block_untrusted, decode_header_untrusted
 from ledger.bodies import BODY_READERS
+from ledger.bundle import BundleDecoder, BundleEncoder
 from ledger.checkpoint import (
     SplitView,
     build_checkpoint,
@@ -52,7 +53,7 @@ from ledger.cose_receipt import (
 )
 from ledger.executed import decode_executed_link_untrusted
 from ledger.genesis import decode_genesis_untrusted
-from ledger.keyspace import MemoryStore, Table
+from ledger.keyspace import MemoryStore, Table, height_key
 from ledger.light import STATE_MAGIC, LightClient, light_client_from_bytes_untrusted
 from ledger.organisation_actions import (
     AddAdministrator,
@@ -467,6 +468,31 @@ def archive_seeds() -> list[bytes]:
     return [b"\x00" + ours.archive(), b"\xff" + Branch.of(common).archive()]
 
 
+def take_bundle(data: bytes) -> bool:
+    """What is carried by hand, in pieces whose size its first byte says."""
+    size = 16 * (data[0] + 1) if data else 1
+    decoder = BundleDecoder()
+    for start in range(1, len(data), size):
+        decoder.feed_untrusted(data[start : start + size])
+    decoder.finish()
+    return True
+
+
+@cache
+def bundle_seeds() -> list[bytes]:
+    chain_id, blocks = chain().genesis.chain_id, chain().blocks
+    encoder = BundleEncoder()
+    parts = [encoder.begin(chain_id, blocks[0].block_hash, 1)]
+    for block in blocks[1:4]:
+        raw = chain().store.get(Table.CERTIFICATE, height_key(block.header.height))
+        parts.append(encoder.block(block.raw, raw))
+        parts += [encoder.transaction(transaction) for transaction in block.transactions]
+    parts += [encoder.patch(sha256(b"a file"), 6), encoder.data(b"a file"), encoder.end()]
+    whole = b"".join(parts)
+    empty = BundleEncoder()
+    return [b"\x00" + whole, b"\xff" + whole, b"\x04" + empty.begin(chain_id, blocks[0].block_hash, 0) + empty.end()]
+
+
 def take_audit_state(data: bytes) -> bool:
     assert decode_audit_state_untrusted(data).encode() == data, "two encodings of one state"
     return True
@@ -554,6 +580,7 @@ def targets() -> list[Target]:
         Target("recovery", take_recovery, recovery_seeds, input_bytes_max=LONG),
         Target("light-client", take_light_client, light_client_seeds),
         Target("archive", take_archive, archive_seeds, input_bytes_max=LONG, short_inputs=100),
+        Target("bundle", take_bundle, bundle_seeds, input_bytes_max=LONG, short_inputs=100),
         Target("audit-state", take_audit_state, audit_state_seeds, refusals=(RejectedError, AuditStateError)),
         Target("snapshot-manifest", take_manifest, lambda: [_snapshot()[0]]),
         Target("snapshot-chunk", take_chunk, lambda: list(_snapshot()[1]), input_bytes_max=LONG),

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from provenance.build_environment import BuildEnvironment
+from provenance.component_listing import LISTING_PREFIX, ComponentSummary, encode_listing, read_listing_untrusted
 from provenance.components import read_components_untrusted
 from provenance.diff import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR, Allowance, FileState, parse_diff_untrusted
 from provenance.diff_apply import apply_diff
 from provenance.diff_lint import lint_diff
 from provenance.diff_make import make_diff
 from provenance.diff_model import print_diff
+from provenance.errors import InvalidMetadataError
 from provenance.identity import CreatorIdentity
 from provenance.import_series import split_mailbox_untrusted
 from provenance.imports import read_foreign_patch_untrusted, rebase
 from provenance.intoto import decode_statement_untrusted
 from provenance.layout import BODY_END, split_patch_file_untrusted
+from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.metadata import PatchMetadata
 from provenance.schema import extract
 from provenance.statement import (
@@ -232,6 +236,34 @@ def metadata_seeds() -> list[bytes]:
     return list(dict.fromkeys(seeds))
 
 
+def take_listing(data: bytes) -> bool:
+    """The signed summary of a wide patch, a line feed, and its list; digest and number of lines are made those of the list."""
+    head, _, listing = data.partition(b"\n")
+    signed = ComponentSummary.from_json_untrusted(canonical_json.decode_untrusted(head, canonical=False), "summary")
+    bare = (b"\n" + listing).replace(b"\n" + LISTING_PREFIX, b"\n")[1:]
+    fitting = replace(signed, sha256=sha256(bare).hex(), files=listing.count(b"\n"))
+    try:
+        components = read_listing_untrusted(listing, fitting)
+    except InvalidMetadataError as error:
+        if error.code != "provenance.metadata.listing_components":
+            raise
+        return True  # Every line was read.
+    assert ComponentSummary.of(components).shares == signed.shares
+    return True
+
+
+@cache
+def listing_seeds() -> list[bytes]:
+    predicate = json.loads(statement_seeds()[0])["predicate"]
+    components = read_components_untrusted(predicate["affected_components"], "components")
+    summary = ComponentSummary.of(components).to_json()
+    summary["files"] = COMPONENTS_SUMMARISED_MIN
+    shares: Any = summary["components"]
+    shares[0]["files"] += COMPONENTS_SUMMARISED_MIN - len(components)
+    head = canonical_json.encode(summary)
+    return [head + b"\n" + encode_listing(components), head + b"\n"]
+
+
 _BASE = {name: FileState(MODE_REGULAR, patches.FRAME_BEFORE) for name in ("src/frame.c", "a", "a.txt")}
 
 
@@ -328,6 +360,7 @@ def targets() -> list[Target]:
         Target("signed-statement", take_signed_statement, statement_seeds, words=members, share=2, short_inputs=200),
         Target("statement", take_statement, statement_seeds, words=members),
         Target("metadata", take_metadata, metadata_seeds, words=members),
+        Target("listing", take_listing, listing_seeds, input_bytes_max=DIFF_BYTES_MAX),
         Target(
             "mailbox",
             take_mailbox,
