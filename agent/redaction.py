@@ -46,7 +46,9 @@ def redact(raw: bytes, bytes_max: int) -> str:
     text = normalize("NFC", raw.decode("utf-8", errors="backslashreplace"))
     for index, rule in enumerate(_RULES):
         text = rule.sub(rf"\g<1>{REDACTED}" if index == _NAMED_RULE else REDACTED, text)
-    clean = "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text).strip("\n")
+    printable = "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
+    # Again: what is written for a control character ends in a letter, with which an accent behind it forms another one.
+    clean = normalize("NFC", printable).strip("\n")
     encoded = clean.encode()
     if len(encoded) <= bytes_max:
         return clean

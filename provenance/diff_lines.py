@@ -91,7 +91,7 @@ class HunkLines(Sequence[bytes]):
         return len(self) == len(other) and all(one == each for one, each in zip(self, other, strict=True))
 
     def __hash__(self) -> int:
-        return hash(tuple(self))
+        return tuple(self).__hash__()  # Of a set in one process, and nothing else.
 
     def __repr__(self) -> str:
         return repr(tuple(self))

@@ -14,7 +14,7 @@ SHORT = {
     "recovery_block.py": (r'_refuse\(\s*"(\w+)"', "ledger.recovery."),
     "genesis_document.py": (r'_refuse\(\s*"(\w+)"', "ledger.genesis."),
 }
-PAGES = ("ledger.md", "proofs.md", "accountability.md", "recovery.md", "rollouts.md")
+PAGES = ("ledger.md", "proofs.md", "accountability.md", "recovery.md", "rollouts.md", "network.md")
 SNAPSHOT = re.compile(r'\brefuse_snapshot\(\s*"(\w+)"')
 CALLED = re.compile(r'\brefuse\(\s*"([a-z]+\.\w+)"')
 WHOLE = re.compile(r'"(ledger\.[a-z]+\.\w+)"')
