@@ -21,7 +21,7 @@ FUZZER := $(VENV)/.stamp-fuzzer
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench large faults crash sim traps fuzz format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench large faults scale crash sim traps fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,9 @@ large: setup ## what patches with a diff of 100 MB take: time, and memory agains
 
 faults: setup ## hurt real nodes in network namespaces under load, as root; FAULTS="--minutes 30 --seed 7" says how
 	@$(BIN)/python -m tests.faults $(FAULTS) || { code=$$?; [ $$code -eq 77 ] || exit $$code; }
+
+scale: setup ## 10,000 hosts with real agents and a real ledger in one process through a rollout; SCALE="--hosts 2000" for fewer
+	@$(BIN)/python -m tests.scale $(SCALE)
 
 crash: setup ## kill the agent, cut its power and fail its disk at every file-system call; CRASH="--operation recover" says what
 	@$(BIN)/python -m tests.crash $(CRASH)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.testkit import patches
-from tests.testkit.agent import Tree, write_tree
-from tests.testkit.cli import refused, run_json
+from tests.testkit.agent import Tree, read_tree, write_tree
+from tests.testkit.cli import refused, run, run_json
 from tests.testkit.devnet import Devnet, running_devnet, wait_for
 from tests.testkit.patches import AFTER, BEFORE
 
@@ -110,3 +111,57 @@ def test_policy_set_from_its_cases_to_what_hosts_refuse(net: Devnet, tmp_path: P
     document = run_json("agent", "apply", second, "--target", "app", *host, code=1)
     assert (document["code"], document["reason"]) == ("ERROR_POLICY_DENIED", "agent.policy.scanned")
     assert document["decision"]["policy_version"] == 1
+
+
+def test_a_rollout_comes_to_a_host_by_itself(net: Devnet, tmp_path: Path) -> None:
+    """Nobody touches the host: it is in a group, a release manager begins a rollout, its node takes its turn."""
+    node, admin = ("--rpc", net.rpc()), ("--key", net.key("admin@acme"))
+    if len(run_json("policy", "history", *node)) > 1:
+        # The story above demands scans.
+        run_json("policy", "init", tmp_path / "plain")
+        vote(net, run_json("policy", "propose", tmp_path / "plain", "--key", net.key("admin@gamma"), *node)["tx_id"])
+    write_tree(tmp_path / "fleet", BEFORE)
+    home = ("--home", net.home("web1"))
+    if any(each["name"] == "app" for each in run_json("agent", "target", "list", *home)):
+        # The story above leaves it with a tree that this patch does not fit, and a host is what the worst of its targets is.
+        run_json("agent", "target", "remove", "app", *home)
+    run_json("agent", "target", "add", "fleet", tmp_path / "fleet", "--component", COMPONENT, *home)
+    patch = release(net, tmp_path, BEFORE, AFTER, 3)
+    patch_id = run_json("patch", "show", patch)["patch_id"]
+    public = run_json("key", "generate", "--out", tmp_path / "rita.key", "--no-passphrase")["public_file"]
+    run_json("identity", "register", "rita@acme", "--public-key", public, "--role", "release-manager", *admin, *node)
+    manager = ("--key", tmp_path / "rita.key")
+    run_json("rollout", "assign", "web@acme", "web1@acme", *admin, *node)
+    create = ("rollout", "create", "spring@acme", "--patch", patch_id, "--group", "web@acme", "--budget", 0)
+    assert refused(*create, "--wave", "half:50%", *manager, *node) == "ledger.rollout.bad_waves"
+    run_json(*create, "--wave", "canary:1:blocks=1", "--wave", "all:all", *manager, *node)
+    found: dict[str, Any] = {}
+
+    def is_applied() -> bool:
+        found.update(run_json("rollout", "status", "spring@acme", *node))
+        return bool(found["waves"][0]["applied"])
+
+    wait_for(is_applied, "the host has taken its turn", timeout_s=120.0)
+    assert (found["status"], found["complete"], found["failures"]) == ("running", True, 0)
+    assert read_tree(tmp_path / "fleet") == AFTER
+    # The ledger knows it a moment before the host has noted it for itself.
+    wait_for(lambda: run_json("agent", "history", "--target", "fleet", *home), "the host has noted it")
+    (latest, *_) = run_json("agent", "history", "--target", "fleet", *home)
+    assert (latest["code"], latest["patch_id"]) == ("SUCCESS", patch_id)
+    turn = run_json("rollout", "turn", "spring@acme", "--host", "web1@acme", *node)
+    assert (turn["wave"], turn["state"], turn["targets"]) == (
+        "canary", "applied", [{"target": "fleet", "state": "applied"}],
+    )  # fmt: skip
+    assert run("rollout", "status", "spring@acme", *node).out.count("|") == 4
+    assert [each["rollout_id"] for each in run_json("rollout", "status", *node)] == ["spring@acme"]
+    (group,) = run_json("rollout", "groups", *node)
+    assert (group["hosts"], group["rollouts"]) == (1, ["spring@acme"])
+    assert run_json("rollout", "groups", "web@acme", *node)["members"] == ["web1@acme"]
+    for decision, status in (("halt", "halted"), ("resume", "running"), ("withdraw", "withdrawn")):
+        run_json("rollout", decision, "spring@acme", "--reason", "enough", *manager, *node)
+        assert run_json("rollout", "status", "spring@acme", *node)["status"] == status
+    assert refused("rollout", "halt", "spring@acme", *manager, *node) == "ledger.rollout.withdrawn"
+    run_json("rollout", "unassign", "web1@acme", *admin, *node)
+    assert refused("rollout", "status", "other@acme", *node) == "node.rollout.not_found"
+    assert refused("rollout", "groups", "other@acme", *node) == "node.group.not_found"
+    assert refused("rollout", "turn", "spring@acme", "--host", "web1@acme", *node) == "node.turn.not_found"
