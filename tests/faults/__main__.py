@@ -51,6 +51,8 @@ def main() -> int:
         print(f"removed what a killed run left: {left}")
     # The end of the harness is the end of everything it made, whoever asks for it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell's job in the background begins with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix=f"{machine.PREFIX}-"))
     kept = arguments.keep
     try:

@@ -59,13 +59,17 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
         harness = subprocess.Popen(command, stdout=out, stderr=out, cwd=REPOSITORY)
     text = ""
     begin = time.monotonic()
-    while "round 1" not in text and time.monotonic() - begin < INTERRUPT_TIMEOUT_S and harness.poll() is None:
-        time.sleep(0.1)
-        text = (tmp_path / "out").read_text(encoding="utf-8")
-    namespaces = _traces()[0]
-    children = _children(harness.pid)
-    harness.send_signal(signal.SIGINT)
-    code = harness.wait(INTERRUPT_TIMEOUT_S)
+    try:
+        while "round 1" not in text and time.monotonic() - begin < INTERRUPT_TIMEOUT_S and harness.poll() is None:
+            time.sleep(0.1)
+            text = (tmp_path / "out").read_text(encoding="utf-8")
+        namespaces = _traces()[0]
+        children = _children(harness.pid)
+        harness.send_signal(signal.SIGINT)
+        code = harness.wait(INTERRUPT_TIMEOUT_S)
+    finally:
+        harness.kill()
+        harness.wait()
     assert "round 1" in text, text
     assert any(name.startswith(f"{machine.PREFIX}-{harness.pid}-") for name in namespaces)
     assert len(children) >= 6  # Five nodes and the switch.

@@ -32,6 +32,9 @@ from tests.testkit.ledger import make_certificate, node_key
 
 pytestmark = pytest.mark.live
 
+GIVE_UP_S = 60
+"""How long a client tries one submission again before that counts as lost."""
+RETRY_S = 0.02
 FAILOVER_S_MAX = 5.0
 """Usually 0.7 s (`make bench failover`, two at most are promised); a shared machine can stop all of us for seconds."""
 
@@ -150,22 +153,26 @@ class Submissions(threading.Thread):
         while not self.ended.is_set():
             number += 1
             transaction = self.cluster.sign(_report(self.cluster, number.to_bytes(8, "big")), "web1@acme")
-            for attempt in range(100):
+            give_up_at = time.monotonic() + GIVE_UP_S
+            answer = ""
+            for attempt in itertools.count():
+                if time.monotonic() > give_up_at:
+                    self.given_up.append(f"{transaction.tx_id.hex()}: {answer}")
+                    break
                 try:
                     response = client.post(
                         f"{self.nodes[attempt % len(self.nodes)].rpc}/v1/transactions",
                         json={"transactions": [_base64(transaction.raw)], "timeout_ms": 5000},
                     )
-                except (httpx.HTTPError, OSError, json.JSONDecodeError):
-                    self.ended.wait(0.02)
-                    continue
-                if response.status_code == 200:
-                    result = response.json()["results"][0]
-                    if result["status"] == "committed":
-                        self.acknowledged.append((result["tx_id"], time.monotonic()))
-                        break
-            else:
-                self.given_up.append(transaction.tx_id.hex())
+                    answer = response.text
+                    result = response.json()["results"][0] if response.status_code == 200 else {"status": "refused"}
+                except (httpx.HTTPError, OSError, json.JSONDecodeError) as error:
+                    answer, result = repr(error), {"status": "unanswered"}
+                if result["status"] == "committed":
+                    self.acknowledged.append((result["tx_id"], time.monotonic()))
+                    break
+                # A client that asks again at once would use up its patience before a node has drawn breath.
+                time.sleep(RETRY_S)
 
 
 def _base64(data: bytes) -> str:
