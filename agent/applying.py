@@ -155,19 +155,9 @@ def apply_patch(
             # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
             _check_unchanged(scan_tree(part_fd), part_inventory)
             check_pre_images(plan, root_fd, inventory)
-            status = os.fstat(part_fd)
-            journal = Journal(
-                patch_id=application.installed.patch_id,
-                intent=application.intent,
-                device=status.st_dev,
-                old_inode=status.st_ino,
+            journal = replace(
+                _begin_journal(config, application, part_fd, tree_after),
                 new_inode=staged.inode,
-                tree_before=inventory.tree_digest,
-                tree_after=tree_after,
-                state_after=application.state_after(tree_after),
-                action=application.action,
-                phase=_phase(config, application),
-                hooked=bool(config.hooks.all),
                 part=part.decode(),
                 part_before=part_inventory.tree_digest if part else None,
             )
@@ -252,20 +242,8 @@ def apply_in_place(
             workshop.prepare(plan, inventory)
             check_pre_images(plan, root_fd, inventory)
             workshop.check_backups()
-            status = os.fstat(root_fd)
-            journal = Journal(
-                patch_id=application.installed.patch_id,
-                intent=application.intent,
-                device=status.st_dev,
-                old_inode=status.st_ino,
-                new_inode=status.st_ino,
-                tree_before=inventory.tree_digest,
-                tree_after=application.tree_after,
-                state_after=application.state_after(application.tree_after),
-                action=application.action,
-                phase=_phase(config, application),
-                hooked=bool(config.hooks.all),
-                operations=operations,
+            journal = replace(
+                _begin_journal(config, application, root_fd, application.tree_after), operations=operations
             )
             write_journal(files, store.path(JOURNAL_FILE), journal)
             if config.hooks.before is not None:
@@ -320,6 +298,24 @@ def settle_in_place(files: Files, config: TargetConfig, operations: Operations, 
             return _side(workshop)
     finally:
         os.close(root_fd)
+
+
+def _begin_journal(config: TargetConfig, application: Application, directory_fd: int, tree_after: Digest) -> Journal:
+    """Return the journal of an application to the directory, as far as it is the same in every mode: the directory stays the one it is."""
+    status = os.fstat(directory_fd)
+    return Journal(
+        patch_id=application.installed.patch_id,
+        intent=application.intent,
+        device=status.st_dev,
+        old_inode=status.st_ino,
+        new_inode=status.st_ino,
+        tree_before=application.inventory.tree_digest,
+        tree_after=tree_after,
+        state_after=application.state_after(tree_after),
+        action=application.action,
+        phase=_phase(config, application),
+        hooked=bool(config.hooks.all),
+    )
 
 
 def _phase(config: TargetConfig, application: Application) -> Phase:
