@@ -242,7 +242,7 @@ def _archive_blocks(items: Iterator[ArchiveItem], start: int) -> Iterator[ReadBl
 
 def _announced_height(path: Path) -> int:
     """Return how many blocks an archive's closing record names, for a progress bar; 0 when there is none to be seen."""
-    from ledger.archive import END
+    from ledger.sealed_stream import END
     from wire.codec import encode
 
     try:

@@ -34,6 +34,7 @@ EXPECTED = [
     BundledTransaction(b"signed"),
     BundleEnd(6),
 ]
+CLOSING = encode_frame(encode(("end", 6, FOUNDED)))
 
 
 def bundle() -> bytes:
@@ -97,7 +98,7 @@ def test_items_before_a_cut_are_given() -> None:
         (b"patchwarden-archive 1\n" + bytes(20), "ledger.bundle.magic"),
         (bundle() + encode_frame(encode(("end", 6, FOUNDED))), "ledger.bundle.trailing"),
         (bundle() + b"\0\0", "ledger.bundle.trailing"),
-        (MAGIC + encode_frame(encode(("end", 0, sha256(MAGIC)))), "ledger.bundle.count"),
+        (bundle()[: -len(CLOSING)] + encode_frame(encode(("end", 5, FOUNDED))), "ledger.bundle.count"),
     ],
 )
 def test_what_is_no_bundle_is_refused(data: bytes, code: str) -> None:
@@ -106,6 +107,7 @@ def test_what_is_no_bundle_is_refused(data: bytes, code: str) -> None:
 
 HEAD: Value = ("bundle", "net", FOUNDED, 1)
 MALFORMED: dict[str, list[Value]] = {
+    "closed at once": [("end", 0, sha256(MAGIC))],
     "no head": [("block", b"b", None)],
     "nothing": [()],
     "number": [7],
