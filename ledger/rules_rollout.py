@@ -27,7 +27,7 @@ from ledger.record import Record
 from ledger.records import REVOKED
 from ledger.roles import ADMINISTRATOR, HOST, RELEASE_MANAGER
 from ledger.rollout_actions import DecideRollout
-from ledger.rollout_bodies import HALT, RESUME, GroupAssign, RolloutCreate, RolloutDecide
+from ledger.rollout_bodies import HALT, RESUME, WITHDRAW, GroupAssign, RolloutCreate, RolloutDecide
 from ledger.rollout_records import (
     APPLIED,
     BUDGET,
@@ -56,6 +56,7 @@ from ledger.state import StateView
 
 NOT_CARRIED_OUT: Final = ("ERROR_LEDGER_UNAVAILABLE", "ERROR_STALE_REPLICA")
 """Results that say nothing about the patch: the host did not get to it, and may try again."""
+_STATUS_AFTER: Final = {HALT: HALTED, RESUME: RUNNING, WITHDRAW: ENDED}
 
 
 # Groups
@@ -238,6 +239,19 @@ def decide_rollout_by_vote(view: StateView, context: Context, action: DecideRoll
     return _decided(view, context, rollout, decision=action.decision, by=GOVERNANCE, reason=action.reason)
 
 
+def decided_rollout(rollout: RolloutRecord, decision: str, *, by: str, reason: str, height: int) -> RolloutRecord:
+    """Return the rollout after one of `ROLLOUT_DECISIONS` that took effect in the block of `height`."""
+    status = _STATUS_AFTER[decision]
+    return replace(
+        rollout,
+        status=status,
+        status_height=height,
+        status_by=by,
+        status_reason=reason,
+        forgiven=rollout.failures if status == RUNNING else rollout.forgiven,
+    )
+
+
 def _find_rollout(view: StateView, rollout_id: str) -> RolloutRecord:
     rollout = view.rollout(rollout_id)
     if rollout is None:
@@ -250,20 +264,13 @@ def _find_rollout(view: StateView, rollout_id: str) -> RolloutRecord:
 def _decided(
     view: StateView, context: Context, rollout: RolloutRecord, *, decision: str, by: str, reason: str
 ) -> Effects:
-    status = {HALT: HALTED, RESUME: RUNNING}.get(decision, ENDED)
+    status = _STATUS_AFTER[decision]
     # A halt by governance stands above one by the organisation or by the budget.
     is_raised = status == HALTED and by == GOVERNANCE and rollout.status_by != GOVERNANCE
     if status == rollout.status and not is_raised:
         raise refuse("rollout.no_change", f"the rollout is {status} already")
-    changed = replace(
-        rollout,
-        status=status,
-        status_height=context.height,
-        status_by=by,
-        status_reason=reason,
-        forgiven=rollout.failures if status == RUNNING else rollout.forgiven,
-    )
     key = rollout_key(rollout.rollout_id)
+    changed = decided_rollout(rollout, decision, by=by, reason=reason, height=context.height)
     records: dict[bytes, Record] = {key: changed}
     if status == ENDED:
         for group_id, _, _ in rollout.groups:
@@ -336,7 +343,7 @@ def count_outcome(view: StateView, context: Context, body: DeploymentOutcome) ->
     targets = {name: (name, state, opened) for name, state, opened in known.targets}
     if targets.get(body.target, ("", "", None))[2] != body.intent_tx_id:
         return {}
-    state = _state_after(body, _is_installed(view, host, body.target, body.patch_id))
+    state = state_after(body.result, was_installed=_is_installed(view, host, body.target, body.patch_id))
     if state is None:
         del targets[body.target]
     else:
@@ -381,15 +388,15 @@ def _is_installed(view: StateView, host: str, target: str, patch_id: bytes) -> b
     return record is not None and any(each == patch_id for each, _ in record.installed)
 
 
-def _state_after(body: DeploymentOutcome, was_installed: bool) -> str | None:
+def state_after(result: str, *, was_installed: bool) -> str | None:
     """Return what an outcome that closes an intent says of its target; None when nothing: it may be tried again."""
-    if body.result == "SUCCESS":
+    if result == "SUCCESS":
         return APPLIED
-    if body.result == "ROLLED_BACK":
+    if result == "ROLLED_BACK":
         return ROLLED
     if was_installed:
         return APPLIED  # A rollback, or a second application, that came to nothing.
-    return None if body.result in NOT_CARRIED_OUT else FAILED
+    return None if result in NOT_CARRIED_OUT else FAILED
 
 
 def _counted(
@@ -400,28 +407,44 @@ def _counted(
     patch_id: bytes,
 ) -> dict[bytes, Record]:
     """Return the rollout's and the host's record after the host's targets have changed."""
-    after = replace(before, targets=tuple(targets[name] for name in sorted(targets)))
-    has_failed = before.has_failed or any(state in (FAILED, ROLLED) for _, state, _ in after.targets)
-    after = replace(after, has_failed=has_failed)
-    counts = list(rollout.counts)
-    counts[before.wave] = _moved(rollout, before, after, context)
-    failures = rollout.failures + (has_failed and not before.has_failed)
-    changed = replace(rollout, counts=tuple(counts), failures=failures)
-    if rollout.status == RUNNING and failures - rollout.forgiven > rollout.budget:
-        changed = replace(
-            changed,
-            status=HALTED,
-            status_height=context.height,
-            status_by=BUDGET,
-            status_reason=f"it failed on {failures - rollout.forgiven} hosts, and {rollout.budget} may",
-        )
+    changed, after = counted_host(rollout, before, targets, height=context.height, time_ms=context.time_ms)
     return {
         rollout_key(rollout.rollout_id): changed,
         rollout_host_key(patch_id, after.host): after,
     }
 
 
-def _moved(rollout: RolloutRecord, before: RolloutHost, after: RolloutHost, context: Context) -> Counts:
+def counted_host(
+    rollout: RolloutRecord,
+    before: RolloutHost,
+    targets: Mapping[str, tuple[str, str, bytes | None]],
+    *,
+    height: int,
+    time_ms: int,
+) -> tuple[RolloutRecord, RolloutHost]:
+    """Return the rollout and the host after the host's targets have become `targets` in the block of this height and time.
+
+    More failures than the budget has room for halt the rollout in the same step.
+    """
+    after = replace(before, targets=tuple(targets[name] for name in sorted(targets)))
+    has_failed = before.has_failed or any(state in (FAILED, ROLLED) for _, state, _ in after.targets)
+    after = replace(after, has_failed=has_failed)
+    counts = list(rollout.counts)
+    counts[before.wave] = _moved(rollout, before, after, height, time_ms)
+    failures = rollout.failures + (has_failed and not before.has_failed)
+    changed = replace(rollout, counts=tuple(counts), failures=failures)
+    if rollout.status == RUNNING and failures - rollout.forgiven > rollout.budget:
+        changed = replace(
+            changed,
+            status=HALTED,
+            status_height=height,
+            status_by=BUDGET,
+            status_reason=f"it failed on {failures - rollout.forgiven} hosts, and {rollout.budget} may",
+        )
+    return changed, after
+
+
+def _moved(rollout: RolloutRecord, before: RolloutHost, after: RolloutHost, height: int, time_ms: int) -> Counts:
     """Return the counts of the host's wave after it has gone from one state to another."""
     wave = before.wave
     numbers = dict(zip(COUNTED, rollout.counts[wave][:5], strict=True))
@@ -429,9 +452,9 @@ def _moved(rollout: RolloutRecord, before: RolloutHost, after: RolloutHost, cont
         numbers[before.state] -= 1
     if after.state is not None:
         numbers[after.state] += 1
-    height, time_ms = rollout.counts[wave][-2:]
+    met_height, met_ms = rollout.counts[wave][-2:]
     if wave == len(rollout.planned) or numbers[APPLIED] < rollout.needed(wave):
-        height = time_ms = None
-    elif height is None:
-        height, time_ms = context.height, context.time_ms
-    return cast("Counts", (*numbers.values(), height, time_ms))
+        met_height = met_ms = None
+    elif met_height is None:
+        met_height, met_ms = height, time_ms
+    return cast("Counts", (*numbers.values(), met_height, met_ms))

@@ -432,9 +432,9 @@ class StateView:
         """Yield all rollouts in order of id."""
         return self._list(keyspace.ROLLOUT, RolloutRecord)
 
-    def rollout_hosts(self, patch_id: bytes) -> Iterator[RolloutHost]:
-        """Yield every host of which a rollout of this patch counts something, in order of id."""
-        return self._list(keyspace.rollout_host_key(patch_id, ""), RolloutHost)
+    def rollout_hosts(self, patch_id: bytes, after: str = "") -> Iterator[RolloutHost]:
+        """Yield every host of which a rollout of this patch counts something, in order of id, behind `after`."""
+        return self._list(keyspace.rollout_host_key(patch_id, ""), RolloutHost, after.encode())
 
     def organisations(self) -> Iterator[Organisation]:
         """Yield all organisations in order of name."""

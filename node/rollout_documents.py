@@ -14,7 +14,8 @@ Document = dict[str, Any]
 
 OFFLINE_AFTER_MS: Final = 300_000
 """Default of how long, by the ledger's time, a host of an open wave may say nothing before it is called offline."""
-_NAMES: Final = tuple(state.replace("-", "_") for state in COUNTED)
+COUNT_NAMES: Final = tuple(state.replace("-", "_") for state in COUNTED)
+"""What is counted of hosts, as members of documents."""
 
 
 def rollout_document(
@@ -45,7 +46,7 @@ def rollout_document(
         at = opens[index]
         document["opens"] = None if at is None else {"height": at[0], "time_ms": at[1]}
         document["open"] = is_open = rollout.status == RUNNING and is_reached(at, height, time_ms)
-        heard = sum(document[name] for name in _NAMES)
+        heard = sum(document[name] for name in COUNT_NAMES)
         silent = max(0, document["hosts"] - heard)
         is_late = is_open and at is not None and time_ms - at[1] >= offline_after_ms
         document["waiting"], document["offline"] = (0, silent) if is_late else (silent, 0)
@@ -88,7 +89,7 @@ def group_document(group: HostGroup) -> Document:
 
 def _counts(rollout: RolloutRecord, index: int, planned: int | None) -> Document:
     *numbers, met_height, met_ms = rollout.counts[index]
-    counted: Document = dict(zip(_NAMES, numbers, strict=True))
+    counted: Document = dict(zip(COUNT_NAMES, numbers, strict=True))
     hosts = sum(counted.values()) if planned is None else planned
     met = None if met_height is None else {"height": met_height, "time_ms": met_ms}
     return {"hosts": hosts, **counted, "met": met}

@@ -5,15 +5,20 @@ Source: docs/spec/rollouts.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ledger.rollout_turn import find_turn
+import trio
+
+from ledger.rollout_records import COUNTED, RolloutHost, RolloutRecord
+from ledger.rollout_turn import find_turn, find_wave
+from ledger.state import StateView
 from node.errors import not_found
 from node.limits import PAGE_DEFAULT, PAGE_MAX
 from node.local.protocol import Json
-from node.params import as_count, as_name, as_optional_integer
+from node.params import ParameterError, as_count, as_name, as_optional_integer, as_optional_name
+from node.rollout_course import COURSE_POINTS_DEFAULT, COURSE_POINTS_MAX, Courses, course_document
 from node.rollout_documents import OFFLINE_AFTER_MS, group_document, rollout_document
 
 if TYPE_CHECKING:
@@ -22,12 +27,20 @@ if TYPE_CHECKING:
 Params = Mapping[str, Json]
 Document = dict[str, Any]
 
+SILENT: Final = "silent"
+"""What is said of a host of which a rollout heard nothing."""
+HOSTS_SCAN_MAX: Final = 20_000
+"""Hosts that are looked at for one page."""
+HOSTS_SLICE: Final = 64
+"""After so many, about 3 ms of work, the node does something else."""
+
 
 class RolloutServices:
     """The methods of one node about rollouts."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._courses = Courses()
 
     def methods(self) -> dict[str, Callable[[Params], Any]]:
         """Return every method by its name on the socket."""
@@ -35,6 +48,8 @@ class RolloutServices:
             "rollouts.list": self.rollouts_list,
             "rollouts.get": self.rollouts_get,
             "rollouts.turn": self.rollouts_turn,
+            "rollouts.hosts": self.rollouts_hosts,
+            "rollouts.course": self.rollouts_course,
             "groups.list": self.groups_list,
             "groups.get": self.groups_get,
         }
@@ -52,10 +67,8 @@ class RolloutServices:
         rollout_id = as_name(params, "rollout_id")
         after = as_optional_integer(params, "offline_after_ms")
         with self._node.replica.view() as view:
-            rollout = view.rollout(rollout_id)
+            rollout = _rollout(view, rollout_id)
             header = view.header
-            if rollout is None:
-                raise not_found("rollout", rollout_id, header.height)
             return rollout_document(
                 rollout, header.height, header.time_ms, OFFLINE_AFTER_MS if after is None else after
             )
@@ -82,6 +95,44 @@ class RolloutServices:
                 "height": header.height,
             }
 
+    async def rollouts_course(self, params: Params) -> Document:
+        """Return how many hosts were in which state when."""
+        rollout_id = as_name(params, "rollout_id")
+        points = as_count(params, "points", COURSE_POINTS_DEFAULT, COURSE_POINTS_MAX)
+        with self._node.replica.view() as view:
+            rollout = _rollout(view, rollout_id)
+            return course_document(rollout, await self._courses.find(view, rollout), max(2, points))
+
+    async def rollouts_hosts(self, params: Params) -> Document:
+        """Return hosts of a rollout with what is said of each: in order of group and place, or those in one state in order of id.
+
+        `next` is the host behind which the next page begins, or None. A page can be short, even empty, and have a next one:
+        `HOSTS_SCAN_MAX` hosts are looked at for it.
+        """
+        rollout_id, after = as_name(params, "rollout_id"), as_optional_name(params, "after")
+        limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
+        state = as_optional_name(params, "state")
+        if state is not None and state not in (*COUNTED, SILENT):
+            raise ParameterError(
+                "node.param.state", "the state is not known", expected=", ".join((*COUNTED, SILENT)), actual=state
+            )
+        with self._node.replica.view() as view:
+            rollout = _rollout(view, rollout_id)
+            scan = _heard(view, rollout, after) if state in COUNTED else _placed(view, rollout, after)
+            hosts: list[Document] = []
+            last: str | None = None
+            more = False
+            for row, host in enumerate(scan):
+                if row == HOSTS_SCAN_MAX or len(hosts) == limit:
+                    more = True
+                    break
+                if row % HOSTS_SLICE == HOSTS_SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+                last = host.host
+                if state is None or (host.state or SILENT) == state:
+                    hosts.append(_host_document(view, rollout, host))
+            return {"rollout_id": rollout_id, "hosts": hosts, "next": last if more else None, "height": view.height}
+
     async def groups_list(self, params: Params) -> list[Document]:
         """Return the groups of hosts, in order of id."""
         limit = as_count(params, "limit", PAGE_DEFAULT, PAGE_MAX)
@@ -100,3 +151,54 @@ class RolloutServices:
             members = list(islice(view.group_hosts(group, start), limit))
             behind = start + len(members)
             return {**group_document(group), "members": members, "next": behind if behind < group.hosts else None}
+
+
+def _rollout(view: StateView, rollout_id: str) -> RolloutRecord:
+    rollout = view.rollout(rollout_id)
+    if rollout is None:
+        raise not_found("rollout", rollout_id, view.height)
+    return rollout
+
+
+def _heard(view: StateView, rollout: RolloutRecord, after: str | None) -> Iterator[RolloutHost]:
+    """Yield the hosts that the rollout counts, in order of id, also those that have left their group since."""
+    counted = view.rollout_hosts(rollout.patch_id, after or "")
+    return (each for each in counted if each.rollout_id == rollout.rollout_id)
+
+
+def _placed(view: StateView, rollout: RolloutRecord, after: str | None) -> Iterator[RolloutHost]:
+    """Yield the hosts that are in the rollout's groups now, in order of group and place, behind a host that is."""
+    groups = [group for group, _, _ in rollout.groups]
+    start = 0
+    if after is not None:
+        member = view.group_member(after)
+        if member is None or member.group_id not in groups:
+            raise ParameterError(
+                "node.param.after", "the host is in none of the rollout's groups", actual=after, hint="begin anew"
+            )
+        groups, start = groups[groups.index(member.group_id) :], member.slot + 1
+    for group_id in groups:
+        group = view.group(group_id)
+        assert group is not None, "a group never goes"
+        for name in view.group_hosts(group, start):
+            counted = view.rollout_host(rollout.patch_id, name)
+            if counted is None or counted.rollout_id != rollout.rollout_id:
+                member = view.group_member(name)
+                assert member is not None, "who has a place is a member"
+                counted = RolloutHost(name, rollout.rollout_id, find_wave(rollout, member), False, ())
+            yield counted
+        start = 0
+
+
+def _host_document(view: StateView, rollout: RolloutRecord, host: RolloutHost) -> Document:
+    names = [wave.name for wave in rollout.waves]
+    member = view.group_member(host.host)
+    return {
+        "host": host.host,
+        "group": None if member is None else member.group_id or None,
+        "wave": names[min(host.wave, len(names) - 1)],
+        "later": host.wave == len(names),
+        "state": host.state or SILENT,
+        "has_failed": host.has_failed,
+        "targets": [{"target": name, "state": state} for name, state, _ in host.targets],
+    }

@@ -24,6 +24,7 @@ from node.backup import BackupServices
 from node.bundle_services import BundleServices
 from node.errors import not_found as _not_found
 from node.governance_services import GovernanceServices
+from node.host_services import HostServices
 from node.identity_services import IdentityServices
 from node.limits import PAGE_DEFAULT, PAGE_MAX, SUBMIT_TRANSACTIONS_MAX, WAIT_TIMEOUT_MS_MAX
 from node.local.protocol import (
@@ -127,6 +128,7 @@ class Services:
             **IdentityServices(self._node).methods(),
             **PolicyServices(self._node).methods(),
             **RolloutServices(self._node).methods(),
+            **HostServices(self._node).methods(),
             **ProofServices(self._node).methods(),
             **BackupServices(self._node).methods(),
             **BundleServices(self._node).methods(),

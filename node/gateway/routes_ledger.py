@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from node.gateway import schemas, schemas_rollouts
+from node.gateway import schemas, schemas_hosts, schemas_rollouts
 from node.gateway.access import Core, Files, Json
 from node.gateway.errors_doc import errors
 from node.gateway.events import with_keep_alive
@@ -174,6 +174,29 @@ async def deployments(
     return JSONResponse(await core.call("deployments.list", host=host, patch=patch, limit=limit))
 
 
+@router.get("/v1/hosts", response_model=list[schemas_hosts.Host], responses=errors(400))
+async def hosts(core: Core, after: NameQuery = None, limit: Limit = None) -> JSONResponse:
+    """Hosts in order of their id."""
+    return JSONResponse(await core.call("hosts.list", after=after, limit=limit))
+
+
+@router.get("/v1/hosts/{host}", response_model=schemas_hosts.HostWithTargets, responses=errors(400, 404))
+async def host(core: Core, host: NamePath) -> JSONResponse:
+    """One host with its targets, each with what was last reported about it."""
+    return JSONResponse(await core.call("hosts.get", host=host))
+
+
+@router.get("/v1/hosts/{host}/records", response_model=schemas_hosts.HostRecords, responses=errors(400, 404))
+async def host_records(
+    core: Core,
+    host: NamePath,
+    before: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """The intents and outcomes of one host, the newest first; the next page is `before` the record `next`."""
+    return JSONResponse(await core.call("hosts.records", host=host, before=before, limit=limit))
+
+
 @router.get("/v1/hosts/{host}/targets/{target}", response_model=schemas.Target, responses=errors(400, 404))
 async def target(core: Core, host: NamePath, target: NamePath) -> JSONResponse:
     """What the ledger knows of one target of a host."""
@@ -198,6 +221,27 @@ async def rollout(core: Core, rollout_id: NamePath, offline_after_ms: HeightQuer
 async def rollout_turn(core: Core, rollout_id: NamePath, host: NamePath) -> JSONResponse:
     """With which wave a host goes, and when."""
     return JSONResponse(await core.call("rollouts.turn", rollout_id=rollout_id, host=host))
+
+
+@router.get("/v1/rollouts/{rollout_id}/hosts", response_model=schemas_rollouts.RolloutHosts, responses=errors(400, 404))
+async def rollout_hosts(
+    core: Core,
+    rollout_id: NamePath,
+    state: Literal["under-way", "failed", "rolled-back", "refused", "applied", "silent"] | None = None,
+    after: NameQuery = None,
+    limit: Limit = None,
+) -> JSONResponse:
+    """Hosts by group and place, or those in one state; the next page is `after` the host `next`, and a page can be short before it."""
+    params = {"rollout_id": rollout_id, "state": state, "after": after, "limit": limit}
+    return JSONResponse(await core.call("rollouts.hosts", params))
+
+
+@router.get("/v1/rollouts/{rollout_id}/course", response_model=schemas_rollouts.Course, responses=errors(400, 404))
+async def rollout_course(
+    core: Core, rollout_id: NamePath, points: Annotated[int | None, Query(ge=1, le=500)] = None
+) -> JSONResponse:
+    """How many hosts were in which state when, from the ledger's history of the patch."""
+    return JSONResponse(await core.call("rollouts.course", rollout_id=rollout_id, points=points))
 
 
 @router.get("/v1/groups", response_model=list[schemas_rollouts.HostGroup], responses=errors(400))

@@ -116,3 +116,64 @@ class HostGroupMembers(HostGroup):
     members: list[str]
     next: int | None
     """The place of the first that is not there, or null."""
+
+
+class HostInRollout(Answer):
+    """What a rollout counts of a host."""
+
+    host: str
+    group: str | None
+    """The group that it is in now."""
+    wave: str
+    later: bool
+    state: str
+    """``under-way``, ``failed``, ``rolled-back``, ``refused``, ``applied`` or ``silent``."""
+    has_failed: bool
+    targets: list[TargetInTurn]
+
+
+class RolloutHosts(Answer):
+    """Hosts of a rollout."""
+
+    rollout_id: str
+    hosts: list[HostInRollout]
+    next: str | None
+    """The host behind which the next page begins, or null."""
+    height: Height
+
+
+class CoursePoint(Moment):
+    """How many hosts were in which state after a block."""
+
+    under_way: int
+    failed: int
+    rolled_back: int
+    refused: int
+    applied: int
+    silent: int
+    """Hosts of the plan of which nothing was heard."""
+    failures: int
+    failures_forgiven: int
+
+
+class CourseMark(Moment):
+    """A change of a rollout's status."""
+
+    status: str
+    by: str
+    reason: str
+
+
+class Course(Answer):
+    """How a rollout came to be what it is."""
+
+    rollout_id: str
+    budget: int
+    points: list[CoursePoint]
+    """The first, and of each of equal stretches of time the last."""
+    points_total: int
+    """How many blocks changed something."""
+    marks: list[CourseMark]
+    complete: bool
+    """Whether it ends at the rollout as it is; false where history was pruned or is too long."""
+    height: Height

@@ -383,6 +383,7 @@ def _methods() -> dict[str, Callable[[Mapping[str, Any]], Any]]:
 _REPLICA_METHODS = (
     *("blocks.list", "blocks.get", "blocks.raw", "tx.get", "tx.submit", "history", "receipt.get"),
     *("identities.list", "identities.get", "identities.history", "organisations.list"),
+    *("hosts.list", "hosts.get", "hosts.records", "rollouts.hosts", "rollouts.course"),
     *("patches.list", "patches.attestations", "deployments.list", "targets.get", "policy.get"),
     *("governance.list", "governance.get", "proofs.state", "proofs.consistency", "checkpoint.get"),
 )
