@@ -21,7 +21,7 @@ FUZZER := $(VENV)/.stamp-fuzzer
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: help setup demo test check lint types layers fast coverage bench large faults scale crash sim traps fuzz format lock clean
+.PHONY: help setup demo test check lint types layers fast coverage bench large faults scale crash sim traps fuzz meaning format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -96,6 +96,11 @@ MINUTES ?= 10
 
 fuzz: setup $(FUZZER) ## coverage-guided fuzzing of every decoder; MINUTES=60, FUZZ="--target diff" says how
 	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(FUZZ)
+
+EXAMPLES ?= 2000
+
+meaning: setup ## draw many more diffs with allowances for git, GNU patch and busybox than the tests do; EXAMPLES=5000
+	@PATCHWARDEN_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --hypothesis-show-statistics tests/properties/test_diff_allowances.py
 
 format: setup ## rewrite the code as ruff would
 	@$(BIN)/ruff check --fix .

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from provenance.diff import MODE_EXECUTABLE, MODE_REGULAR, FileState
+from provenance.diff import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR, Allowance, FileState
 from provenance.diff_make import make_diff
 
 Tree = Mapping[str, FileState | None]
@@ -43,9 +43,9 @@ class Change:
     """busybox patch 1.35 gives the same result."""
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def make(self) -> bytes:
+    def make(self, allowed: frozenset[Allowance] = frozenset()) -> bytes:
         """Return the change's diff."""
-        return make_diff(self.pre, self.post, self.renames, copies=self.copies)
+        return make_diff(self.pre, self.post, self.renames, allowed, copies=self.copies)
 
     @property
     def tree(self) -> dict[str, FileState]:
@@ -253,3 +253,83 @@ def changes(draw: st.DrawFn) -> Change:
         post[target] = FileState(draw(modes), draw(edited(before.content)))
         copies[target] = source
     return Change(pre, post, copies=copies)
+
+
+_WIDE_PATHS = ("a", "b c", "d/a", "d/e/é", "d/e/z.sh", "d/f/one", "l", "x/y/only")
+_WIDE_TARGETS = (b"a", b"d", b"../a", b"d/e", b"nowhere", b"b c", "é".encode(), b"-x", b"x/y/only", b"..")
+_BAD_TARGETS = (b"/etc/passwd", b"../../../up", b"\xff", b"a\tb", b"CR\r", b" ", b"--- a/x", b"a//b/")
+_MOVED = ("A", "d/copy", "q/r/moved", "zz")
+
+
+@st.composite
+def binary_contents(draw: st.DrawFn) -> bytes:
+    """Draw content with a NUL byte somewhere: short, long and dull, long and not to be compressed, behind a long text."""
+    match draw(st.integers(0, 4)):
+        case 0:
+            return draw(st.binary(max_size=60)) + b"\0" + draw(st.binary(max_size=60))
+        case 1:
+            return bytes(draw(st.integers(1, 3000)))
+        case 2:
+            return draw(st.randoms(use_true_random=False)).randbytes(draw(st.integers(50, 3000))) + b"\0"
+        case 3:
+            return draw(contents()) + b"\0" + draw(contents())
+        case _:  # git looks for it in the first 8,000 bytes only
+            return numbered(1200) + b"\0" + draw(contents())
+
+
+@st.composite
+def _wide_states(draw: st.DrawFn, *, is_old: bool) -> FileState:
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        return FileState(MODE_LINK, draw(st.sampled_from(_WIDE_TARGETS + (_BAD_TARGETS if is_old else ()))))
+    content = draw(binary_contents()) if kind < 3 else draw(contents())
+    return FileState(draw(st.sampled_from([MODE_REGULAR, MODE_EXECUTABLE])), content)
+
+
+@st.composite
+def _changed(draw: st.DrawFn, before: FileState) -> FileState:
+    """Draw what a file becomes: the same kind of thing, with another mode, content, or both."""
+    if before.mode == MODE_LINK:
+        return FileState(MODE_LINK, draw(st.sampled_from(_WIDE_TARGETS)))
+    mode = draw(st.sampled_from([before.mode, before.mode, MODE_REGULAR, MODE_EXECUTABLE]))
+    match draw(st.integers(0, 4)):
+        case 0:
+            return FileState(mode, before.content)
+        case 1:
+            return FileState(mode, draw(binary_contents()))
+        case 2 if b"\0" in before.content:
+            at = draw(st.integers(0, len(before.content)))
+            return FileState(mode, before.content[:at] + draw(st.binary(max_size=20)) + before.content[at:])
+        case _:
+            return FileState(mode, draw(edited(before.content)))
+
+
+@st.composite
+def wide_changes(draw: st.DrawFn) -> Change:
+    """Draw two states of a tree that differ in binary content, links, removed directories, moves and copies, too."""
+    pre: dict[str, FileState | None] = {}
+    post: dict[str, FileState | None] = {}
+    for path in draw(st.lists(st.sampled_from(_WIDE_PATHS), min_size=1, unique=True)):
+        before = draw(_wide_states(is_old=True)) if draw(st.integers(0, 3)) else None
+        pre[path] = before
+        if before is None:
+            post[path] = draw(_wide_states(is_old=False))
+        else:
+            fate = draw(st.integers(0, 5))
+            post[path] = None if fate < 2 else before if fate == 2 else draw(_changed(before))
+    renames: dict[str, str] = {}
+    copies: dict[str, str] = {}
+    files = [path for path, state in pre.items() if state is not None and state.mode != MODE_LINK]
+    for target in draw(st.lists(st.sampled_from(_MOVED), unique=True)) if files else ():
+        source = draw(st.sampled_from(files))
+        before = pre[source]
+        assert before is not None
+        after = before if draw(st.booleans()) else draw(_changed(before))
+        if draw(st.booleans()) and post[source] is None and source not in renames.values():
+            if not any(copied == source and copy.encode() > target.encode() for copy, copied in copies.items()):
+                renames[target] = source
+                post[target] = after
+        elif post[source] is not None or target.encode() < source.encode():
+            copies[target] = source
+            post[target] = after
+    return Change(pre, post, renames, copies=copies)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provenance.diff_model import FileState
-from tests.testkit.appliers import Outcome, read_tree, write_tree
+from tests.testkit.appliers import Outcome, outcome_in, write_tree
 
 SECONDS_MAX = 60
 
@@ -36,9 +36,8 @@ def am_file(tree: Mapping[str, FileState | None], mail: bytes, *options: str) ->
             _git(root, *command)
         done = _git(root, "am", *options, stdin=mail, check=False)
         shown = _git(root, "log", "-1", "--format=%an <%ae>%x00%aI%x00%s%x00%b").stdout.decode()
-        return Outcome(
-            done.returncode == 0, read_tree(root), (done.stdout + done.stderr).decode("utf-8", "replace")
-        ), Commit(*shown.rstrip("\n").split("\0"))
+        outcome = outcome_in(root, done.returncode == 0, done.stdout + done.stderr)
+        return outcome, Commit(*shown.rstrip("\n").split("\0"))
 
 
 def write_tree_id(root: Path, object_format: str = "sha256") -> str:
