@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
@@ -31,6 +31,7 @@ from agent.inventory import Entry, Inventory, open_root, scan_tree, take_invento
 from agent.manifest import append_manifest, write_manifest
 from agent.part import cut_part, find_part, open_part
 from agent.plan import Plan, check_pre_images
+from agent.progress import STEP_APPLY, Tracker
 from agent.stage import stage_tree
 from agent.switch import (
     Journal,
@@ -73,6 +74,8 @@ class Application:
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
     restores: Digest | None = None
     """The tree digest that a rollback must give, where it is known."""
+    tracker: Tracker = field(default_factory=Tracker, compare=False)
+    """Told how far it is."""
 
     def state_after(self, tree_digest: Digest) -> TargetState:
         """Return what the target's state becomes when the tree has this digest."""
@@ -136,7 +139,7 @@ def apply_patch(
     if config.mode is Mode.IN_PLACE:
         apply_in_place(files, store, config, application, hooks)
         return
-    inventory, plan = application.inventory, application.plan
+    inventory, plan, tracker = application.inventory, application.plan, application.tracker
     part = find_part(plan, inventory)
     part_plan, part_inventory = cut_part(plan, inventory, part)
     root_fd = open_root(config.root)
@@ -144,15 +147,17 @@ def apply_patch(
         check_mounts(config.root)
         part_fd = open_part(root_fd, part)
         try:
+            tracker.begin(STEP_APPLY, "looking at the target again")
             _check_unchanged(scan_tree(part_fd), part_inventory)
             prepare_staging(files, config)
             if application.action == ACTION_APPLY:
                 store.keep_patch(application.installed.patch_id, application.data)
-            staged = stage_tree(files, part_fd, part_inventory, part_plan, staged_path(config))
+            staged = stage_tree(files, part_fd, part_inventory, part_plan, staged_path(config), tracker=tracker)
             # The stage of a part is proven to be what the plan makes of it; the digest of the whole follows from the plan.
             tree_after = application.tree_after if part else staged.tree_digest
             application.check_result(tree_after)
             # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
+            tracker.begin(STEP_APPLY, "looking at the target again")
             _check_unchanged(scan_tree(part_fd), part_inventory)
             check_pre_images(plan, root_fd, inventory)
             journal = replace(
@@ -167,6 +172,7 @@ def apply_patch(
                 _check_unchanged(scan_tree(part_fd), part_inventory)
                 check_pre_images(plan, root_fd, inventory)
             _check_place(root_fd, part, journal)
+            tracker.begin(STEP_APPLY, "switching the trees")
             switch_trees(files, config, journal)
         finally:
             os.close(part_fd)
@@ -238,7 +244,7 @@ def apply_in_place(
         if application.action == ACTION_APPLY:
             store.keep_patch(application.installed.patch_id, application.data)
         with opened_directory(config.staging) as work_fd:
-            workshop = Workshop(files, root_fd, work_fd, operations)
+            workshop = Workshop(files, root_fd, work_fd, operations, application.tracker)
             workshop.prepare(plan, inventory)
             check_pre_images(plan, root_fd, inventory)
             workshop.check_backups()

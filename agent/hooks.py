@@ -36,6 +36,7 @@ from agent.limits import (
     HOOK_WORD_BYTES_MAX,
     HOOK_WORDS_MAX,
 )
+from agent.progress import STEP_APPLY, Tracker
 from agent.redaction import redact
 from wire.errors import MalformedError
 from wire.fields import as_int
@@ -211,6 +212,7 @@ class HookRunner:
         environment: What they are told besides: target, root, patch.
         action: `apply` or `rollback`.
         stopping: Set when the agent ends: a hook that may take long is given up then.
+        tracker: Told which one runs.
     """
 
     def __init__(
@@ -220,7 +222,10 @@ class HookRunner:
         environment: Mapping[str, str],
         action: str,
         stopping: threading.Event | None = None,
+        *,
+        tracker: Tracker | None = None,
     ) -> None:
+        self._tracker = Tracker() if tracker is None else tracker
         self._hooks = hooks
         self._lock_path = os.path.join(directory, HOOK_LOCK_FILE)
         self._environment = dict(environment)
@@ -303,6 +308,8 @@ class HookRunner:
             "PATCHWARDEN_ACTION": action,
         }
         stopping = None if action == "restore" else self._stopping
+        again = f", run {count}" if count > 1 else ""
+        self._tracker.begin(STEP_APPLY, f"running the {kind.value} hook{again}")
         answer = _run_guarded(hook, environment, self._lock_path, stopping)
         output = base64.b64decode(answer.get("output", ""))
         return HookRun(

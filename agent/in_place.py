@@ -33,6 +33,7 @@ from agent.inventory import Entry, Inventory, entry_of
 from agent.limits import SYNCED_SINGLY_MAX
 from agent.new_files import make_file, own_name
 from agent.plan import Plan, emptied_directories
+from agent.progress import FILES, STEP_APPLY, Tracker
 from provenance.components import FileImage
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR
 
@@ -145,10 +146,14 @@ class Workshop:
         root_fd: The live tree's root, open.
         work_fd: The work directory, open, on the same file system.
         operations: What is done.
+        tracker: Told how far it is.
     """
 
-    def __init__(self, files: Files, root_fd: int, work_fd: int, operations: Operations) -> None:
+    def __init__(
+        self, files: Files, root_fd: int, work_fd: int, operations: Operations, tracker: Tracker | None = None
+    ) -> None:
         self._files = files
+        self._tracker = Tracker() if tracker is None else tracker
         self._root_fd = root_fd
         self._work_fd = work_fd
         self._operations = operations
@@ -163,7 +168,9 @@ class Workshop:
             OSError: It could not be done; what was made is left for the caller to remove.
         """
         syncs_singly = len(plan.changes) <= SYNCED_SINGLY_MAX
+        self._count("writing the new files")
         for number, (change, operation) in enumerate(zip(plan.changes, self._operations.files, strict=True)):
+            self._tracker.advance()
             if change.post is None:
                 continue
             make_file(
@@ -180,13 +187,16 @@ class Workshop:
                 raise ApplyRefusedError(
                     "agent.apply.staged", "a new file does not read back as it was written", actual=operation.path
                 )
+        self._count("keeping the old files")
         for number, operation in enumerate(self._operations.files):
+            self._tracker.advance()
             if operation.before is not None:
                 parent_fd, name = self._open_parent(operation.path)
                 try:
                     self._files.link_as(name, _old(number), source_fd=parent_fd, destination_fd=self._work_fd)
                 finally:
                     os.close(parent_fd)
+        self._tracker.begin(STEP_APPLY, "making the new files durable")
         if syncs_singly:
             self._files.sync(self._work_fd, "work")
         else:
@@ -199,8 +209,10 @@ class Workshop:
             ForeignWriteError: Somebody has written meanwhile.
             OSError: Something cannot be read.
         """
+        self._count("checking the old files again")
         for number, operation in enumerate(self._operations.files):
             self._check_backup(number, operation)
+            self._tracker.advance()
         for directory in self._operations.made:
             if self._is_there(directory):
                 raise ForeignWriteError(directory)
@@ -234,14 +246,19 @@ class Workshop:
         """
         for directory in self._operations.made:
             self._make_directory(directory)
+        self._count("putting the new files in place")
         for number, operation in enumerate(self._operations.files):
             if operation.after is not None:
                 self._put_new(number, operation)
+            self._tracker.advance()
         self._remove_files()
         self._remove_directories()
         for operation, place in zip(self._operations.files, self.places(), strict=True):
             if place is not Place.NEW:
                 raise ForeignWriteError(operation.path)
+
+    def _count(self, doing: str) -> None:
+        self._tracker.begin(STEP_APPLY, doing, len(self._operations.files), FILES)
 
     def go_back(self) -> None:
         """Make the tree the old one again, durably, but for paths that somebody else has written. May be repeated.

@@ -42,6 +42,7 @@ from agent.limits import OUTBOX_REFUSALS_MAX
 from agent.outbox import Entry, Outbox
 from agent.pipeline import Case, Judged, encode_decision, judge
 from agent.policy_cache import PolicyCache
+from agent.progress import ACTION_EXPLAIN, ACTION_RECOVER, FILES
 from agent.registry import Target
 from agent.results import Outcome, ResultCode, StepName, StepResult, done_code, result_code
 from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
@@ -172,7 +173,8 @@ class Lifecycle:
 
     async def explain(self, slot: Target, data: bytes, requester: Requester, action: str = ACTION_APPLY) -> Outcome:
         """Return how an application, or a rollback, would end now; nothing is changed or recorded."""
-        judged, tree = await run_blocking(self._judge, slot, data, requester, action)
+        with slot.tracker.work(ACTION_EXPLAIN):
+            judged, tree = await run_blocking(self._judge, slot, data, requester, action)
         return _ended(slot, judged, tree)
 
     def _judge(self, slot: Target, data: bytes, requester: Requester, action: str) -> tuple[Judged, Digest | None]:
@@ -212,6 +214,7 @@ class Lifecycle:
                 policies=self._policies,
                 action=action,
                 read_patch=slot.store.read_patch,
+                tracker=slot.tracker,
             )
             judged = judge(case)
             if judged.plan is not None:
@@ -233,6 +236,10 @@ class Lifecycle:
             TargetRefusedError: ``agent.target.not_adopted``.
             CorruptionError: The agent's state or the replica is damaged. An open application stays open for `recover`.
         """
+        with slot.tracker.work(action):
+            return await self._apply(slot, data, requester, action)
+
+    async def _apply(self, slot: Target, data: bytes, requester: Requester, action: str) -> Outcome:
         judged, tree = await run_blocking(self._judge, slot, data, requester, action)
         outcome = _ended(slot, judged, tree)
         if judged.error is not None:
@@ -282,6 +289,7 @@ class Lifecycle:
             tree_before=outcome.tree_before,
             decision=encode_decision(judged.decision),
         )
+        slot.tracker.begin(StepName.INTENT, "waiting for the ledger to have the intent")
         try:
             queued = await self._delivery.queue(body)
         except OutboxError as error:
@@ -365,6 +373,7 @@ class Lifecycle:
             action=judged.action,
             restores=judged.restores,
             tree_after=judged.tree_after,
+            tracker=slot.tracker,
         )
         hooks = self._hooks(slot, judged.patch_id, judged.action)
         problem: PatchwardenError | None = None
@@ -375,6 +384,7 @@ class Lifecycle:
                 warning = await run_blocking(try_out, self._files, slot.store, hooks)
         except (RejectedError, UnavailableError) as error:
             problem = error
+        slot.tracker.begin(StepName.APPLY, "recording the new tree", unit=FILES)
         settled = await run_blocking(self._settle, slot, intent.sequence, problem is None)
         if settled.is_done and settled.journal is not None:
             done = replace(outcome, tree_after=settled.journal.tree_after, hooks=tuple(hooks.runs))
@@ -394,7 +404,7 @@ class Lifecycle:
             "PATCHWARDEN_PATCH": patch_id,
         }
         what = "rollback" if action == ACTION_ROLLBACK else "apply"
-        return HookRunner(slot.config.hooks, slot.store.directory, told, what, self.stopping)
+        return HookRunner(slot.config.hooks, slot.store.directory, told, what, self.stopping, tracker=slot.tracker)
 
     async def _restore(self, slot: Target, hooks: HookRunner) -> None:
         """Put the target back to work on the tree that stands; that this fails is recorded, and changes nothing."""
@@ -417,10 +427,12 @@ class Lifecycle:
     ) -> Outcome:
         """Return the outcome after it stands in the outbox, and on the ledger if that does not take long."""
         body = _outcome_body(slot.config.name, outcome, outcome_detail(outcome, requester, data))
+        slot.tracker.begin(StepName.RECORD, "recording the outcome")
         with trio.CancelScope(shield=True):
             entry = await self._delivery.queue(body, closes=closes)
             await self._clean_up(slot)
         outcome = replace(outcome, outcome_tx=entry.transaction.tx_id)
+        slot.tracker.begin(StepName.RECORD, "waiting for the ledger to have the outcome")
         try:
             outcome = await self._deliver_soon(outcome, entry)
         finally:
@@ -457,6 +469,10 @@ class Lifecycle:
         entry = next((each for each in self._outbox.open_intents if _target_of(each) == slot.config.name), None)
         if entry is None and not _has_rest(slot):
             return None
+        with slot.tracker.work(ACTION_RECOVER):
+            return await self._recover(slot, entry)
+
+    async def _recover(self, slot: Target, entry: Entry | None) -> Recovery | None:
         recovery: Recovery | None = None
         if entry is not None:
             settled = await run_blocking(self._settle, slot, entry.sequence, False)
@@ -524,6 +540,7 @@ class Lifecycle:
         """Remove what the application left. The truth is recorded, so a disk that fails now costs nothing but space."""
         if not _has_rest(slot):
             return
+        slot.tracker.begin(StepName.RECORD, "removing what is not needed any more")
         try:
             await run_blocking(finish, self._files, slot.store, slot.config)
             await run_blocking(slot.forget_links)

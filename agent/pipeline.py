@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.clock_watch import check_clock
 from agent.context import HostFacts, build_facts
@@ -43,6 +44,7 @@ from agent.inventory import Inventory
 from agent.plan import Plan, make_plan, make_reverse_plan
 from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
+from agent.progress import FILES, KIBIBYTES, Tracker
 from agent.results import StepName, StepResult
 from agent.rollback import ReadPatch, check_newest, known_author, tree_before
 from agent.rollout import find_emergencies, find_rollout
@@ -66,7 +68,18 @@ from provenance.verify import (
 from wire import canonical_json
 from wire.errors import MalformedError, PatchwardenError, RejectedError, UnavailableError
 from wire.hashing import Digest
-from wire.limits import PATCH_FILE_BYTES_MAX
+from wire.limits import KIBIBYTE, PATCH_FILE_BYTES_MAX
+
+_DOING: Final = {
+    StepName.ADMIT: "admitting the patch",
+    StepName.VERIFY_SIGNATURE: "verifying the signature",
+    StepName.EXTRACT_METADATA: "reading the metadata",
+    StepName.VERIFY_IDENTITIES: "verifying the identities",
+    StepName.VALIDATE_METADATA: "validating the metadata",
+    StepName.POLICY: "asking the policy",
+    StepName.PLAN: "planning",
+}
+"""What each step is doing, for a person who waits."""
 
 
 def no_patch(patch_id: str) -> None:
@@ -107,6 +120,8 @@ class Case:
     """By how much the host's clock has jumped, milliseconds (`agent.clock_watch`)."""
     read_patch: ReadPatch = no_patch
     """The files of installed patches; only a rollback asks."""
+    tracker: Tracker = field(default_factory=Tracker)
+    """Told how far it is."""
 
 
 @dataclass(slots=True)
@@ -145,6 +160,7 @@ def judge(case: Case) -> Judged:
     judged = Judged(inventory=case.inventory, state=case.state, action=case.action)
     run = (_Rollback if case.action == ACTION_ROLLBACK else _Run)(case, judged)
     for step, check in run.steps():
+        case.tracker.begin(step.value, _DOING[step])
         try:
             message = check()
         except (RejectedError, UnavailableError) as error:
@@ -200,6 +216,7 @@ class _Run:
     def _verify_signature(self) -> str:
         self._signed = check_signature_untrusted(self._case.data)
         self._judged.patch_id = self._signed.file.patch_id
+        self._case.tracker.name_patch(self._judged.patch_id)
         return f"body and diff are signed by {self._signed.author_key.did}"
 
     def _extract_metadata(self) -> str:
@@ -220,7 +237,7 @@ class _Run:
         )
 
     def _validate_metadata(self) -> str:
-        patch = check_metadata(self._described)
+        patch = self._check_metadata()
         record = check_published(patch, self._record)
         check_turn(self._case.view, self._case.host.identity, record.patch_id)
         check_applicable(patch, self._case.state, self._now_ms)
@@ -271,19 +288,32 @@ class _Run:
 
     def _plan(self) -> str:
         self._check_hooks()
-        plan = make_plan(self._verified(), self._case.root_fd, self._inventory(), self._case.config.allowed)
+        case, patch = self._case, self._verified()
+        plan = make_plan(patch, case.root_fd, self._inventory(), case.config.allowed, self._count_planned(patch))
         check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
 
+    def _check_metadata(self) -> VerifiedPatch:
+        tracker, size = self._case.tracker, self._described.metadata.patch_diff.size_bytes
+        tracker.begin(StepName.VALIDATE_METADATA, "reading the diff", size // KIBIBYTE, KIBIBYTES)
+        return check_metadata(self._described, lambda done: tracker.reach(done // KIBIBYTE))
+
     def _look(self, patch: VerifiedPatch) -> Inventory:
         """Return the target as it is where the patch reads and writes; what follows decides on that."""
+        self._case.tracker.begin(StepName.VALIDATE_METADATA, "looking at the target")
         self._judged.inventory = self._case.look(path.encode() for path in patch.diff.reads)
         return self._judged.inventory
 
     def _inventory(self) -> Inventory:
         assert self._judged.inventory is not None, "validation has looked"
         return self._judged.inventory
+
+    def _count_planned(self, patch: VerifiedPatch) -> Callable[[int], None]:
+        """Begin to count what is planned, and return where the count is told."""
+        tracker = self._case.tracker
+        tracker.begin(StepName.PLAN, "planning", len(patch.diff.files), FILES)
+        return tracker.reach
 
     def _check_hooks(self) -> None:
         config = self._case.config
@@ -305,7 +335,7 @@ class _Rollback(_Run):
         return f"the patch is by {self._author.identity}"
 
     def _validate_metadata(self) -> str:
-        case, patch = self._case, check_metadata(self._described)
+        case, patch = self._case, self._check_metadata()
         installed = check_newest(case.state, patch.patch_id, case.read_patch)
         self._judged.patch = patch
         self._judged.restores = tree_before(case.view, installed, self._look(patch).tree_digest)
@@ -313,7 +343,8 @@ class _Rollback(_Run):
 
     def _plan(self) -> str:
         self._check_hooks()
-        plan = make_reverse_plan(self._verified(), self._case.root_fd, self._inventory())
+        patch = self._verified()
+        plan = make_reverse_plan(patch, self._case.root_fd, self._inventory(), self._count_planned(patch))
         check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths go back; every one is what the patch made of it"

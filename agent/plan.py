@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from agent.errors import ApplyFailedError, ApplyRefusedError
@@ -50,7 +50,13 @@ class Plan:
     """Whether directories that the patch empties are removed; otherwise they stay, empty."""
 
 
-def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed: tuple[Allowance, ...] = ()) -> Plan:
+def make_plan(
+    patch: VerifiedPatch,
+    root_fd: int,
+    inventory: Inventory,
+    allowed: tuple[Allowance, ...] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Plan:
     """Return the plan of a verified patch for the tree that `inventory` describes.
 
     Args:
@@ -58,6 +64,7 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
         root_fd: The target's root, open.
         inventory: The target as it is.
         allowed: What the target's operator lets patches do besides changing text.
+        progress: Told how many files of the diff are done.
 
     Raises:
         ApplyRefusedError: ``agent.apply.not_allowed``, ``agent.apply.pre_image``, ``agent.apply.post_image``, ``agent.apply.link``,
@@ -67,10 +74,12 @@ def make_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory, allowed:
     """
     _check_allowed(patch.metadata.allowances, allowed)
     sources = {each.path: each.previous_path or each.path for each in patch.metadata.affected_components}
-    return _make_plan(patch, root_fd, inventory, sources, reverse=False)
+    return _make_plan(patch, root_fd, inventory, sources, progress, reverse=False)
 
 
-def make_reverse_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) -> Plan:
+def make_reverse_plan(
+    patch: VerifiedPatch, root_fd: int, inventory: Inventory, progress: Callable[[int], None] | None = None
+) -> Plan:
     """Return the plan that undoes an installed patch: every touched path becomes what the author signed as its pre-image.
 
     No allowance is asked for: what the patch was allowed to do may be undone. Directories that only held what the patch added go with it.
@@ -82,11 +91,17 @@ def make_reverse_plan(patch: VerifiedPatch, root_fd: int, inventory: Inventory) 
     """
     renamed = (each for each in patch.metadata.affected_components if each.change is ChangeKind.RENAME)
     sources = {each.previous_path: each.path for each in renamed if each.previous_path is not None}
-    return _make_plan(patch, root_fd, inventory, sources, reverse=True)
+    return _make_plan(patch, root_fd, inventory, sources, progress, reverse=True)
 
 
 def _make_plan(
-    patch: VerifiedPatch, root_fd: int, inventory: Inventory, sources: Mapping[str, str], *, reverse: bool
+    patch: VerifiedPatch,
+    root_fd: int,
+    inventory: Inventory,
+    sources: Mapping[str, str],
+    progress: Callable[[int], None] | None,
+    *,
+    reverse: bool,
 ) -> Plan:
     """Return the plan of a patch or of its opposite.
 
@@ -95,6 +110,7 @@ def _make_plan(
         root_fd: The target's root, open.
         inventory: The target as it is.
         sources: From where a path takes owner, permissions and attributes, where that is not the path itself.
+        progress: Told how many files of the diff are done.
         reverse: Whether to undo it.
     """
     links = Allowance.SYMLINK in patch.metadata.allowances
@@ -110,10 +126,17 @@ def _make_plan(
 
     post: dict[str, FileState | None] = {}
     if reverse:
-        post = undo_diff(patch.diff, {path: read(path) for path in patch.diff.paths})
+        states: dict[str, FileState | None] = {}
+        for count, path in enumerate(patch.diff.paths, 1):
+            states[path] = read(path)
+            if progress is not None:
+                progress(count)
+        post = undo_diff(patch.diff, states)
     else:
-        for _, _, result in apply_each(patch.diff, read):  # what was there before is not kept
+        for count, (_, _, result) in enumerate(apply_each(patch.diff, read), 1):  # what was there before is not kept
             post.update(result)
+            if progress is not None:
+                progress(count)
     for path, state in post.items():
         _check_image("post_image", path, state, promised[path])
     changes = tuple(

@@ -23,6 +23,7 @@ from agent.inventory import Inventory, differing_paths, open_root
 from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, SCAN_AGE_SECONDS_MAX, TARGETS_MAX
 from agent.manifest import read_manifest, write_manifest
 from agent.plan import Plan
+from agent.progress import FILES, STEP_SCAN, Tracker
 from agent.record_log import Record, RecordLog, read_records
 from agent.switch import Journal
 from agent.target import (
@@ -107,7 +108,9 @@ class Target:
         self._files = files
         self.store = TargetStore(files, directory)
         self.config = config
-        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name)
+        self.tracker = Tracker()
+        """How far it is what is being done here."""
+        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)
         self._exchanged: bytes | None = None
         self._status: TargetStatus | None = None
 
@@ -128,6 +131,7 @@ class Target:
             TargetRefusedError: ``agent.target.*``.
             ApplyFailedError: ``agent.target.*``.
         """
+        self.tracker.begin(STEP_SCAN, "reading what has changed in the target", unit=FILES)
         return self._cache.scan(root_fd, full=full)
 
     def last_inventory(self, root_fd: int, recorded: Digest) -> Inventory:

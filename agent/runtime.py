@@ -35,6 +35,7 @@ from agent.lifecycle import Lifecycle, Note, Recovery
 from agent.limits import CLOCK_JUMP_MS_MAX, DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
 from agent.outbox import Entry, HostBody, Outbox
 from agent.policy_cache import PolicyCache
+from agent.progress import ACTION_DRIFT, Progress
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
 from agent.rollback import find_dependants, find_installed, is_file_of
@@ -295,6 +296,14 @@ class Agent:
             raise OutboxError("agent.ledger.patch_not_found", "no peer has the file of this patch now", actual=patch_id)
         return data
 
+    def progress(self, target: str) -> Progress | None:
+        """Return how far it is what is being done at a target, or None when nothing is. Never waits.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``.
+        """
+        return self._registry.get(target).tracker.look()
+
     async def installed_patches(self) -> frozenset[bytes]:
         """Return the ids of the patches that are installed at any target, and so may be rolled back.
 
@@ -449,7 +458,8 @@ class Agent:
                 continue
             async with self._lock(slot):
                 await self._lifecycle.recover(slot)
-                status = await run_blocking(self._scan, slot, full)
+                with slot.tracker.work(ACTION_DRIFT):
+                    status = await run_blocking(self._scan, slot, full)
                 if status.is_drifted:
                     drifted.append(status)
                 await self._report_drift(slot, status)

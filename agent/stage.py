@@ -20,6 +20,7 @@ from agent.host_checks import explain
 from agent.inventory import Entry, Inventory, complete_inventory, entry_of, open_root, scan_tree
 from agent.new_files import copy_attributes, make_file, own_name
 from agent.plan import Plan, PlannedChange, emptied_directories
+from agent.progress import PATHS, STEP_APPLY, Tracker
 from provenance.tree_digest import blob_digest
 from wire.hashing import Digest
 
@@ -36,7 +37,9 @@ class Staged:
     """Git tree id (SHA-256), 32 bytes."""
 
 
-def stage_tree(files: Files, root_fd: int, inventory: Inventory, plan: Plan, path: str) -> Staged:
+def stage_tree(
+    files: Files, root_fd: int, inventory: Inventory, plan: Plan, path: str, *, tracker: Tracker | None = None
+) -> Staged:
     """Return the new tree, made at `path`, durable and proven to be the old one with exactly the plan's changes.
 
     Args:
@@ -45,17 +48,21 @@ def stage_tree(files: Files, root_fd: int, inventory: Inventory, plan: Plan, pat
         inventory: The live tree.
         plan: What changes.
         path: Where nothing is yet, on the same file system.
+        tracker: Told how many paths are staged.
 
     Raises:
         ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``, ``agent.apply.staged``.
         ApplyFailedError: ``agent.apply.io`` or what `explain` tells; what was made so far is left for the caller to remove.
     """
+    tracker = Tracker() if tracker is None else tracker
     try:
         files.make_directory(path)
         stage_fd = open_root(path)
         try:
-            _Stage(files, root_fd, stage_fd, inventory, plan).build()
+            _Stage(files, root_fd, stage_fd, inventory, plan, tracker=tracker).build()
+            tracker.begin(STEP_APPLY, "making the new tree durable")
             files.sync_filesystem(stage_fd, path)
+            tracker.begin(STEP_APPLY, "proving the new tree")
             tree_digest = _prove(stage_fd, inventory, plan)
             return Staged(path, os.fstat(stage_fd).st_ino, tree_digest)
         finally:
@@ -67,8 +74,11 @@ def stage_tree(files: Files, root_fd: int, inventory: Inventory, plan: Plan, pat
 class _Stage:
     """The making of one staged tree."""
 
-    def __init__(self, files: Files, root_fd: int, stage_fd: int, inventory: Inventory, plan: Plan) -> None:
+    def __init__(
+        self, files: Files, root_fd: int, stage_fd: int, inventory: Inventory, plan: Plan, *, tracker: Tracker
+    ) -> None:
         self._files = files
+        self._tracker = tracker
         self._root_fd = root_fd
         self._stage_fd = stage_fd
         self._inventory = inventory
@@ -78,7 +88,13 @@ class _Stage:
     def build(self) -> None:
         """Make every directory, link every unchanged file, write every changed one, then give the directories their status."""
         directories: dict[bytes, Entry] = {}
+        added = sum(
+            change.post is not None and change.path not in self._inventory.entries for change in self._changes.values()
+        )
+        self._tracker.begin(STEP_APPLY, "staging the new tree", len(self._inventory.entries) + added, PATHS)
         for path, entry in self._inventory.entries.items():
+            if path not in self._changes:
+                self._tracker.advance()
             if path in self._emptied:
                 continue
             if entry.is_directory:
@@ -89,6 +105,7 @@ class _Stage:
         for change in self._changes.values():
             if change.post is not None:
                 self._write(change, directories)
+            self._tracker.advance()
         touched = {os.path.dirname(path) for path in self._changes}
         for path, entry in reversed(directories.items()):
             self._give_status(path, entry, keep_times=path not in touched)

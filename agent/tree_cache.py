@@ -134,12 +134,20 @@ class TreeCache:
         path: Where `save` keeps it.
         omit: A name in the root that is the agent's own, or None.
         now_ns: The clock that stamps ctimes, the kernel's own: nanoseconds since the epoch.
+        read: Called for each file that is read.
     """
 
     def __init__(
-        self, files: Files, path: str, omit: bytes | None = None, *, now_ns: Callable[[], int] = time.time_ns
+        self,
+        files: Files,
+        path: str,
+        omit: bytes | None = None,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        read: Callable[[], None] = lambda: None,
     ) -> None:
         self._files = files
+        self._read = read
         self._path = path
         self._omit = omit
         self._now_ns = now_ns
@@ -168,7 +176,7 @@ class TreeCache:
         taken_ns = self._now_ns()
         entries = scan_tree(root_fd, None if known is None else known.entries, omit=self._omit)
         if known is None:
-            return self._keep_all(entries, _read_all(root_fd, entries), taken_ns)
+            return self._keep_all(entries, self._read_all(root_fd, entries), taken_ns)
         settled = known.taken_ns - SETTLED_NS
         if entries == known.entries and all(entry.changed_ns < settled for entry in entries.values()):
             self._inventory = Inventory(known.entries, known.digests, known.tree_digest, taken_ns)
@@ -181,7 +189,7 @@ class TreeCache:
             before, digest = known.entries.get(path), known.digests.get(path)
             is_young = entry.changed_ns >= settled and path not in self._carried
             if before is None or digest is None or before != entry or is_young:
-                digest = read_digest(root_fd, path, entry)
+                digest = self._read_digest(root_fd, path, entry)
                 if before is None or digest != known.digests.get(path) or before.git_mode != entry.git_mode:
                     changes[path] = (entry.git_mode, digest)
             digests[path] = digest
@@ -232,7 +240,7 @@ class TreeCache:
             if path not in wanted or is_git_internal(path):
                 continue
             if before != entry or entry.changed_ns >= settled or path not in digests:
-                digests[path] = read_digest(root_fd, path, entry)
+                digests[path] = self._read_digest(root_fd, path, entry)
                 changes[path] = (entry.git_mode, digests[path])
         return self._keep(known, Inventory(entries, digests, known.tree_digest, known.taken_ns), changes)
 
@@ -274,7 +282,7 @@ class TreeCache:
                 digests[path] = digest
                 carried.add(path)
                 continue
-            digests[path] = read_digest(root_fd, path, entry)
+            digests[path] = self._read_digest(root_fd, path, entry)
             if before is None or digests[path] != digest or before.git_mode != entry.git_mode:
                 changes[path] = (entry.git_mode, digests[path])
         changes |= dict.fromkeys(known.digests.keys() - digests.keys())
@@ -300,6 +308,18 @@ class TreeCache:
     def forget(self) -> None:
         """Read everything again the next time; the tree has become another by other hands than those that were watched."""
         self._inventory, self._digests, self._is_loaded = None, None, True
+
+    def _read_all(self, root_fd: int, entries: Mapping[bytes, Entry]) -> dict[bytes, Digest]:
+        return {
+            path: self._read_digest(root_fd, path, entry)
+            for path, entry in entries.items()
+            if not (entry.is_directory or is_git_internal(path))
+        }
+
+    def _read_digest(self, root_fd: int, path: bytes, entry: Entry) -> Digest:
+        digest = read_digest(root_fd, path, entry)
+        self._read()
+        return digest
 
     def _tree_digests(self) -> TreeDigests:
         known = self.last()
@@ -361,14 +381,6 @@ def read_cache(path: str) -> Inventory | None:
         if record[-1] != _NO_DIGEST:
             digests[name] = Digest(record[-1])
     return Inventory(entries, digests, Digest(digest), taken_ns)
-
-
-def _read_all(root_fd: int, entries: Mapping[bytes, Entry]) -> dict[bytes, Digest]:
-    return {
-        path: read_digest(root_fd, path, entry)
-        for path, entry in entries.items()
-        if not (entry.is_directory or is_git_internal(path))
-    }
 
 
 def _git_files(entries: Mapping[bytes, Entry], digests: Mapping[bytes, Digest]) -> dict[bytes, GitFile]:

@@ -9,6 +9,7 @@ import getpass
 import os
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,6 +20,7 @@ from agent.config import AgentConfig
 from agent.facts import Requester
 from agent.hooks import HookKind
 from agent.limits import TURNS_INTERVAL_SECONDS
+from agent.progress import KIBIBYTES, STEP_FETCH, Progress
 from agent.runtime import Agent, Outcome
 from agent.target import Mode
 from ledger.bodies import HostReport
@@ -28,7 +30,8 @@ from node.config import ConfigError
 from node.local.protocol import BLOB_BYTES_MAX, Json, decode_blob_untrusted, encode_blob
 from node.params import as_count, as_flag, as_hex_digest, as_integer, as_name, as_optional_text
 from wire.errors import RejectedError
-from wire.limits import PATCH_FILE_BYTES_MAX
+from wire.hashing import Digest
+from wire.limits import KIBIBYTE, PATCH_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -44,12 +47,31 @@ OPERATOR_ROLES = ("operator",)
 _log = structlog.get_logger("agent")
 
 
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """A patch file that is being fetched for a target."""
+
+    patch_id: str
+    digest: Digest
+    size: int
+    """Bytes."""
+    began_s: float = field(default_factory=trio.current_time)
+
+    def progress(self, here: int | None) -> Progress:
+        """Return how far it is; `here` is None when nobody has been found yet who gives the file."""
+        elapsed_ms = int(1000 * (trio.current_time() - self.began_s))
+        doing = "looking for the patch file" if here is None else "fetching the patch file"
+        done, total = (here or 0) // KIBIBYTE, self.size // KIBIBYTE
+        return Progress(STEP_FETCH, self.patch_id, STEP_FETCH, doing, done, total, KIBIBYTES, elapsed_ms)
+
+
 class AgentService:
     """One host's agent and the methods that reach it."""
 
     def __init__(self, node: Node, agent: Agent) -> None:
         self._node = node
         self._agent = agent
+        self._fetches: dict[str, _Fetch] = {}
 
     @classmethod
     def open(cls, node: Node, key: PrivateKey) -> AgentService:
@@ -113,6 +135,7 @@ class AgentService:
             "agent.explain": self.explain,
             "agent.apply": self.apply,
             "agent.rollback": self.rollback,
+            "agent.progress": self.progress,
             "agent.drift": self.drift,
             "agent.outbox": self.outbox,
             "agent.target.add": self.target_add,
@@ -163,6 +186,14 @@ class AgentService:
             for outcome in outcomes:
                 self._count(outcome)
         return {"patch_id": patch_id, "target": target, "outcomes": [outcome.to_json() for outcome in outcomes]}
+
+    async def progress(self, params: Params) -> Document:
+        """Return how far it is what is being done at a target; `work` is null when nothing is. Never waits for anything."""
+        name = as_name(params, "target")
+        work = self._agent.progress(name)
+        if work is None and (fetch := self._fetches.get(name)) is not None:
+            work = fetch.progress(self._node.patches.fetcher.bytes_here(fetch.digest))
+        return {"target": name, "work": None if work is None else work.to_json()}
 
     async def drift(self, params: Params) -> list[Document]:
         """Return the targets whose tree no record explains, looking now, at all of them or at one."""
@@ -260,7 +291,14 @@ class AgentService:
             return decode_blob_untrusted(params["file"], "file", bytes_max=BLOB_BYTES_MAX)
         if params.get("path") is not None:
             return await trio.to_thread.run_sync(_read_patch, params["path"])
-        return await self._agent.fetch_patch(as_hex_digest(params, "patch_id").hex())
+        patch_id = as_hex_digest(params, "patch_id")
+        name, record = as_name(params, "target"), self._node.replica.latest_view().patch(patch_id)
+        if record is not None:
+            self._fetches[name] = _Fetch(patch_id.hex(), Digest(record.file_digest), record.file_bytes)
+        try:
+            return await self._agent.fetch_patch(patch_id.hex())
+        finally:
+            self._fetches.pop(name, None)
 
     def _requester(self, params: Params) -> Requester:
         channel = as_name(params, "channel", "socket")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from node.cli.agent_progress import call_watched
 from node.cli.block import when
 from node.cli.command import Command, Session, group
 from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
@@ -330,8 +331,11 @@ def rollback(session: Session, patch_id: str, name: str, with_dependants: bool, 
     Policy decides it as the action rollback_patch. Only the newest patch of a file can be undone. Its release counter stays used up.
     Exit code 0 is ROLLED_BACK and nothing else; 1 a refusal; 3 that it may succeed later.
     """
-    document = session.client().call(
-        "agent.rollback", target=name, patch_id=patch_id, with_dependants=with_dependants, explain=explain
+    document = call_watched(
+        session,
+        "agent.rollback",
+        name,
+        {"patch_id": patch_id, "with_dependants": with_dependants, "explain": explain},
     )
     lines: list[str] = []
     for outcome in document["outcomes"]:
@@ -510,7 +514,7 @@ def _hook_run(run: dict[str, Any]) -> str:
 
 
 def _decide(session: Session, method: str, patch: str, name: str) -> None:
-    document = session.client().call(method, target=name, **_patch_params(session, patch))
+    document = call_watched(session, method, name, _patch_params(session, patch))
     session.output.emit(document, outcome_lines(document))
     _exit_as(document["code"], "SUCCESS")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,8 @@ from wire.errors import UnavailableError
 
 if TYPE_CHECKING:
     from node.cli.client import NodeClient
-    from node.cli.output import Output, Progress
     from node.config import Home
-    from node.restore import Report, Restored, Trust
+    from node.restore import Restored, Trust
     from wire.keys import PrivateKey
 
 
@@ -153,7 +151,7 @@ def restore(  # noqa: PLR0917 - one parameter for each option
     trust = _trust(genesis, checkpoint)
     passphrase = _passphrase(session) if with_key else None
     reader = BackupReader(backup_path)
-    with VerifyPool(jobs or default_workers()) as pool, _reported(session.output) as report:
+    with VerifyPool(jobs or default_workers()) as pool, session.output.stages() as stages:
         restored = restore_home(
             reader,
             session.node_home(),
@@ -162,7 +160,7 @@ def restore(  # noqa: PLR0917 - one parameter for each option
             passphrase=passphrase,
             settings={name: setting_value(text) for name, text in settings},
             verifier=pool,
-            report=report,
+            report=stages.show,
         )
     document = _document(restored)
     session.output.emit(document, _lines(document))
@@ -192,28 +190,6 @@ def _new_key() -> PrivateKey:
     from wire.keys import SEED_BYTES, Algorithm, private_key_from_seed
 
     return private_key_from_seed(Algorithm.ED25519, random_bytes(SEED_BYTES))
-
-
-@contextmanager
-def _reported(output: Output) -> Iterator[Report]:
-    """Give what shows the progress of one kind of work after the other."""
-    shown: list[tuple[str, Any, Progress]] = []
-
-    def end() -> None:
-        while shown:
-            shown.pop()[1].__exit__(None, None, None)
-
-    def report(label: str, done: int, total: int) -> None:
-        if not shown or shown[-1][0] != label:
-            end()
-            manager = output.progress(label, total)
-            shown.append((label, manager, manager.__enter__()))
-        shown[-1][2].update(done)
-
-    try:
-        yield report
-    finally:
-        end()
 
 
 def _document(restored: Restored) -> dict[str, Any]:

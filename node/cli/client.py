@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from node.cli.errors import CommandError
@@ -33,12 +33,20 @@ class NodeClient(Protocol):
 class SocketClient:
     """The Unix socket of a node home."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, timeout_s: float) -> None:
         from node.config import Home
         from node.local.client import LocalClient
 
-        home = Home(session.node_home())
-        self._client = LocalClient(home.socket, timeout_s=session.timeout_s + 60.0)
+        self._client = LocalClient(Home(session.node_home()).socket, timeout_s=timeout_s)
+
+    @property
+    def patience(self) -> Callable[[], bool] | None:
+        """Asked whether to go on waiting when an answer takes longer than the connection's time; None never waits longer."""
+        return self._client.patience
+
+    @patience.setter
+    def patience(self, patience: Callable[[], bool] | None) -> None:
+        self._client.patience = patience
 
     def call(self, method: str, **params: Json) -> Json:
         """Return the method's document; raises what the node raised."""
@@ -53,16 +61,21 @@ class SocketClient:
         self._client.__exit__()
 
 
-def open_client(session: Session) -> NodeClient:
+def open_client(session: Session, *, timeout_s: float | None = None) -> NodeClient:
     """Return the connection that the command line asks for.
 
     With both `--rpc` and `--home`, HTTP carries the requests and the home's token authorises them.
 
+    Args:
+        session: The command line.
+        timeout_s: How long one answer may take; None for a minute more than a submission may.
+
     Raises:
         UnavailableError: No node answers.
     """
+    timeout_s = session.timeout_s + 60.0 if timeout_s is None else timeout_s
     if session.rpc is None:
-        return SocketClient(session)
+        return SocketClient(session, timeout_s)
     from node.cli.rpc import RpcClient
 
     token = None
@@ -71,7 +84,7 @@ def open_client(session: Session) -> NodeClient:
         from node.keystore import read_secret
 
         token = read_secret(Home(session.node_home()).token, 1024).decode("ascii", "replace").strip()
-    return RpcClient(session.rpc, token=token, timeout_s=session.timeout_s + 60.0)
+    return RpcClient(session.rpc, token=token, timeout_s=timeout_s)
 
 
 def running_rpc_url(session: Session) -> str | None:

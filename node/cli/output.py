@@ -105,6 +105,66 @@ class Progress:
             click.echo(f"{self._label}: {done}" + (f" of {self._total}" if self._total else ""), err=True)
 
 
+class Stages:
+    """How far work of several stages has come: one bar on a terminal, a line now and then elsewhere, nothing for programs.
+
+    Args:
+        shown: False for programs.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._noted_at = time.monotonic()
+        self._noted = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> Stages:
+        """Begin; nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, and leave no bar behind; what is shown afterwards is not."""
+        self._shown = False
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, label: str, done: int = 0, total: int = 0, unit: str = "") -> None:
+        """Show what is being done, and how much of it is; a total of 0 is not known, and without a count there is none."""
+        if not self._shown:
+            return
+        label = printable(label)
+        count = f"{done} of {total} {unit}".rstrip() if total else f"{done} {unit}".rstrip() if done else ""
+        if sys.stderr.isatty():
+            self._show_bar(label, done, total, count)
+            return
+        line = f"{label}: {count}" if count else label
+        if line != self._noted and time.monotonic() - self._noted_at >= NOTE_INTERVAL_S:
+            self._noted, self._noted_at = line, time.monotonic()
+            click.echo(line, err=True)
+
+    def _show_bar(self, label: str, done: int, total: int, count: str) -> None:
+        from rich.markup import escape
+
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[count]}"),
+                TimeElapsedColumn(),
+            )
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task("", total=None, count="")
+        # Without a total, the bar only shows that something is going on.
+        self._bar.update(
+            self._bar.task_ids[0], description=escape(label), completed=done, total=total or None, count=escape(count)
+        )
+
+
 class Output:
     """One command's voice."""
 
@@ -137,3 +197,7 @@ class Output:
         """Show how far the body of the `with` has come."""
         with Progress(label, total, shown=not self.as_json) as progress:
             yield progress
+
+    def stages(self) -> Stages:
+        """Return what shows how far work of several stages has come, for a `with`."""
+        return Stages(shown=not self.as_json)

@@ -26,6 +26,9 @@ Json = Any
 ANSWER_BYTES_MAX: Final = 96 * 1024 * 1024
 """One answer: a patch file, or a page of blocks in base64."""
 CONNECT_TIMEOUT_S: Final = 5.0
+LONG_TIMEOUT_S: Final = 140.0
+"""How long the answer to a request may take that waits for commits and disks; a node's gateway ends it itself after 130 s."""
+_LONG: Final = frozenset({"agent.apply", "agent.explain", "patches.put", "patches.file"})
 _REJECTED: Final = range(400, 500)
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _CORRUPTION: Final = ("ledger.corruption.", "node.storage.", "agent.state.")
@@ -99,6 +102,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "health.ready": Route("GET", "/readyz"),
     "agent.status": Route("GET", "/v1/agent/status"),
     "agent.history": Route("GET", "/v1/agent/history"),
+    "agent.progress": Route("GET", "/v1/agent/progress"),
     "agent.explain": Route("POST", "/v1/agent/explain"),
     "agent.apply": Route("POST", "/v1/agent/apply"),
 }
@@ -135,6 +139,7 @@ class RpcClient:
                 actual=url,
             )
         self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
         headers = {"accept": "application/json", "user-agent": "patchwarden-cli"}
         if token:
             headers["authorization"] = f"Bearer {token}"
@@ -158,6 +163,10 @@ class RpcClient:
         """
         route = _route(method)
         request = self._request(route, {name: value for name, value in params.items() if value is not None})
+        if method in _LONG:
+            request.extensions["timeout"] = httpx.Timeout(
+                max(self._timeout_s, LONG_TIMEOUT_S), connect=CONNECT_TIMEOUT_S
+            ).as_dict()
         try:
             response = self._client.send(request)
         except httpx.TransportError as error:

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import structlog
 import trio
 
-from node.distribution.chunks import ChunkList
+from node.distribution.chunks import CHUNK_BYTES, ChunkList
 from node.distribution.partial import PartialFile
 from node.distribution.plan import FALSE_CHUNK, FALSE_LIST, SLOW, Ask, FetchPlan, Found, Kind, Tier, Verdict
 from node.distribution.serving import BUSY
@@ -155,6 +155,11 @@ class PatchFetcher:
         """
         job = self._jobs.get(digest)
         return None if job is None or not job.plan.givers else len(job.plan.have)
+
+    def bytes_here(self, digest: Digest) -> int | None:
+        """Return how much is here of a file that is being fetched now, bytes, or None when it is not."""
+        job = self._jobs.get(digest)
+        return None if job is None else min(job.size, len(job.plan.have) * CHUNK_BYTES)
 
     def is_fetching(self, digest: Digest) -> bool:
         """Return whether somebody waits for the file now."""

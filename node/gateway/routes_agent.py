@@ -30,10 +30,20 @@ async def history(core: Core, target: Annotated[str, Query(min_length=1, max_len
     return JSONResponse(await core.call("agent.history", target=target))
 
 
+@router.get("/v1/agent/progress", responses=errors(400, 404))
+async def progress(core: Core, target: Annotated[str, Query(min_length=1, max_length=256)]) -> JSONResponse:
+    """How far it is what the agent is doing at one target; `work` is null when it does nothing. Never waits."""
+    return JSONResponse(await core.call("agent.progress", target=target))
+
+
 @router.post("/v1/agent/explain", responses=errors(400, 401, 404, 413), dependencies=[Depends(require_token)])
 async def explain(core: Core, body: schemas.AgentRequest) -> JSONResponse:
     """The decision on a patch, with its reasons; nothing is changed."""
-    return JSONResponse(await core.call("agent.explain", target=body.target, file=body.file, patch_id=body.patch_id))
+    return JSONResponse(
+        await core.call(
+            "agent.explain", timeout_s=APPLY_TIMEOUT_S, target=body.target, file=body.file, patch_id=body.patch_id
+        )
+    )
 
 
 @router.post("/v1/agent/apply", responses=errors(400, 401, 404, 413), dependencies=[Depends(require_token)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,8 @@ class LocalClient:
         """
         self._path = path
         self._ids = itertools.count(1)
+        self.patience: Callable[[], bool] | None = None
+        """Asked whether to go on waiting when nothing came for `timeout_s`; None never waits longer."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
         try:
@@ -111,7 +113,12 @@ class LocalClient:
     def _read_exactly(self, count: int) -> bytes:
         parts: list[bytes] = []
         while count:
-            part = self._socket.recv(min(count, 1 << 20))
+            try:
+                part = self._socket.recv(min(count, 1 << 20))
+            except TimeoutError:
+                if self.patience is not None and self.patience():
+                    continue
+                raise
             if not part:
                 raise _unavailable(self._path, "it closed the connection")
             parts.append(part)

@@ -13,6 +13,7 @@ import pytest
 from node.cli.errors import CommandError, NodeUnreachableError
 from node.cli.rpc import ROUTES, RpcClient
 from node.gateway.app import build_app
+from node.gateway.limits import GatewayLimits
 from node.local.client import AsyncLocalClient
 from node.local.protocol import InternalError, encode_blob
 from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
@@ -204,3 +205,18 @@ def test_what_http_does_not_offer_says_so() -> None:
     with pytest.raises(CommandError) as caught:
         client(problem(500)).call("blocks.get", hash="ab" * 32)
     assert caught.value.code == "cli.rpc.by_hash"
+
+
+def test_what_waits_for_commits_and_disks_has_longer_than_the_gateway_gives_it() -> None:
+    timeouts: dict[str, float] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        timeouts[request.url.path] = request.extensions["timeout"]["read"]
+        return httpx.Response(200, json={})
+
+    client = RpcClient("http://127.0.0.1:1", timeout_s=75.0, transport=httpx.MockTransport(answer))
+    client.call("agent.apply", target="app", patch_id="ab" * 32)
+    client.call("agent.status")
+    client.close()
+    assert timeouts["/v1/agent/status"] == 75.0
+    assert timeouts["/v1/agent/apply"] > GatewayLimits().request_timeout_s

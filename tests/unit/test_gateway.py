@@ -342,6 +342,17 @@ def test_agent_operations_pass_with_the_token(run: Callable[..., None]) -> None:
     run(scenario)
 
 
+def test_how_far_an_agent_is_can_be_asked_without_a_token(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers["agent.progress"] = {"target": "app", "work": None}
+        response = await client.get("/v1/agent/progress", params={"target": "app"})
+        assert response.json() == {"target": "app", "work": None}
+        assert core.calls == [("agent.progress", {"target": "app"})]
+        assert (await client.get("/v1/agent/progress")).status_code == 422
+
+    run(scenario)
+
+
 PUBLISHED = bytes(range(256)) * 4000
 FILE_DIGEST = sha256(PUBLISHED).hex()
 EXPECTED = {"patch_id": DIGEST, "file_digest": FILE_DIGEST, "file_bytes": len(PUBLISHED), "file_here": False}
