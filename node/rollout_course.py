@@ -17,7 +17,8 @@ import trio
 
 from ledger.keyspace import patch_key
 from ledger.rollout_history import replay_rollout
-from ledger.rollout_records import RolloutRecord
+from ledger.rollout_records import RUNNING, RolloutRecord
+from ledger.rollout_turn import Moment, is_reached, openings
 from ledger.state import StateView
 from node.rollout_documents import COUNT_NAMES
 
@@ -46,6 +47,10 @@ class Course:
     """One for each block that changed something, oldest first."""
     marks: list[Document] = field(default_factory=list)
     """Changes of status, oldest first."""
+    begun: dict[int, Moment] = field(default_factory=dict)
+    """When waves first went, by their place. One that waited for nothing but time may be missing at the end."""
+    running_since: Moment = (0, 0)
+    """When the rollout was made or let go on, last."""
     complete: bool = False
     """Whether it ends at the rollout's record: nothing was cut, pruned or counted elsewhere."""
 
@@ -89,6 +94,10 @@ async def _compute(view: StateView, rollout: RolloutRecord, rows_max: int) -> Co
         if step.rollout is None or step.rollout == last:
             continue
         now = step.rollout
+        if last is not None:
+            _note_waves(course, last, (step.height, step.time_ms))
+        if now.status == RUNNING and (last is None or last.status != RUNNING):
+            course.running_since = (step.height, step.time_ms)
         if last is None or (last.status, last.status_by) != (now.status, now.status_by):
             course.marks.append(_mark(now, step.time_ms))
             del course.marks[:-COURSE_MARKS_MAX]
@@ -98,6 +107,16 @@ async def _compute(view: StateView, rollout: RolloutRecord, rows_max: int) -> Co
         last = now
     course.complete = last == rollout
     return course
+
+
+def _note_waves(course: Course, rollout: RolloutRecord, until: Moment) -> None:
+    """Note which waves have begun up to a moment until which the rollout was as it is given."""
+    if rollout.status != RUNNING or len(course.begun) == len(rollout.planned):
+        return
+    since = course.running_since
+    for place, at in enumerate(openings(rollout)[:-1]):
+        if place not in course.begun and at is not None and is_reached(at, *until):
+            course.begun[place] = (max(at[0], since[0]), max(at[1], since[1]))
 
 
 def _point(rollout: RolloutRecord, height: int, time_ms: int) -> Document:
@@ -123,14 +142,28 @@ def _mark(rollout: RolloutRecord, time_ms: int) -> Document:
     }
 
 
-def course_document(rollout: RolloutRecord, course: Course, points_max: int) -> Document:
-    """Return a course with at most `points_max` points: of each stretch of time the last one, and the first of all."""
+def course_document(rollout: RolloutRecord, course: Course, points_max: int, now: Moment) -> Document:
+    """Return a course with at most `points_max` points: of each stretch of time the last one, and the first of all.
+
+    Args:
+        rollout: The rollout as it is.
+        course: How it came to be.
+        points_max: 2 or more.
+        now: Height and time of the newest block.
+    """
+    if course.complete:
+        # A wave whose time has come since is in no transaction of the history.
+        _note_waves(course, rollout, now)
+    names = [wave.name for wave in rollout.waves]
     return {
         "rollout_id": rollout.rollout_id,
         "budget": rollout.budget,
         "points": thin_points(course.points, points_max),
         "points_total": len(course.points),
         "marks": course.marks,
+        "waves": [
+            {"name": names[place], "height": at[0], "time_ms": at[1]} for place, at in sorted(course.begun.items())
+        ],
         "complete": course.complete,
         "height": course.height,
     }

@@ -101,7 +101,9 @@ class RolloutServices:
         points = as_count(params, "points", COURSE_POINTS_DEFAULT, COURSE_POINTS_MAX)
         with self._node.replica.view() as view:
             rollout = _rollout(view, rollout_id)
-            return course_document(rollout, await self._courses.find(view, rollout), max(2, points))
+            course = await self._courses.find(view, rollout)
+            header = view.header
+            return course_document(rollout, course, max(2, points), (header.height, header.time_ms))
 
     async def rollouts_hosts(self, params: Params) -> Document:
         """Return hosts of a rollout with what is said of each: in order of group and place, or those in one state in order of id.

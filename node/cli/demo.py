@@ -108,7 +108,7 @@ def _left(layout: Layout, keep: bool, archive: Path | None) -> list[str]:
     if keep:
         lines += [
             f"The network goes on: {', '.join(f'{node.name} {node.rpc}' for node in layout.nodes)}",
-            f"Look at it:  patchwarden devnet status --dir {layout.directory}",
+            f"Look at it:  {layout.nodes[0].explorer} in a browser, or patchwarden devnet status --dir {layout.directory}",
             f"End it:      patchwarden devnet stop --dir {layout.directory}",
         ]
     else:

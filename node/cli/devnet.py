@@ -252,6 +252,7 @@ def _announce(session: Session, layout: Layout) -> None:
         *table(people, ("person", "roles", "key")),
         "",
         f"everything a script needs: {layout.file}",
+        f"explorer: {first.explorer}",
         f"try: patchwarden node status --rpc {first.rpc}",
         "ready; Ctrl-C stops everything",
     ]

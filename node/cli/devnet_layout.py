@@ -75,6 +75,11 @@ class Node:
         return f"{self.name}@{HOST_ORGANISATION}"
 
     @property
+    def explorer(self) -> str:
+        """Where its pages for people begin."""
+        return f"{self.rpc}/explorer/"
+
+    @property
     def log(self) -> Path:
         """Where its log goes."""
         return Home(self.home).logs / "node.log"

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from node.gateway import routes_agent, routes_ledger, routes_node, routes_proofs, routes_submit
 from node.gateway.access import Access
+from node.gateway.explorer import routes as explorer
 from node.gateway.limits import DEFAULT_LIMITS, GatewayLimits
 from node.gateway.middleware import LimitMiddleware
 from node.gateway.patch_files import PatchFiles
@@ -51,6 +52,7 @@ def build_app(
     # What is asked most often stands first: a route is found by trying one after the other.
     for module in (routes_submit, routes_node, routes_ledger, routes_proofs, routes_agent):
         app.include_router(module.router)
+    app.include_router(explorer.router)
     app.add_middleware(LimitMiddleware, limits=limits)
 
     def openapi() -> dict[str, Any]:

@@ -24,7 +24,7 @@ SECURITY_HEADERS = (
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 )
-"""On every answer: nothing of ours is framed, sniffed, or loads anything from elsewhere."""
+"""On every answer, but for those that it has set itself: nothing of ours is framed, sniffed, or loads anything from elsewhere."""
 
 
 class LimitMiddleware:
@@ -90,7 +90,10 @@ class LimitMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+                own = list(message.get("headers", ()))
+                names = {name for name, _ in own}
+                ours = [header for header in SECURITY_HEADERS if header[0] not in names]
+                message = {**message, "headers": [*own, *ours]}
             await send(message)
 
         async def refuse(status: int, code: str, detail: str) -> None:

@@ -164,6 +164,12 @@ class CourseMark(Moment):
     reason: str
 
 
+class BegunWave(Moment):
+    """A wave, and when it first went."""
+
+    name: str
+
+
 class Course(Answer):
     """How a rollout came to be what it is."""
 
@@ -174,6 +180,9 @@ class Course(Answer):
     points_total: int
     """How many blocks changed something."""
     marks: list[CourseMark]
+    """Changes of status, the newest 100."""
+    waves: list[BegunWave]
+    """Those that have begun."""
     complete: bool
     """Whether it ends at the rollout as it is; false where history was pruned or is too long."""
     height: Height

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.testkit import patches
 from tests.testkit.agent import Tree, read_tree, write_tree
 from tests.testkit.cli import refused, run, run_json
 from tests.testkit.devnet import Devnet, running_devnet, wait_for
+from tests.testkit.pages import Answer, check_answer, crawl
 from tests.testkit.patches import AFTER, BEFORE
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -60,6 +64,63 @@ def release(net: Devnet, workshop: Path, before: Tree, after: Tree, counter: int
         run_json("patch", "attest", out, "--role", role, "--verdict", "approve", "--key", net.key(identity), *node)
     wait_for_host(net)
     return out
+
+
+def look_at_the_explorer(net: Devnet) -> None:
+    """The pages of a validator's real gateway: sound, each link resolves, and they say what the commands said."""
+    with httpx.Client(base_url=net.rpc(), timeout=30) as client:
+
+        def get(address: str) -> Answer:
+            response = client.get(address)
+            return Answer(response.status_code, dict(response.headers), response.text)
+
+        found = crawl(get, pages_max=40)
+        rollout, host = found["/explorer/rollouts/spring@acme"], check_answer("host", get("/explorer/hosts/web1@acme"))
+        for words in ("Hosts by state over time", "complete", "canary", "web1@acme", "A stack of 1 host,", "applied 1"):
+            assert words in rollout.words, words
+        assert "SUCCESS" in host.words
+        missing = get("/explorer/hosts/nobody@acme")
+        assert missing.status == 404
+        assert "node.host.not_found" in check_answer("missing", missing).words
+        posted = client.post("/explorer/rollouts", content=b"x")
+        assert (posted.status_code, posted.json()["code"]) == (405, "node.http.method_not_allowed")
+
+
+def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return what a browser says. It is root in some places, where its sandbox does not start; what it opens is ours."""
+    command = [
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--enable-logging=stderr",
+    ]
+    try:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("chromium does not answer here")
+
+
+def test_a_browser_shows_the_explorer_in_light_and_dark(net: Devnet, tmp_path: Path) -> None:
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    if browse(profile, "--dump-dom", "about:blank").returncode != 0:
+        pytest.skip("chromium does not start here")
+    address = f"{net.rpc()}/explorer/"
+    shown = browse(profile, "--dump-dom", address)
+    assert "Newest blocks" in shown.stdout
+    assert "Content Security Policy" not in shown.stderr, "everything a page asks for is allowed"
+    pictures = []
+    for scheme in ("1", "0"):
+        picture = tmp_path / f"{scheme}.png"
+        browse(
+            profile, f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}",
+            "--window-size=400,800", f"{net.rpc()}/explorer/nothing",
+        )  # fmt: skip
+        pictures.append(picture.read_bytes())
+    assert pictures[0] != pictures[1], "light is not dark"
 
 
 def test_policy_set_from_its_cases_to_what_hosts_refuse(net: Devnet, tmp_path: Path) -> None:
@@ -157,6 +218,7 @@ def test_a_rollout_comes_to_a_host_by_itself(net: Devnet, tmp_path: Path) -> Non
     (group,) = run_json("rollout", "groups", *node)
     assert (group["hosts"], group["rollouts"]) == (1, ["spring@acme"])
     assert run_json("rollout", "groups", "web@acme", *node)["members"] == ["web1@acme"]
+    look_at_the_explorer(net)
     for decision, status in (("halt", "halted"), ("resume", "running"), ("withdraw", "withdrawn")):
         run_json("rollout", decision, "spring@acme", "--reason", "enough", *manager, *node)
         assert run_json("rollout", "status", "spring@acme", *node)["status"] == status

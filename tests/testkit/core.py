@@ -54,14 +54,14 @@ class MemoryCore:
     def _status(self) -> dict[str, Any]:
         header = self.chain.view.header
         return {
-            "name": "v1", "node_id": "ab" * 32, "chain_id": self.chain.view.chain_id, "role": "leader", "term": header.term,
-            "leader": "v1", "height": header.height, "block_hash": header.hash().hex(), "replica_age_ms": 1200,
-            "version": "0.1.0", "policy_version": 1, "peers_connected": 3, "transactions_committed": 17,
+            "name": "v1", "chain_id": self.chain.view.chain_id, "role": "leader", "term": header.term, "leader": "v1",
+            "height": header.height, "log_size": header.log_size, "replica_age_ms": 1200, "version": "0.1.0",
+            "mempool": 0, "peers_connected": 3,
         }  # fmt: skip
 
     def _members(self) -> list[dict[str, Any]]:
         return [
-            {"name": f"v{index}", "organisation": "acme", "key_id": f"{index:064x}", "status": "voter",
+            {"name": f"v{index}", "organisation": "acme", "key_id": f"{index:064x}", "membership": "voter",
              "match_height": None if index == 3 else self.chain.height - index}
             for index in range(4)
         ]  # fmt: skip

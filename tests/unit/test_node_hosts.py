@@ -141,6 +141,38 @@ def test_a_course_adds_up_to_the_hosts_and_ends_at_the_record() -> None:
     assert len(ask(fleet, "rollouts.course", rollout_id=SPRING, points=3)["points"]) <= 3
 
 
+def test_a_course_knows_when_waves_began_also_when_they_have_closed_again() -> None:
+    fleet = Fleet(4)
+    fleet.create(wave("one", hosts=1, soak_heights=2), wave("two", hosts=2, soak_heights=3), wave("all"), budget=1)
+    (first,) = fleet.of_wave(0)
+
+    def begun() -> list[tuple[str, int]]:
+        return [(each["name"], each["height"]) for each in ask(fleet, "rollouts.course", rollout_id=SPRING)["waves"]]
+
+    made = fleet.chain.height
+    assert begun() == [("one", made)]
+    fleet.apply(first)
+    applied = fleet.chain.height
+    assert begun() == [("one", made)]
+    for _ in range(2):
+        fleet.say(bodies.HostReport("repair", "site", b""), first)  # Only time passes.
+    assert begun() == [("one", made), ("two", applied + 2)]
+    fleet.decide("halt")
+    fleet.apply(first, "ROLLED_BACK")
+    assert not ask(fleet, "rollouts.get", rollout_id=SPRING)["waves"][1]["open"]
+    assert begun() == [("one", made), ("two", applied + 2)]
+    # A wave whose time comes while it is halted begins when it is let go on.
+    fleet = Fleet(2)
+    fleet.create(wave("one", hosts=1, soak_heights=2), wave("all"))
+    made = fleet.chain.height
+    fleet.apply(fleet.of_wave(0)[0])
+    fleet.decide("halt")
+    for _ in range(3):
+        fleet.say(bodies.HostReport("repair", "site", b""), first)
+    fleet.decide("resume")
+    assert begun() == [("one", made), ("all", fleet.chain.height)]
+
+
 async def test_a_course_is_kept_until_the_history_goes_on() -> None:
     fleet, courses = make_fleet(), Courses()
     first = await courses.find(fleet.chain.view, fleet.rollout)
