@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -430,6 +430,8 @@ class Lifecycle:
         slot.tracker.begin(StepName.RECORD, "recording the outcome")
         with trio.CancelScope(shield=True):
             entry = await self._delivery.queue(body, closes=closes)
+            if closes is not None:
+                await self._forget_patches(slot)
             await self._clean_up(slot)
         outcome = replace(outcome, outcome_tx=entry.transaction.tx_id)
         slot.tracker.begin(StepName.RECORD, "waiting for the ledger to have the outcome")
@@ -483,6 +485,7 @@ class Lifecycle:
                 await self._restore(slot, hooks)
                 runs = tuple(hooks.runs)
             recovery = await self.close_open_intent(entry, slot, settled, runs)
+            await self._forget_patches(slot)
         await self._clean_up(slot)
         return recovery
 
@@ -546,6 +549,31 @@ class Lifecycle:
             await run_blocking(slot.forget_links)
         except StateWriteError as error:
             self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
+
+    async def _forget_patches(self, slot: Target) -> None:
+        """Remove the kept files that no record needs. A disk that fails now costs nothing but space until the next start."""
+        try:
+            await run_blocking(self.forget_patches, slot)
+        except (StateWriteError, StateCorruptError) as error:
+            self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
+
+    def forget_patches(self, slot: Target) -> None:
+        """Remove the kept files of patches that are neither installed nor named by an open intent. Blocking.
+
+        Raises:
+            StateCorruptError: ``agent.state.damaged``; nothing is removed.
+            OSError: Not all of them could be removed.
+        """
+        state = slot.store.read_target_state()
+        if state is None:
+            return
+        kept = {each.patch_id for each in state.installed}
+        kept |= {each.patch_id.hex() for each in self._open_intents(slot)}
+        slot.store.forget_patches(kept)
+
+    def _open_intents(self, slot: Target) -> Iterator[DeploymentIntent]:
+        bodies = (each.body for each in self._outbox.open_intents)
+        return (each for each in bodies if isinstance(each, DeploymentIntent) and each.target == slot.config.name)
 
     async def _remember(self, slot: Target, outcome: Outcome) -> None:
         """Add the ending to the local history, which only informs: the records that count are in the outbox."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
 from agent.drift import NO_TREE, PASSING, is_full_due, own_moment_s, read_full_scan_ms
-from agent.errors import MetadataRefusedError, OutboxError
+from agent.errors import MetadataRefusedError, OutboxError, StateCorruptError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.hooks import HookKind, Hooks, check_programs
@@ -189,6 +190,14 @@ class Agent:
             clock=clock,
             note=note,
         )
+        try:
+            for slot in self._registry:
+                # What a killed process left of an application that is recorded. Damage is told where the state is needed.
+                with suppress(OSError, StateCorruptError):
+                    self._lifecycle.forget_patches(slot)
+        except BaseException:
+            self.close()
+            raise
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()
         self._delivery_problem = ""

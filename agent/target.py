@@ -9,7 +9,7 @@
                           tree-cache       the last reading of the tree: what need not be read again
                           journal.json     only while an application is between its intent and its outcome
                           history.log      how every application and refusal ended
-                          patches/ID       the patch file of everything installed: the provenance
+                          patches/ID       the patch file of everything installed, and of what is being applied: the provenance
                           lock             held while the target is changed
 
 Source: docs/spec/agent.md 3 and 5.
@@ -18,7 +18,7 @@ Source: docs/spec/agent.md 3 and 5.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -302,6 +302,13 @@ class TargetStore:
     def keep_patch(self, patch_id: str, data: bytes) -> None:
         """Make the patch file durable under its id. Raises OSError."""
         self._files.replace(self.patch_path(patch_id), data)
+
+    def forget_patches(self, kept: Collection[str]) -> None:
+        """Remove the kept files of all patches but these. May be repeated. Raises OSError."""
+        directory = os.path.join(self.directory, PATCHES_DIRECTORY)
+        for name in os.listdir(directory):
+            if name not in kept:
+                self._files.unlink(os.path.join(directory, name))
 
     def read_patch(self, patch_id: str) -> bytes | None:
         """Return the kept file of a patch, or None when it is lost, which only keeps the patch from being undone without a peer."""

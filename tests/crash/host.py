@@ -115,10 +115,11 @@ class Host:
         self._keep()
         self.old = take_snapshot(self.world.root)
         self.old_digest = self.world.digest()
+        self.clean_names = self._agent_names()
         self._prepare(story.act)
         self.new = take_snapshot(self.world.root)
         self.new_digest = self.world.digest()
-        self.clean_names = self._agent_names()
+        self.clean_names |= self._agent_names()
         if not first_difference(self.old, self.new):
             raise FindingError("unexplained", "the story itself changes nothing")
         if story.is_taken_back:

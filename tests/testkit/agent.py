@@ -23,6 +23,7 @@ from agent.inventory import open_root, take_inventory
 from agent.policy_cache import PolicyCache
 from agent.policy_text import default_policy_set
 from agent.runtime import Agent
+from agent.target import PATCHES_DIRECTORY, TargetStore
 from ledger import bodies
 from ledger.actions import Administrator
 from ledger.genesis import Genesis, GenesisOrganisation, build_genesis
@@ -268,11 +269,14 @@ class World:
         return [decode_transaction_untrusted(raw).body for block in self.chain.blocks for raw in block.transactions]
 
     def leftovers(self) -> list[str]:
-        """Return what an application must not leave behind: staging directories and journals."""
+        """Return what an application must not leave behind: staging directories, journals, files of patches that are not installed."""
         beside = [name for name in os.listdir(self.root.parent) if name != self.root.name]
         beside += [name for name in os.listdir(self.root) if name == WORK_NAME]
-        state = self.directory / "home" / "agent" / "targets" / TARGET
-        return beside + [name for name in os.listdir(state) if name.startswith("journal")]
+        store = TargetStore(Files(), str(self.directory / "home" / "agent" / "targets" / TARGET))
+        beside += [name for name in os.listdir(store.directory) if name.startswith("journal")]
+        state = store.read_target_state()
+        installed = set() if state is None else {each.patch_id for each in state.installed}
+        return beside + sorted({*os.listdir(store.path(PATCHES_DIRECTORY))} - installed)
 
 
 def write_tree(root: Path, tree: Tree) -> None:
