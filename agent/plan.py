@@ -19,7 +19,7 @@ from agent.inventory import Inventory, read_file
 from provenance.components import FileImage
 from provenance.diff_apply import apply_each
 from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, FileState
-from provenance.diff_reverse import undo_diff
+from provenance.diff_reverse import undo_each
 from provenance.verify import VerifiedPatch
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -126,17 +126,13 @@ def _make_plan(
 
     post: dict[str, FileState | None] = {}
     if reverse:
-        states: dict[str, FileState | None] = {}
-        for count, path in enumerate(patch.diff.paths, 1):
-            states[path] = read(path)
-            if progress is not None:
-                progress(count)
-        post = undo_diff(patch.diff, states)
+        results = (result for _, result in undo_each(patch.diff, read))
     else:
-        for count, (_, _, result) in enumerate(apply_each(patch.diff, read), 1):  # what was there before is not kept
-            post.update(result)
-            if progress is not None:
-                progress(count)
+        results = (result for _, _, result in apply_each(patch.diff, read))
+    for count, result in enumerate(results, 1):  # what was there before is not kept
+        post.update(result)
+        if progress is not None:
+            progress(count)
     for path, state in post.items():
         _check_image("post_image", path, state, promised[path])
     changes = tuple(

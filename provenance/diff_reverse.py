@@ -9,10 +9,10 @@ Source: docs/spec/diff.md 5.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from provenance.diff_apply import apply_diff
+from provenance.diff_apply import apply_each
 from provenance.diff_model import ChangeKind, Diff, FileChange, FileState, Hunk
 from provenance.errors import ApplyRefusedError
 
@@ -40,18 +40,37 @@ def undo_diff(diff: Diff, post: Mapping[str, FileState | None]) -> dict[str, Fil
 
     Source: docs/spec/diff.md 5.1.
     """
-    turned = tuple(_reverse_change(change) for change in diff.files if change.kind is not ChangeKind.COPY)
-    pre = apply_diff(Diff(turned, b"", diff.lines_removed, diff.lines_added), post)
-    for change in diff.files:
-        if change.kind is ChangeKind.COPY:
-            if post.get(change.path) is None:
-                raise ApplyRefusedError(
-                    "provenance.apply.absent",
-                    f"{change.path!a}: a copy to remove is not there",
-                    details={"path": change.path},
-                )
-            pre[change.path] = None
+    pre: dict[str, FileState | None] = {}
+    for _, before in undo_each(diff, post.__getitem__):
+        pre.update(before)
     return {path: pre[path] for path in diff.paths}
+
+
+def undo_each(
+    diff: Diff, read: Callable[[str], FileState | None]
+) -> Iterator[tuple[FileChange, dict[str, FileState | None]]]:
+    """Yield every section with the states before it, in the diff's order; no two files need to be in memory at once.
+
+    Args:
+        diff: A parsed diff.
+        read: The state of a path after the whole diff, None for an absent file.
+
+    Raises:
+        ApplyRefusedError: As `undo_diff`.
+    """
+    for change in diff.files:
+        if change.kind is not ChangeKind.COPY:
+            turned = Diff((_reverse_change(change),), b"", diff.lines_removed, diff.lines_added)
+            for _, _, before in apply_each(turned, read):
+                yield change, before
+            continue
+        if read(change.path) is None:
+            raise ApplyRefusedError(
+                "provenance.apply.absent",
+                f"{change.path!a}: a copy to remove is not there",
+                details={"path": change.path},
+            )
+        yield change, {change.path: None}
 
 
 def _reverse_change(change: FileChange) -> FileChange:

@@ -100,10 +100,7 @@ def split_patch_file_untrusted(data: bytes) -> PatchFile:
 
     Source: docs/spec/patch-file.md 2 and 3.
     """
-    if len(data) > PATCH_FILE_BYTES_MAX:
-        raise _refuse(
-            "too_large", "a patch file has too many bytes", expected=f"at most {PATCH_FILE_BYTES_MAX}", actual=len(data)
-        )
+    check_file_size(len(data))
     if not data.startswith(MBOX_LINE):
         raise _refuse(
             "start",
@@ -126,13 +123,25 @@ def split_patch_file_untrusted(data: bytes) -> PatchFile:
         raw=data,
         preamble=preamble,
         diff_end=diff_end,
-        trailer=_split_trailer(data, body_end),
+        trailer=split_trailer_untrusted(data, body_end),
         listing=listing,
     )
 
 
-def _split_trailer(data: bytes, start: int) -> tuple[bytes, ...]:
-    """Return the trailer's lines; nothing of them is decoded yet."""
+def check_file_size(size: int) -> None:
+    """Return when a patch file may have so many bytes. Raises MalformedPatchError: ``provenance.file.too_large``."""
+    if size > PATCH_FILE_BYTES_MAX:
+        raise _refuse(
+            "too_large", "a patch file has too many bytes", expected=f"at most {PATCH_FILE_BYTES_MAX}", actual=size
+        )
+
+
+def split_trailer_untrusted(data: bytes, start: int = 0) -> tuple[bytes, ...]:
+    """Return the lines of the trailer that begins at `start`; nothing of them is decoded yet.
+
+    Raises:
+        MalformedPatchError: ``provenance.file.*``.
+    """
     if start == len(data):
         raise _refuse("no_author", "a patch file has at least one trailer line, the author's")
     if len(data) - start > TRAILER_BYTES_MAX:

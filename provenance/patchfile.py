@@ -16,12 +16,20 @@ from provenance.component_listing import ComponentSummary
 from provenance.components import check_allowances, check_components
 from provenance.diff import parse_diff_untrusted
 from provenance.errors import AttestationRefusedError, InvalidMetadataError, MalformedPatchError
-from provenance.layout import BODY_END, PatchFile, PatchId, split_patch_file_untrusted
+from provenance.layout import (
+    BODY_END,
+    PatchFile,
+    PatchId,
+    check_file_size,
+    split_patch_file_untrusted,
+    split_trailer_untrusted,
+)
 from provenance.limits import COMPONENTS_MAX, COMPONENTS_SUMMARISED_MIN, ENVELOPE_LINE_BYTES_MAX
 from provenance.metadata import DiffSummary, PatchMetadata, check_metadata_form
 from provenance.preamble import render_preamble
 from provenance.statement import AuthorStatement, encode_author_statement
-from provenance.verify import VerifiedPatch, verify_patch_untrusted
+from provenance.trailer import read_trailer
+from provenance.verify import VerifiedPatch, decode_trailer_untrusted, verify_patch_untrusted
 from wire.envelope import encode_envelope, sign_envelope
 from wire.hashing import sha256
 from wire.keys import Signer
@@ -33,6 +41,7 @@ __all__ = [
     "append_attestation",
     "build_body",
     "build_patch_file",
+    "check_appended",
     "split_patch_file_untrusted",
 ]
 
@@ -129,8 +138,25 @@ def append_attestation(data: bytes, line: bytes) -> bytes:
             does not hold for this file.
         AttestationRefusedError: The reason for which verification would set the line aside.
     """
-    before = verify_patch_untrusted(data)
-    if before.seal is not None:
+    check_appended(verify_patch_untrusted(data), line)
+    return b"".join((data, line, b"\n"))
+
+
+def check_appended(patch: VerifiedPatch, line: bytes) -> None:
+    """Return when a verified patch file, with one more trailer line and its line feed behind it, verifies too.
+
+    What was verified is not verified again: nothing behind the body changes what the body proves.
+
+    Args:
+        patch: The file as it is.
+        line: `encode_envelope` of an attestation or a seal, without line feed.
+
+    Raises:
+        MalformedPatchError: ``provenance.file.*`` and ``wire.envelope.*`` for the line, and a file that becomes too long by it.
+        InvalidMetadataError: ``provenance.seal.sealed`` after a seal; ``provenance.seal.*`` for a seal that does not hold for this file.
+        AttestationRefusedError: The reason for which verification would set the line aside.
+    """
+    if patch.seal is not None:
         raise InvalidMetadataError(
             "provenance.seal.sealed",
             "the patch is sealed: nothing can be added",
@@ -138,9 +164,9 @@ def append_attestation(data: bytes, line: bytes) -> bytes:
         )
     if b"\n" in line:
         raise MalformedPatchError("provenance.file.trailer_line", "an attestation is one line")
-    appended = data + line + b"\n"
-    after = verify_patch_untrusted(appended)
-    if len(after.attestations_refused) > len(before.attestations_refused):
+    check_file_size(len(patch.file.raw) + len(line) + 1)
+    trailer = split_trailer_untrusted(b"".join(each + b"\n" for each in (*patch.file.trailer, line)))
+    after = read_trailer(decode_trailer_untrusted(trailer)[1:], patch.binding, patch.metadata, patch.author_key)
+    if len(after.attestations_refused) > len(patch.attestations_refused):
         refused = after.attestations_refused[-1]
         raise AttestationRefusedError(refused.code, refused.message)
-    return appended

@@ -8,7 +8,9 @@ Source: docs/spec/patch-file.md 9; JSON Schema draft 2020-12.
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections.abc import Iterator
 from typing import Final
 
 from provenance.diff_model import MODE_LINK, MODES, Allowance, ChangeKind
@@ -42,6 +44,8 @@ from wire.keys import Algorithm, PublicKey
 from wire.limits import JSON_INTEGER_MAX, TRAILER_LINES_MAX, X509_CHAIN_LENGTH_MAX
 
 SCHEMA_ID: Final = "https://patchwarden.dev/provenance/patch-provenance-v1.schema.json"
+_PIECE_BYTES: Final = 3 << 18
+"""What is turned into text at once: a multiple of three, so that pieces of base64 make the base64 of the whole."""
 FORMAT: Final = "patchwarden-patch-provenance/1"
 
 _Schema = dict[str, JsonValue]
@@ -53,10 +57,15 @@ def extract(patch: VerifiedPatch) -> dict[str, JsonValue]:
     `patch_diff` is the diff's text, or base64 with a marker where the diff is not UTF-8; `attestation_signatures` is the decoded trailer,
     lines that were set aside included with their reasons.
     """
+    return extract_around(patch, _diff_text(patch.file.diff))
+
+
+def extract_around(patch: VerifiedPatch, patch_diff: JsonValue) -> dict[str, JsonValue]:
+    """Return the document of `extract` with something else in the place of the diff, which may be very long."""
     document: dict[str, JsonValue] = dict(patch.metadata.to_json())
     document["affected_components"] = [each.to_json() for each in patch.metadata.affected_components]
     document["patch_diff_summary"] = document["patch_diff"]
-    document["patch_diff"] = _diff_text(patch.file.diff)
+    document["patch_diff"] = patch_diff
     lines: list[Attestation | RefusedAttestation] = [*patch.attestations, *patch.attestations_refused]
     lines.sort(key=lambda line: line.index)
     document["attestation_signatures"] = [
@@ -67,6 +76,42 @@ def extract(patch: VerifiedPatch) -> dict[str, JsonValue]:
     document["author_signature"] = _describe_signature(patch.author_envelope, patch.author_key)
     document["release_seal"] = _describe_seal(patch.seal) if patch.seal else None
     return document
+
+
+def extract_text(patch: VerifiedPatch, marker: str) -> Iterator[str]:
+    """Yield the JSON text of `extract`, indented by two; of the diff, no more than a piece is in memory at once.
+
+    Args:
+        patch: A verified patch.
+        marker: A text that stands nowhere in the patch; it has nothing that JSON escapes.
+    """
+    view = patch.file.diff_view
+    is_text = _is_utf8(view)
+    stand_in: JsonValue = marker if is_text else {"encoding": "base64", "data": marker}
+    text = json.dumps(extract_around(patch, stand_in), indent=2, ensure_ascii=False)
+    before, found, after = text.partition(marker)
+    assert found, "the marker stands where the diff belongs"
+    yield before
+    if is_text:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for offset in range(0, len(view), _PIECE_BYTES):
+            # JSON escapes every character by itself, so pieces of a text make the text.
+            yield json.dumps(decoder.decode(view[offset : offset + _PIECE_BYTES]), ensure_ascii=False)[1:-1]
+    else:
+        for offset in range(0, len(view), _PIECE_BYTES):
+            yield encode_base64(bytes(view[offset : offset + _PIECE_BYTES]))
+    yield after
+
+
+def _is_utf8(view: memoryview) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for offset in range(0, len(view), _PIECE_BYTES):
+            decoder.decode(view[offset : offset + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_diff(patch_diff: JsonValue) -> bytes:

@@ -16,7 +16,7 @@ Source: docs/spec/patch-file.md 7.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -122,7 +122,7 @@ def check_signature_untrusted(data: bytes) -> SignedPatch:
     Source: docs/spec/patch-file.md 7.1.
     """
     file = split_patch_file_untrusted(data)
-    envelopes = tuple(_decode_line(index, line) for index, line in enumerate(file.trailer))
+    envelopes = decode_trailer_untrusted(file.trailer)
     author = envelopes[0]
     if author.payload_type != PAYLOAD_TYPE_INTOTO:
         raise MalformedPatchError(
@@ -212,6 +212,15 @@ def check_metadata(described: DescribedPatch, progress: Callable[[int], None] | 
         attestations_refused=trailer.attestations_refused,
         seal=trailer.seal,
     )
+
+
+def decode_trailer_untrusted(trailer: Sequence[bytes]) -> tuple[Envelope, ...]:
+    """Return the envelopes that the trailer's lines hold.
+
+    Raises:
+        MalformedPatchError: ``wire.envelope.*``, ``wire.json.*``.
+    """
+    return tuple(_decode_line(index, line) for index, line in enumerate(trailer))
 
 
 def _decode_line(index: int, line: bytes) -> Envelope:

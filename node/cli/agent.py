@@ -15,6 +15,7 @@ from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
 from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, TARGET_MODES
+from wire.errors import RejectedError
 
 _TRY_LATER: Final = frozenset({"ERROR_STALE_REPLICA", "ERROR_LEDGER_UNAVAILABLE"})
 """Endings that the same command may not have in a minute."""
@@ -514,7 +515,7 @@ def _hook_run(run: dict[str, Any]) -> str:
 
 
 def _decide(session: Session, method: str, patch: str, name: str) -> None:
-    document = call_watched(session, method, name, _patch_params(session, patch))
+    document = _ask_about(session, method, patch, name)
     session.output.emit(document, outcome_lines(document))
     _exit_as(document["code"], "SUCCESS")
 
@@ -524,19 +525,29 @@ def _exit_as(code: str, done: str) -> None:
         click.get_current_context().exit(EXIT_UNAVAILABLE if code in _TRY_LATER else EXIT_NO)
 
 
-def _patch_params(session: Session, patch: str) -> dict[str, Any]:
-    """Return the parameters that name a patch: the file's bytes or place, or the id of a published one."""
+def _ask_about(session: Session, method: str, patch: str, name: str) -> dict[str, Any]:
+    """Return what the agent says about a patch: by the file's bytes or place, or by the id of a published one."""
     path = Path(patch)
     if not path.exists():
         try:
-            return {"patch_id": DIGEST.convert(patch, None, None)}
+            params = {"patch_id": DIGEST.convert(patch, None, None)}
         except click.BadParameter:
             raise click.UsageError(f"{patch} is neither a file nor the id of a patch") from None
+        return dict(call_watched(session, method, name, params))
     from node.cli.files import read_file
-    from node.cli.patch_transfer import patch_argument
+    from node.cli.patch_transfer import NO_PATH, may_go_as_bytes, patch_place
+    from node.local.protocol import encode_blob
     from wire.limits import PATCH_FILE_BYTES_MAX
 
-    return patch_argument(session.client(), path, read_file(path, PATCH_FILE_BYTES_MAX))
+    place = patch_place(session.client(), path)
+    try:
+        if place is not None:
+            return dict(call_watched(session, method, name, place))
+    except RejectedError as error:
+        # The node may run as a user who cannot read what this one can.
+        if error.code != NO_PATH or not may_go_as_bytes(path):
+            raise
+    return dict(call_watched(session, method, name, {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}))
 
 
 def high_water_text(document: dict[str, Any]) -> str | None:

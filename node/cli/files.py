@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,9 @@ from node.clock import random_bytes
 
 STANDARD: Final = Path("-")
 FILE_MODE: Final = 0o644
+
+Content = bytes | memoryview | Iterable[bytes | memoryview]
+"""What a file is to hold: whole, or in pieces that are made when they are written."""
 
 
 def read_file(path: Path, bytes_max: int) -> bytes:
@@ -47,16 +51,17 @@ def read_text(path: Path, bytes_max: int) -> str:
         raise FileError("cli.file.not_utf8", f"{path} is not UTF-8 text", actual=f"byte {error.start}") from error
 
 
-def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE, replace: bool = True) -> None:
-    """Make `path` hold exactly `data`, durably; whoever reads it meanwhile sees what was there before.
+def write_file(path: Path, data: Content, *, mode: int = FILE_MODE, replace: bool = True) -> None:
+    """Make `path` hold exactly `data`, in one piece or several, durably; whoever reads it meanwhile sees what was there before.
 
     A file that is replaced keeps its permission bits. A symbolic link is followed once, so that the link stays.
 
     Raises:
         FileError: ``cli.file.exists``, ``cli.file.unwritable``; nothing has changed.
     """
+    pieces = (data,) if isinstance(data, bytes | memoryview) else data
     if path == STANDARD:
-        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.writelines(pieces)
         sys.stdout.buffer.flush()
         return
     temporary: Path | None = None
@@ -73,7 +78,7 @@ def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE, replace: bool 
         temporary = place.with_name(f".{place.name}.{random_bytes(8).hex()}.part")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:
-            stream.write(data)
+            stream.writelines(pieces)
             stream.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)

@@ -76,7 +76,7 @@ def attest(  # noqa: PLR0917 - one parameter for each option
     """
     from node.cli.files import write_file
     from node.cli.patch_files import find_record, read_patch, signing_identity
-    from provenance.patchfile import append_attestation
+    from provenance.patchfile import check_appended
     from wire.envelope import encode_envelope
 
     data, patch = read_patch(file)
@@ -88,19 +88,20 @@ def attest(  # noqa: PLR0917 - one parameter for each option
     who = signing_identity(session, identity, key.public_key)
     envelope = _envelope(patch, key, who, role, verdict, comment, predicate, predicate_type)
     line = encode_envelope(envelope)
-    appended = None if ledger_only else append_attestation(data, line)
+    if not ledger_only:
+        check_appended(patch, line)
     committed = None
     if session.has_node:
         if find_record(session.client(), patch.patch_id) is not None:
             committed = _record(session, key, patch.patch_id, line)
         elif ledger_only:
             raise CommandError("cli.attest.not_published", "the patch is not published", actual=patch.patch_id)
-    if appended is not None:
-        write_file(file, appended)
+    if not ledger_only:
+        write_file(file, (data, line, b"\n"))
     said = verdict or _verdict(envelope)
     document = {
         "patch_id": patch.patch_id,
-        "file": None if appended is None else str(file),
+        "file": None if ledger_only else str(file),
         "identity": who,
         "role": role,
         "verdict": said,
@@ -116,7 +117,7 @@ def attest(  # noqa: PLR0917 - one parameter for each option
                 ("attested by", f"{who} as {role}"),
                 ("verdict", said or "none"),
                 ("comment", comment or None),
-                ("added to", None if appended is None else file),
+                ("added to", None if ledger_only else file),
                 ("recorded", where),
                 ("transaction", committed["tx_id"] if committed else None),
             )
@@ -139,13 +140,15 @@ def seal(session: Session, file: Path, identity: str | None) -> None:
     from node.cli.files import write_file
     from node.cli.patch_files import now, read_patch, signing_identity
     from provenance.attestation import build_seal
-    from provenance.patchfile import append_attestation
+    from provenance.patchfile import check_appended
     from wire.envelope import encode_envelope
 
     data, patch = read_patch(file)
     key = session.key()
     who = signing_identity(session, identity, key.public_key)
-    write_file(file, append_attestation(data, encode_envelope(build_seal(patch, key, who, now()))))
+    line = encode_envelope(build_seal(patch, key, who, now()))
+    check_appended(patch, line)
+    write_file(file, (data, line, b"\n"))
     count = len(patch.attestations)
     document = {"patch_id": patch.patch_id, "file": str(file), "identity": who, "attestations": count}
     session.output.emit(

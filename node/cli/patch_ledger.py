@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,7 @@ def publish(session: Session, file: Path) -> None:
     """
     from node.cli.patch_files import find_record, read_patch
 
-    data, patch = read_patch(file)
+    _, patch = read_patch(file)
     client = session.client()
     key = session.key()
     record = find_record(client, patch.patch_id)
@@ -60,7 +61,7 @@ def publish(session: Session, file: Path) -> None:
             actual=patch.author_payload_digest,
         )
     attestations = _attest_all(session, key, patch, record)
-    stored = _store(session, data, patch, record)
+    stored = _store(session, patch, record)
     document = {
         "patch_id": patch.patch_id,
         "published": published,
@@ -112,10 +113,12 @@ def fetch(session: Session, patch_id: str, out: Path) -> None:
 
     client = session.client()
     record = client.call("patches.get", patch_id=patch_id)
-    data = receive_patch(client, patch_id)
-    patch = verify_patch_untrusted(data)
-    digest = sha256(data).hex()
-    if (patch.patch_id, digest) != (patch_id, record["file_digest"]):
+    with session.output.stages() as stages:
+        data = receive_patch(
+            client, patch_id, lambda done, total: stages.show("received", done >> 10, total >> 10, "KiB")
+        )
+    found, digest = verify_patch_untrusted(data).patch_id, sha256(data).hex()
+    if (found, digest) != (patch_id, record["file_digest"]):
         raise CommandError(
             "cli.fetch.other_file", "the node sent another file", expected=record["file_digest"], actual=digest
         )
@@ -207,21 +210,34 @@ def _attest_all(session: Session, key: Signer, patch: VerifiedPatch, record: dic
     return results
 
 
-def _store(session: Session, data: bytes, patch: VerifiedPatch, record: dict[str, Any]) -> bool:
+def _store(session: Session, patch: VerifiedPatch, record: dict[str, Any]) -> bool:
     """Give the node the file as it was published; later attestations live on the ledger, not in the stored file."""
     from node.cli.patch_transfer import send_patch
-    from wire.hashing import sha256
 
-    published = data
-    lines = len(patch.file.trailer)
-    while sha256(published).hex() != record["file_digest"]:
-        lines -= 1
-        if lines == 0:
-            session.output.note("the published file is not a beginning of this one, so the node's copy stays as it is")
-            return False
-        published = patch.file.body + b"".join(line + b"\n" for line in patch.file.trailer[:lines])
-    send_patch(session.client(), published, patch.patch_id)
+    published = _published_part(patch, record["file_digest"])
+    if published is None:
+        session.output.note("the published file is not a beginning of this one, so the node's copy stays as it is")
+        return False
+    with session.output.stages() as stages:
+        send_patch(
+            session.client(),
+            published,
+            patch.patch_id,
+            lambda done, total: stages.show("sent", done >> 10, total >> 10, "KiB"),
+        )
     return True
+
+
+def _published_part(patch: VerifiedPatch, digest: str) -> memoryview | None:
+    """Return the beginning of the file that has this digest, body and some lines of the trailer; None when none has."""
+    file = patch.file
+    hasher, end = hashlib.sha256(file.body_view), len(file.body_view)
+    for line in file.trailer:
+        hasher.update(line + b"\n")
+        end += len(line) + 1
+        if hasher.hexdigest() == digest:
+            return memoryview(file.raw)[:end]
+    return None
 
 
 def _publish_lines(document: dict[str, Any]) -> list[str]:

@@ -15,12 +15,13 @@ from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE_OR_DASH
 from node.cli.proof import PROOF, proven_lines, write_state_proof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from provenance.verify import VerifiedPatch
 
 _FILE = click.argument("file", type=FILE_OR_DASH, metavar="FILE")
 DESCRIPTION_LINES_MIN: Final = 1
+_MARKER_BYTES: Final = 16
 LARGE_LINES: Final = 1_000
 """Changed lines beyond which nobody reads every one."""
 
@@ -40,10 +41,10 @@ def show(session: Session, patch: str) -> None:
         session.output.emit(record, _record_lines(record))
         return
     from node.cli.patch_files import read_patch
-    from provenance.schema import extract as extract_document
+    from provenance.schema import extract_around
 
     _, verified = read_patch(Path(patch))
-    document = extract_document(verified)
+    document = extract_around(verified, None)
     document.pop("patch_diff")
     session.output.emit(document, _lines(verified))
 
@@ -98,24 +99,53 @@ def extract(session: Session, file: Path, part: str, out: Path) -> None:
     """
     from node.cli.files import STANDARD, write_file
     from node.cli.patch_files import read_patch
-    from provenance.schema import extract as extract_document
 
     _, verified = read_patch(file)
     parts = verified.file
+    pieces: Iterable[bytes | memoryview]
     if part == "document":
-        document = extract_document(verified)
-        data = json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
-        if out == STANDARD:
-            session.output.emit(document, data.decode().splitlines())
-            return
+        # For a person, nothing of it may steer the terminal; JSON has its own way to write such characters.
+        escapes = out == STANDARD and not session.output.as_json
+        pieces = (_escaped(text).encode() if escapes else text.encode() for text in _document(verified))
     else:
         trailer = b"".join(line + b"\n" for line in parts.trailer)
-        data = {"body": parts.body, "diff": parts.diff, "bundle": trailer}[part]
-    write_file(out, data, replace=False)
+        pieces = ({"body": parts.body_view, "diff": parts.diff_view, "bundle": memoryview(trailer)}[part],)
+    counted = _Counted(pieces)
+    write_file(out, counted, replace=False)
     if out == STANDARD:
         return  # The part itself is the answer.
-    answer = {"file": str(out), "part": part, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    answer = {"file": str(out), "part": part, "bytes": counted.count, "sha256": counted.hasher.hexdigest()}
     session.output.emit(answer, fields((("written to", out), ("part", part), ("sha256", answer["sha256"]))))
+
+
+class _Counted:
+    """Pieces of a file, counted and hashed on their way."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self.count = 0
+        self.hasher = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for piece in self._pieces:
+            self.count += len(piece)
+            self.hasher.update(piece)
+            yield piece
+
+
+def _document(patch: VerifiedPatch) -> Iterator[str]:
+    """Yield the extracted document in pieces, with a line feed at its end."""
+    from node.clock import random_bytes
+    from provenance.schema import extract_text
+
+    yield from extract_text(patch, f"patchwarden-diff-{random_bytes(_MARKER_BYTES).hex()}")
+    yield "\n"
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 @click.command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
@@ -17,18 +17,17 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from node.cli.errors import CommandError, NodeUnreachableError
-from node.local.protocol import decode_blob_untrusted, encode_blob, error_from_json
-from wire.errors import PatchwardenError
-from wire.limits import PATCH_FILE_BYTES_MAX
+from node.local.protocol import encode_blob, error_from_json
+from wire.errors import PatchwardenError, RejectedError
 
 Json = Any
 
-ANSWER_BYTES_MAX: Final = 96 * 1024 * 1024
-"""One answer: a patch file, or a page of blocks in base64."""
 CONNECT_TIMEOUT_S: Final = 5.0
 LONG_TIMEOUT_S: Final = 140.0
 """How long the answer to a request may take that waits for commits and disks; a node's gateway ends it itself after 130 s."""
-_LONG: Final = frozenset({"agent.apply", "agent.explain", "patches.put", "patches.file"})
+PIECE_BYTES: Final = 1 << 20
+"""What is held at once of a file on its way."""
+Progress = Callable[[int, int], None]
 _REJECTED: Final = range(400, 500)
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _CORRUPTION: Final = ("ledger.corruption.", "node.storage.", "agent.state.")
@@ -45,6 +44,8 @@ class Route:
     """With `{parameter}` where the path holds one; the others go into the query (GET) or the body (POST)."""
     result: str = "json"
     """`json`: the answer is the document; `file`: bytes that the document holds as base64; `text`: a plain text."""
+    is_long: bool = False
+    """Whether the answer may wait for commits, disks, or a large file."""
 
 
 ROUTES: Final[Mapping[str, Route]] = {
@@ -67,8 +68,8 @@ ROUTES: Final[Mapping[str, Route]] = {
     "patches.list": Route("GET", "/v1/patches"),
     "patches.get": Route("GET", "/v1/patches/{patch_id}"),
     "patches.attestations": Route("GET", "/v1/patches/{patch_id}/attestations"),
-    "patches.put": Route("PUT", "/v1/patches/{patch_id}"),
-    "patches.file": Route("GET", "/v1/patches/{patch_id}/file", result="file"),
+    "patches.put": Route("PUT", "/v1/patches/{patch_id}", is_long=True),
+    "patches.file": Route("GET", "/v1/patches/{patch_id}/file", result="file", is_long=True),
     "deployments.list": Route("GET", "/v1/deployments"),
     "hosts.list": Route("GET", "/v1/hosts"),
     "hosts.get": Route("GET", "/v1/hosts/{host}"),
@@ -103,8 +104,8 @@ ROUTES: Final[Mapping[str, Route]] = {
     "agent.status": Route("GET", "/v1/agent/status"),
     "agent.history": Route("GET", "/v1/agent/history"),
     "agent.progress": Route("GET", "/v1/agent/progress"),
-    "agent.explain": Route("POST", "/v1/agent/explain"),
-    "agent.apply": Route("POST", "/v1/agent/apply"),
+    "agent.explain": Route("POST", "/v1/agent/explain", is_long=True),
+    "agent.apply": Route("POST", "/v1/agent/apply", is_long=True),
 }
 
 
@@ -140,13 +141,14 @@ class RpcClient:
             )
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         headers = {"accept": "application/json", "user-agent": "patchwarden-cli"}
         if token:
             headers["authorization"] = f"Bearer {token}"
         self._client = httpx.Client(
             base_url=self._url,
             headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            timeout=self._timeout,
             follow_redirects=False,
             trust_env=False,
             verify=ssl.create_default_context() if parts.scheme == "https" else False,
@@ -163,10 +165,6 @@ class RpcClient:
         """
         route = _route(method)
         request = self._request(route, {name: value for name, value in params.items() if value is not None})
-        if method in _LONG:
-            request.extensions["timeout"] = httpx.Timeout(
-                max(self._timeout_s, LONG_TIMEOUT_S), connect=CONNECT_TIMEOUT_S
-            ).as_dict()
         try:
             response = self._client.send(request)
         except httpx.TransportError as error:
@@ -179,6 +177,74 @@ class RpcClient:
             return response.text
         document = _json(response)
         return document["results"] if method == "tx.submit" else document
+
+    def send_file(self, method: str, data: bytes | memoryview, progress: Progress, **params: Json) -> Json:
+        """Return the method's document for a file that goes as it is, piece by piece.
+
+        Args:
+            method: What is asked for.
+            data: The file.
+            progress: Told how many bytes have gone, and how many there are.
+            params: The method's parameters.
+
+        Raises:
+            PatchwardenError: As `call`.
+        """
+
+        def pieces() -> Iterator[bytes]:
+            for offset in range(0, len(data), PIECE_BYTES):
+                piece = bytes(data[offset : offset + PIECE_BYTES])
+                yield piece
+                progress(offset + len(piece), len(data))
+
+        request = self._request(_route(method), dict(params), content=pieces(), length=len(data))
+        try:
+            response = self._client.send(request)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if not response.is_success:
+            raise _error(response)
+        return _json(response)
+
+    def receive_file(self, method: str, bytes_max: int, progress: Progress, **params: Json) -> bytes:
+        """Return the file that the method answers with, received piece by piece.
+
+        Args:
+            method: What is asked for.
+            bytes_max: How long it may be.
+            progress: Told how many bytes have come, and how many there are; 0 when the node does not say.
+            params: The method's parameters.
+
+        Raises:
+            PatchwardenError: As `call`.
+            RejectedError: ``node.patch.too_large``.
+        """
+        request = self._request(_route(method), dict(params))
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                length = response.headers.get("content-length", "")
+                total = int(length) if length.isdecimal() else 0
+                parts: list[bytes] = []
+                received = 0
+                for piece in response.iter_bytes(PIECE_BYTES):
+                    received += len(piece)
+                    if received > bytes_max:
+                        raise RejectedError(
+                            "node.patch.too_large",
+                            "the node sends too large a file",
+                            expected=f"at most {bytes_max} bytes",
+                        )
+                    parts.append(piece)
+                    progress(received, total)
+                return b"".join(parts)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     def stream(self, method: str, **params: Json) -> Iterator[Json]:
         """Yield the events of a subscription (server-sent events).
@@ -204,8 +270,12 @@ class RpcClient:
         """End the connection."""
         self._client.close()
 
-    def _request(self, route: Route, params: dict[str, Json]) -> httpx.Request:
-        path = route.path
+    def _request(
+        self, route: Route, params: dict[str, Json], *, content: Iterator[bytes] | None = None, length: int = 0
+    ) -> httpx.Request:
+        path, timeout = route.path, self._timeout
+        if route.is_long:
+            timeout = httpx.Timeout(max(self._timeout_s, LONG_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
         if "hash" in params:
             raise CommandError(
                 "cli.rpc.by_hash", "HTTP finds blocks by their height", hint="use --home instead of --rpc"
@@ -214,12 +284,13 @@ class RpcClient:
             if f"{{{name}}}" in path:
                 path = path.replace(f"{{{name}}}", quote(str(params.pop(name)), safe="@"))
         if route.verb == "PUT":
-            content = decode_blob_untrusted(params.pop("file"), "file", bytes_max=PATCH_FILE_BYTES_MAX)
-            headers = {"content-type": "application/octet-stream"}
-            return self._client.build_request("PUT", path, content=content, headers=headers, params=params)
+            headers = {"content-type": "application/octet-stream", "content-length": str(length)}
+            return self._client.build_request(
+                "PUT", path, content=content, headers=headers, params=params, timeout=timeout
+            )
         if route.verb == "POST":
-            return self._client.build_request("POST", path, json=params)
-        return self._client.build_request("GET", path, params=params)
+            return self._client.build_request("POST", path, json=params, timeout=timeout)
+        return self._client.build_request("GET", path, params=params, timeout=timeout)
 
     def _unreachable(self, error: httpx.TransportError) -> NodeUnreachableError:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):

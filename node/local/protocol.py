@@ -127,7 +127,7 @@ def error_from_json(document: Json) -> PatchwardenError:
     )
 
 
-def encode_blob(data: bytes) -> str:
+def encode_blob(data: bytes | memoryview) -> str:
     """Return `data` as base64 text."""
     return base64.b64encode(data).decode("ascii")
 

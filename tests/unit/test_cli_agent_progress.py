@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import trio
 
-from node.cli import agent_progress, output
+from node.cli import agent_progress, output, patch_transfer
 from node.cli.client import SocketClient
 from node.local import client as local_client
 from node.local.client import LocalClient
+from node.local.protocol import encode_blob
 from node.local.server import LocalServer
 from tests.testkit.cli import Answer, run
 from wire.errors import RejectedError, UnavailableError
@@ -251,3 +252,29 @@ def test_lines_come_now_and_then_and_never_twice(
         stages.show("for a person only")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "waiting\nread: 5 files\n")
+
+
+@pytest.mark.parametrize("fits", [True, False])
+async def test_a_place_that_the_node_cannot_read_goes_as_bytes_where_they_fit(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def apply(params: Mapping[str, Any]) -> Any:
+        asked.append(params)
+        if "path" in params:
+            raise RejectedError("node.param.path", "the node cannot read the file", hint="publish it")
+        return OUTCOME | {"patch_id": PATCH_ID}
+
+    await nursery.start(LocalServer(tmp_path / "core.sock", {"agent.apply": apply}).run)
+    file = tmp_path / "fix.patch"
+    file.write_bytes(b"a patch")
+    monkeypatch.setattr(patch_transfer, "PART_BYTES_MAX", 6)
+    monkeypatch.setattr(patch_transfer, "BLOB_BYTES_MAX", 7 if fits else 6)
+    words = ("agent", "apply", file, "--target", "app", "--home", tmp_path, "-o", "json")
+    answer = await trio.to_thread.run_sync(lambda: run(*words))
+    assert asked[0] == {"target": "app", "path": str(file)}
+    if fits:
+        assert (answer.code, len(asked), asked[1]["file"]) == (0, 2, encode_blob(b"a patch"))
+    else:
+        assert (answer.code, len(asked), answer.error["code"]) == (1, 1, "node.param.path")

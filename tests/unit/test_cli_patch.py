@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 
 from node.keystore import save_key
+from provenance.diff_model import FileState
 from provenance.schema import schema_document
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
@@ -426,6 +427,17 @@ def test_extracted_provenance_conforms_to_the_published_schema(released: Path) -
         "patch_diff", "build_environment", "validation_tests", "attestation_signatures",
     ):  # fmt: skip
         assert name in document
+
+
+def test_a_document_on_a_terminal_steers_nothing_and_stays_json(tmp_path: Path) -> None:
+    path = tmp_path / "odd.patch"
+    odd = "\u202e \U000e0041 \x1b[2J\n"
+    before, after = FileState(0o100644, b"old\n"), FileState(0o100644, odd.encode())
+    path.write_bytes(patches.make_patch({"a": before}, {"a": after}))
+    shown = run("patch", "extract", path).out
+    assert all(each.isprintable() or each == "\n" for each in shown)
+    assert odd in json.loads(shown)["patch_diff"]
+    assert json.loads(shown) == run_json("patch", "extract", path)
 
 
 def test_parts_come_byte_for_byte(released: Path, tmp_path: Path) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from node.agent_service import AgentService
-from node.cli import patch_transfer
+from node.cli import patch_transfer, rpc
 from node.cli.client import SocketClient
-from node.cli.patch_transfer import patch_argument, receive_patch, send_patch
+from node.cli.errors import NodeUnreachableError
+from node.cli.patch_ledger import _published_part
+from node.cli.patch_transfer import patch_place, receive_patch, send_patch
+from node.cli.rpc import RpcClient
 from node.local.protocol import decode_blob_untrusted, encode_blob
 from node.patch_store import PatchStore
 from node.services import Services
 from provenance.layout import split_patch_file_untrusted
+from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from wire.errors import RejectedError
 from wire.hashing import Digest, sha256
@@ -98,29 +105,121 @@ def test_a_node_that_sends_less_than_it_says_is_not_believed(socket: Socket, mon
     assert caught.value.code == "node.patch.file_cut"
 
 
-def test_over_http_it_is_one_body() -> None:
-    calls: list[dict[str, Any]] = []
+class Gateway:
+    """A node over HTTP that has one file, or takes it."""
 
-    def call(method: str, **params: Any) -> Any:
-        calls.append({"method": method, **params})
-        return {"patch_id": PATCH_ID, "file": encode_blob(DATA)}
+    def __init__(self, answer: httpx.Response | None = None) -> None:
+        self.requests: list[tuple[str, str, str | None, bytes]] = []
+        self.answer = answer
+        self.client = RpcClient("http://127.0.0.1:1", transport=httpx.MockTransport(self._answer))
 
-    client: Any = SimpleNamespace(call=call)
-    assert send_patch(client, DATA, PATCH_ID) == PATCH_ID
-    assert receive_patch(client, PATCH_ID) == DATA
-    assert calls[0] == {"method": "patches.put", "patch_id": PATCH_ID, "file": encode_blob(DATA)}
-    assert patch_argument(client, Path("x"), DATA) == {"file": encode_blob(DATA)}
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        body = request.read()
+        self.requests.append((request.method, request.url.path, request.headers.get("content-length"), body))
+        if self.answer is not None:
+            return self.answer
+        return (
+            httpx.Response(200, json={"patch_id": PATCH_ID})
+            if request.method == "PUT"
+            else httpx.Response(200, content=DATA)
+        )
 
 
-async def test_a_file_too_long_for_a_request_is_named_by_its_place(
-    socket: Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway()
+    yield gateway
+    gateway.client.close()
+
+
+def test_over_http_it_is_one_body_in_pieces(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "PIECE_BYTES", 1000)
+    told: list[tuple[int, int]] = []
+    assert send_patch(gateway.client, memoryview(DATA), PATCH_ID, lambda *count: told.append(count)) == PATCH_ID
+    assert gateway.requests == [("PUT", f"/v1/patches/{PATCH_ID}", str(len(DATA)), DATA)]
+    assert told == [(min(offset + 1000, len(DATA)), len(DATA)) for offset in range(0, len(DATA), 1000)]
+    told.clear()
+    assert receive_patch(gateway.client, PATCH_ID, lambda *count: told.append(count)) == DATA
+    assert told[-1] == (len(DATA), len(DATA))
+    assert len(told) > 1
+    assert send_patch(gateway.client, DATA) == PATCH_ID, "the id is read from the file where nobody says it"
+
+
+def test_a_node_over_http_that_sends_too_much_is_cut(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_transfer, "PATCH_FILE_BYTES_MAX", len(DATA) - 1)
+    with pytest.raises(RejectedError) as caught:
+        receive_patch(gateway.client, PATCH_ID)
+    assert caught.value.code == "node.patch.too_large"
+
+
+@pytest.mark.parametrize("method", ["send", "receive"])
+def test_a_refusal_over_http_is_the_node_s_own(gateway: Gateway, method: str) -> None:
+    gateway.answer = httpx.Response(
+        409, json={"code": "node.patch.not_published", "family": "rejected", "detail": "no"}
+    )
+    with pytest.raises(RejectedError) as caught:
+        send_patch(gateway.client, DATA, PATCH_ID) if method == "send" else receive_patch(gateway.client, PATCH_ID)
+    assert caught.value.code == "node.patch.not_published"
+
+
+@pytest.mark.parametrize("method", ["send", "receive"])
+def test_a_connection_that_breaks_is_told_as_that(method: str) -> None:
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("it broke")
+
+    client = RpcClient("http://127.0.0.1:1", transport=httpx.MockTransport(broken))
+    with pytest.raises(NodeUnreachableError) as caught:
+        send_patch(client, DATA, PATCH_ID) if method == "send" else receive_patch(client, PATCH_ID)
+    client.close()
+    assert caught.value.code == "cli.rpc.unreachable"
+
+
+def test_through_the_socket_each_part_is_told(socket: Socket) -> None:
+    told: list[tuple[int, int]] = []
+    send_patch(socket, DATA, PATCH_ID, lambda *count: told.append(count))
+    expected = [(min(offset + 1000, len(DATA)), len(DATA)) for offset in range(0, len(DATA), 1000)]
+    assert told == expected
+    told.clear()
+    receive_patch(socket, PATCH_ID, lambda *count: told.append(count))
+    assert told == expected
+
+
+def test_a_node_that_never_ends_is_cut(socket: Socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_transfer, "PATCH_FILE_BYTES_MAX", 10)
+    monkeypatch.setattr(socket, "call", lambda method, **params: {"file": encode_blob(b"x" * 4), "file_bytes": 1 << 60})
+    with pytest.raises(RejectedError) as caught:
+        receive_patch(socket, PATCH_ID)
+    assert caught.value.code == "node.patch.too_large"
+
+
+def test_what_a_published_file_is_of_a_longer_one_is_found_by_its_digest() -> None:
+    attested = patches.approve(patches.approve(DATA), patches.CAROL, "carol@gamma", "qa")
+    patch = verify_patch_untrusted(attested)
+    found = _published_part(patch, sha256(DATA).hex())
+    assert found is not None
+    assert bytes(found) == DATA
+    whole = _published_part(patch, sha256(attested).hex())
+    assert whole is not None
+    assert bytes(whole) == attested
+    assert _published_part(patch, sha256(b"another").hex()) is None
+
+
+async def test_a_long_file_is_named_by_its_place(
+    socket: Socket, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "large.patch"
     place.write_bytes(DATA)
-    assert patch_argument(socket, place, DATA) == {"file": encode_blob(DATA)}
-    monkeypatch.setattr(patch_transfer, "BLOB_BYTES_MAX", len(DATA) - 1)
-    argument = patch_argument(socket, place, DATA)
+    argument = patch_place(socket, place)
     assert argument == {"path": str(place)}
+    assert patch_place(gateway.client, place) is None, "another machine may read other files"
+    assert patch_place(socket, tmp_path) is None
+    assert patch_place(socket, tmp_path / "missing") is None
+    with contextlib.suppress(OSError):  # some file systems have only names of UTF-8
+        odd = tmp_path / os.fsdecode(b"\xff.patch")
+        odd.write_bytes(DATA)
+        assert patch_place(socket, odd) is None, "no request can carry its name"
+    monkeypatch.setattr(patch_transfer, "PART_BYTES_MAX", len(DATA))
+    assert patch_place(socket, place) is None, "a short one goes as it is"
     service = AgentService.__new__(AgentService)
     assert await service._patch(argument) == DATA
     link, pipe = tmp_path / "link", tmp_path / "pipe"

@@ -42,7 +42,7 @@ def test_every_method_asks_a_path_of_the_gateway(tmp_path: Path) -> None:
         assert (route.verb, path) in offered, method
 
 
-@pytest.mark.parametrize("method", ROUTES)
+@pytest.mark.parametrize("method", [name for name, route in ROUTES.items() if route.verb != "PUT"])
 def test_parameters_go_into_path_query_and_body(method: str) -> None:
     asked: list[httpx.Request] = []
 
@@ -51,20 +51,17 @@ def test_parameters_go_into_path_query_and_body(method: str) -> None:
         return httpx.Response(200, json={"results": []})
 
     route = ROUTES[method]
-    names = [name for name in PARAMS if f"{{{name}}}" in route.path or (route.verb == "PUT" and name == "file")]
+    names = [name for name in PARAMS if f"{{{name}}}" in route.path]
     client(answer).call(method, **{name: PARAMS[name] for name in names}, limit=5, nothing=None)
     (request,) = asked
     assert request.method == route.verb
     assert "{" not in request.url.path
     for name in names:
-        if name != "file":
-            assert str(PARAMS[name]) in request.url.path
+        assert str(PARAMS[name]) in request.url.path
     if route.verb == "GET":
         assert dict(request.url.params) == {"limit": "5"}
-    elif route.verb == "POST":
-        assert json.loads(request.content) == {"limit": 5}
     else:
-        assert request.content == b"patch"
+        assert json.loads(request.content) == {"limit": 5}
 
 
 def test_names_are_quoted_into_the_path() -> None:

@@ -17,6 +17,7 @@ from tests.bench.large_patch import Shape, describe, make_inputs, peak_kib
 pytestmark = pytest.mark.slow
 
 DIFF_BYTES = 8_000_000
+SENT_BYTES = 24_000_000
 ROOM_KIB = 24 * 1024
 """What a command imports beyond what the idle process has, and buffers that do not depend on the diff."""
 
@@ -38,6 +39,14 @@ def test_memory_is_three_times_the_diff_at_most(tmp_path: Path, shape: Shape) ->
     assert max(peaks.values()) <= bound, peaks
     if shape is Shape.ADDED:
         assert peak_of("waste", tmp_path) > bound, "a process that holds its lines as objects is seen"
+
+
+def test_what_goes_to_a_node_and_what_is_added_keeps_to_it_too(tmp_path: Path) -> None:
+    size = make_inputs(tmp_path, Shape.ADDED, SENT_BYTES)
+    bound = peak_of("idle", tmp_path) + 3 * size // 1024 + ROOM_KIB
+    peaks = {step: peak_of(step, tmp_path) for step in ("create", "attest", "extract", "send", "receive")}
+    assert max(peaks.values()) <= bound, peaks
+    assert peak_of("send as text", tmp_path) > bound, "a process that sends the file as text is seen"
 
 
 def test_the_figures_are_told_in_one_line() -> None:

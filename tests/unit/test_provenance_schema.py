@@ -10,9 +10,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from provenance import schema
+from provenance.diff_model import FileState
 from provenance.errors import InvalidMetadataError
 from provenance.identity import CreatorIdentity
-from provenance.schema import extract, read_diff, schema_document, schema_text
+from provenance.schema import extract, extract_text, read_diff, schema_document, schema_text
 from provenance.verify import verify_patch_untrusted
 from tests.testkit.certificates import make_chain
 from tests.testkit.patches import (
@@ -84,6 +86,22 @@ def test_the_diff_is_there_as_text() -> None:
     document = extracted()
     assert document["patch_diff"] == diff.decode()
     assert read_diff(document["patch_diff"]) == diff
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"plain\n", 'ü \u202e € \U0001f600 " \\ \t\n'.encode() * 20, b"\xff\xfe not UTF-8\n" * 20, "cut €".encode()[:-1]],
+)
+@pytest.mark.parametrize("piece", [3, 6, 3 << 18])
+def test_the_text_in_pieces_is_the_text_of_the_document(
+    content: bytes, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_PIECE_BYTES", piece)
+    data = make_patch({"a": FileState(0o100644, b"old\n")}, {"a": FileState(0o100644, content)})
+    patch = verify_patch_untrusted(data)
+    pieces = list(extract_text(patch, "marker-0123"))
+    assert "".join(pieces) == json.dumps(extract(patch), indent=2, ensure_ascii=False)
+    assert piece > 6 or len(pieces) > 10
 
 
 def test_a_diff_that_is_not_utf8_is_there_as_marked_base64() -> None:
