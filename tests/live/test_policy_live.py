@@ -68,6 +68,7 @@ def release(net: Devnet, workshop: Path, before: Tree, after: Tree, counter: int
 
 def look_at_the_explorer(net: Devnet) -> None:
     """The pages of a validator's real gateway: sound, each link resolves, and they say what the commands said."""
+    assert f"\nexplorer: {net.rpc()}/explorer/\n" in net.log()
     with httpx.Client(base_url=net.rpc(), timeout=30) as client:
 
         def get(address: str) -> Answer:
