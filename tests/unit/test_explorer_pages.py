@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from ledger import bodies
 from ledger.keyspace import HISTORY_KEY, Table, height_key
+from ledger.rollout_actions import DecideRollout
 from ledger.rollout_bodies import RolloutCreate, RolloutDecide
 from node.gateway.app import build_app
 from node.gateway.explorer import routes
@@ -64,7 +65,10 @@ def make_fleet() -> Fleet:
         bodies.HostReport("drift", "blog", drift("no list", problem=EVIL, problem_code="agent.target.missing")), first
     )
     fleet.say(bodies.HostReport("drift", "shop", b"{"), first)
+    fleet.say(bodies.HostReport("drift", "mail", drift([7, {"etc/b.conf": 1}, ["etc/c.conf"], "etc/d.conf"])), first)
     fleet.say(bodies.HostReport("repair", "wiki", drift([])), first)
+    for decision in ("halt", "resume"):
+        chain.adopt(DecideRollout(SPRING, decision, MARKUP))
     return fleet
 
 
@@ -123,7 +127,20 @@ def test_every_page_is_sound_and_every_link_resolves(site: Site, fleet: Fleet) -
     for path in wanted:
         assert f"/explorer/{path}" in found, path
     kinds = {re.sub(r"[?].*", "", address.removeprefix("/explorer/")).partition("/")[0] for address in found}
-    assert kinds == {"", "rollouts", "hosts", "patches", "identities", "blocks", "transactions", "groups", "search"}
+    assert kinds == {
+        "",
+        "rollouts",
+        "hosts",
+        "patches",
+        "identities",
+        "blocks",
+        "transactions",
+        "groups",
+        "search",
+        "governance",
+        "organisations",
+        "policy",
+    }
     assert any("after=" in address for address in found)
 
 
@@ -146,8 +163,19 @@ def test_texts_from_the_ledger_stay_texts(site: Site, fleet: Fleet) -> None:
 
 def test_a_drift_is_shown_with_its_paths(site: Site, fleet: Fleet) -> None:
     page = site.page(f"/explorer/hosts/{fleet.of_wave(0)[0]}")
-    for words in ("etc/a.conf", "4 more paths differ", "agent.target.missing", "not readable", "drifted 3", "repair"):
+    for words in (
+        "etc/a.conf",
+        "4 more paths differ",
+        "agent.target.missing",
+        "not readable",
+        "drifted 4",
+        "repair",
+        "etc/d.conf",
+    ):
         assert words in page.words, words
+    assert page.words.count("Paths that differ") == 2, "what is no list of texts is none of paths"
+    assert "etc/b.conf" not in page.words
+    assert "etc/c.conf" not in page.words
 
 
 def test_a_rollout_shows_its_plots_waves_decisions_and_hosts(site: Site) -> None:
@@ -193,6 +221,9 @@ def test_lists_are_paged(site: Site, fleet: Fleet) -> None:
         ("hosts/nobody@acme", 404, "node.host.not_found"),
         ("rollouts/other@acme", 404, "node.rollout.not_found"),
         ("groups/other@acme", 404, "node.group.not_found"),
+        ("organisations/nobody", 404, "node.organisation.not_found"),
+        ("governance/" + "00" * 32, 404, "node.proposal.not_found"),
+        ("policy?version=99", 404, "node.policy.not_found"),
         ("identities/nobody@acme", 404, "node.identity.not_found"),
         ("patches/" + "00" * 32, 404, "node.patch.not_found"),
         ("transactions/" + "00" * 32, 404, "node.transaction.not_found"),
@@ -249,6 +280,26 @@ def test_a_search_leads_to_what_has_the_id(site: Site, fleet: Fleet) -> None:
     choice = site.page("/explorer/search?q=h1@acme")
     assert {"/explorer/hosts/h1@acme", "/explorer/identities/h1@acme"} <= set(choice.links)
     assert "height" in site.page("/explorer/search").words
+
+
+def test_governance_and_policy_have_their_pages(site: Site, fleet: Fleet) -> None:
+    page = site.page("/explorer/governance")
+    assert page.words.count("decide-rollout") == 2
+    proposals = [link for link in page.links if re.fullmatch("/explorer/governance/[0-9a-f]{64}", link)]
+    proposal = site.page(proposals[0])
+    for words in ("executed", "proposed", "for", "counts", "alert(1)"):
+        assert words in proposal.words, words
+    asked = proposals[0].rpartition("/")[2]
+    assert set(proposals[:1]) < set(site.page(f"/explorer/search?q={asked}").links), "it is a transaction, too"
+    answer = site.get("/explorer/search?q=acme")
+    assert answer.headers["location"] == "/explorer/organisations/acme"
+    organisation = site.page("/explorer/organisations/acme")
+    for words in ("ada@acme", "Next", "Certificates of authorities"):
+        assert words in organisation.words, words
+    policy = site.page("/explorer/policy")
+    assert "in force" in policy.words
+    versions = fleet.chain.view.policy()
+    assert all(text.split()[0] in policy.source for _, text in versions.policies)
 
 
 def test_where_the_history_was_pruned_a_rollout_says_so() -> None:

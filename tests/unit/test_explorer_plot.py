@@ -110,6 +110,25 @@ def drawn(figure: object) -> str:
     return render(figure)
 
 
+def area_of(path: str) -> int:
+    """Return twice the area inside a path."""
+    corners = [(int(x), int(y)) for x, y in re.findall(r"[ML](\d+) (\d+)", path)]
+    return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise([*corners, corners[0]])))
+
+
+def test_each_layer_is_as_large_as_its_hosts_for_as_long_as_they_were_so() -> None:
+    points = [
+        point(0, 10, applied=2, failed=3),
+        point(10_000, 10, applied=8, failed=1),
+        point(20_000, 10, applied=8, failed=1),
+    ]
+    markup = drawn(figures.hosts_over_time(rollout(status="halted", time_ms=20_000), {**course(points), "waves": []}))
+    areas = {name: area_of(path) for path, name in re.findall(r'<path d="([^"]*)" class="layer ([a-z-]+)"', markup)}
+    wanted = {"applied": 10, "under-way": 0, "failed": 4, "rolled-back": 0, "refused": 0, "silent": 6}
+    assert areas.keys() == wanted.keys()
+    assert {name: round(20 * area / sum(areas.values())) for name, area in areas.items()} == wanted
+
+
 def test_one_point_is_a_picture() -> None:
     markup = drawn(figures.hosts_over_time(rollout(time_ms=1_000, height=1), course([point(1_000, 5)])))
     assert "A stack of 5 hosts" in markup

@@ -192,7 +192,7 @@ def identity_page(identity: Document, history: Sequence[Document], ways: Node) -
         "identities",
         facts(
             ("Name", text(identity["display_name"])),
-            ("Organisation", text(identity["organisation"])),
+            ("Organisation", link(text(identity["organisation"]), "organisations", identity["organisation"])),
             ("Status", badge(identity["status"])),
             ("Roles", _list(identity["roles"])),
             ("Registered in block", block_link(identity["registered_height"])),

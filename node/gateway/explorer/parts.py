@@ -21,6 +21,8 @@ SECTIONS: Final = (
     ("Hosts", "hosts"),
     ("Patches", "patches"),
     ("Identities", "identities"),
+    ("Governance", "governance"),
+    ("Policy", "policy"),
     ("Blocks", "blocks"),
 )
 

@@ -14,14 +14,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 
 from node.gateway.access import Core
-from node.gateway.explorer import pages_hosts, pages_ledger, pages_rollouts
+from node.gateway.explorer import pages_governance, pages_hosts, pages_ledger, pages_rollouts
 from node.gateway.explorer.figures import BARS_MAX
 from node.gateway.explorer.html import Element, href, render
 from node.gateway.explorer.parts import pages
 from node.gateway.explorer.plot import PLOT_POINTS_MAX
 from node.gateway.limits import RETRY_AFTER_S
 from node.gateway.problems import status_of
-from node.gateway.routes_ledger import HexPath, NamePath, NameQuery
+from node.gateway.routes_ledger import HeightQuery, HexPath, NamePath, NameQuery
 from node.limits import PAGE_MAX
 from node.local.client import AsyncLocalClient
 from wire.errors import PatchwardenError
@@ -121,7 +121,7 @@ async def overview(core: Core) -> Response:
 async def rollouts(core: Core, from_: FromQuery = 0) -> Response:
     """Rollouts, the newest first."""
     found = await core.call("rollouts.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
-    ways = pages_ledger.further(from_, ROWS, len(found) > from_ + ROWS and from_ + ROWS <= PAGE_MAX - ROWS, "rollouts")
+    ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "rollouts")
     return answer(pages_rollouts.rollouts_page(found[from_ : from_ + ROWS], ways))
 
 
@@ -215,7 +215,7 @@ async def identity(
 async def patches(core: Core, from_: FromQuery = 0) -> Response:
     """Patches, the newest first."""
     found = await core.call("patches.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
-    ways = pages_ledger.further(from_, ROWS, len(found) > from_ + ROWS and from_ + ROWS <= PAGE_MAX - ROWS, "patches")
+    ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "patches")
     return answer(pages_ledger.patches_page(found[from_ : from_ + ROWS], ways))
 
 
@@ -228,6 +228,39 @@ async def patch(
     judged = await core.call("patches.attestations", patch_id=patch_id)
     history, ways = await _history(core, "patch", patch_id, (from_, index), ("patches", patch_id))
     return answer(pages_ledger.patch_page(document, judged, history, ways))
+
+
+@router.get("/governance")
+async def governance(core: Core, from_: FromQuery = 0) -> Response:
+    """Organisations, and proposals."""
+    organisations = await core.call("organisations.list")
+    found = await core.call("governance.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
+    ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "governance")
+    return answer(pages_governance.governance_page(organisations, found[from_ : from_ + ROWS], ways))
+
+
+@router.get("/governance/{proposal_id}")
+async def proposal(core: Core, proposal_id: HexPath) -> Response:
+    """One proposal with its story."""
+    return answer(pages_governance.proposal_page(await core.call("governance.get", proposal_id=proposal_id)))
+
+
+@router.get("/organisations/{name}")
+async def organisation(core: Core, name: NamePath, after: NameQuery = None) -> Response:
+    """One organisation with some of its identities."""
+    document = await _organisation(core, name)
+    if document is None:
+        return refusal(HTTPStatus.NOT_FOUND, "node.organisation.not_found", f"there is no organisation {name}")
+    found = await core.call("identities.list", organisation=name, after=after, limit=ROWS + 1)
+    ways = _by_name(found, "identity", after, "organisations", name)
+    return answer(pages_governance.organisation_page(document, found[:ROWS], ways))
+
+
+@router.get("/policy")
+async def policy(core: Core, version: HeightQuery = None) -> Response:
+    """One policy set, the one in force unless it is said."""
+    document = await core.call("policy.get", version=version, consistency="local")
+    return answer(pages_governance.policy_page(document, await core.call("policy.history")))
 
 
 @router.get("/search")
@@ -261,6 +294,7 @@ async def _find(core: AsyncLocalClient, asked: str) -> list[tuple[str, str]]:
         kinds = [
             ("Transaction", "tx.get", {"tx_id": digest}, href("transactions", digest)),
             ("Patch", "patches.get", {"patch_id": digest}, href("patches", digest)),
+            ("Proposal", "governance.get", {"proposal_id": digest}, href("governance", digest)),
             ("Block", "blocks.get", {"hash": digest}, ""),
         ]
     else:
@@ -271,11 +305,23 @@ async def _find(core: AsyncLocalClient, asked: str) -> list[tuple[str, str]]:
             ("Group of hosts", "groups.get", {"group_id": asked, "limit": 1}, href("groups", asked)),
         ]
     found = []
+    if "@" not in asked and await _organisation(core, asked) is not None:
+        found.append((f"Organisation {asked}", href("organisations", asked)))
     for label, method, params, address in kinds:
         document = await _ask(core, method, params)
         if document is not None:
             found.append((f"{label} {asked}", address or href("blocks", document["height"])))
     return found
+
+
+async def _organisation(core: AsyncLocalClient, name: str) -> Any:
+    """Return an organisation, or None."""
+    return next((each for each in await core.call("organisations.list") if each["name"] == name), None)
+
+
+def _has_more(found: list[Any], start: int) -> bool:
+    """Return whether there is a page behind the one at `start`, of a list that the core gives whole up to `PAGE_MAX`."""
+    return len(found) > start + ROWS and start + ROWS <= PAGE_MAX - ROWS
 
 
 async def _ask(core: AsyncLocalClient, method: str, params: dict[str, Any]) -> Any:
@@ -302,9 +348,9 @@ async def _history(
     return found[:ROWS], ways
 
 
-def _by_name(found: list[Any], member: str, after: str | None, path: str) -> Any:
-    following = href(path, after=found[ROWS - 1][member]) if len(found) > ROWS else None
-    return pages(("From the beginning", None if after is None else href(path)), ("Next", following), what=path)
+def _by_name(found: list[Any], member: str, after: str | None, *path: str) -> Any:
+    following = href(*path, after=found[ROWS - 1][member]) if len(found) > ROWS else None
+    return pages(("From the beginning", None if after is None else href(*path)), ("Next", following), what=path[0])
 
 
 def _asset(request: Request, name: str, media_type: str) -> Response:
