@@ -38,6 +38,7 @@ _Row = tuple[str, str, str, str, int]
 """Operation, patch, faults, disk, every how many-th point."""
 _FULL: Final[tuple[_Row, ...]] = (
     ("apply", "wide", "kill torn short enospc enospc-always eio eacces", "memory", 1),
+    ("apply", "many", "kill torn enospc", "memory", 4),
     ("apply", "narrow", "kill-anywhere eio-always eacces-always", "memory", 1),
     ("rollback", "wide", "kill torn short enospc enospc-always", "memory", 1),
     ("rollback", "narrow", "eio eacces eio-always", "memory", 1),
@@ -54,6 +55,7 @@ _FULL: Final[tuple[_Row, ...]] = (
     ("rerecover-rollback", "narrow", "kill", "memory", 5),
     ("apply", "wide", "power power-log", "ext4", 1),
     ("apply", "wide", "power power-log", "xfs", 1),
+    ("apply", "many", "power", "ext4", 7),
     ("rollback", "narrow", "power", "ext4", 1),
     ("rollback", "narrow", "power", "xfs", 1),
     ("trial", "narrow", "power", "ext4", 4),

@@ -24,7 +24,7 @@ from tests.crash.calls import Call
 from tests.crash.faults import OFF_NAME, Plan
 from tests.crash.notify import GO_ON, KILL, Watch
 from tests.crash.story import FindingError, Story
-from tests.crash.trees import Snapshot, first_difference, take_snapshot
+from tests.crash.trees import Snapshot, copy_tree, first_belonging_lost, first_difference, take_snapshot
 from tests.testkit.agent import POLICIES, TARGET, World
 from tests.testkit.agent_crash import DurableLedger
 from wire.errors import CorruptionError, PatchwardenError
@@ -51,12 +51,12 @@ class Disk:
     def keep(self) -> None:
         """Make the present content the beginning."""
         shutil.rmtree(self._template, ignore_errors=True)
-        shutil.copytree(self.home, self._template, symlinks=True)
+        copy_tree(self.home, self._template)
 
     def restore(self) -> None:
         """Go back to the beginning."""
         shutil.rmtree(self.home)
-        shutil.copytree(self._template, self.home, symlinks=True)
+        copy_tree(self._template, self.home)
 
     def cut(self, how: int) -> None:
         """Lose the power: what is not durable is lost. Memory knows no such thing."""
@@ -122,6 +122,8 @@ class Host:
         self.clean_names |= self._agent_names()
         if not first_difference(self.old, self.new):
             raise FindingError("unexplained", "the story itself changes nothing")
+        if lost := first_belonging_lost(self.old, self.new):
+            raise FindingError("mixed", f"owner or attributes are not kept: {lost}")
         if story.is_taken_back:
             self.restore()
             self._prepare(story.turn)

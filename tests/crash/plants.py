@@ -118,7 +118,7 @@ FOUND_BY: Final = {
     "late-journal": ("exchange", "kill", "memory", 1, "the records do not explain the tree"),
     "no-journal": ("in-place", "kill", "memory", 1, "the records do not explain the tree"),
     "two-renames": ("exchange", "kill", "memory", 1, "mixed: "),
-    "half-outbox": ("exchange", "kill", "memory", 9, "0 outcomes say SUCCESS"),
+    "half-outbox": ("exchange", "kill", "memory", 5, "0 outcomes say SUCCESS"),
     "swallowed-error": ("exchange", "enospc", "memory", 1, "the agent does not start"),
     "eager-clean-up": ("exchange", "kill", "memory", 1, "0 outcomes say SUCCESS"),
     "overwritten-state": ("exchange", "torn", "memory", 1, "the agent does not start"),

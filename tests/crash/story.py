@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from agent.errors import MetadataRefusedError
@@ -20,6 +24,8 @@ APPLY: Final = "apply"
 ROLLBACK: Final = "rollback"
 PASSING: Final = "passing"
 FAILING: Final = "failing"
+STRANGER: Final = 4321
+"""A user that owns some of the files, where the host may give them away."""
 
 WIDE_BEFORE: Final[Tree] = {**patches.EVERY_KIND_BEFORE, "lib/keep/data.bin": TREE["lib/keep/data.bin"]}
 WIDE_AFTER: Final[Tree] = {
@@ -27,10 +33,14 @@ WIDE_AFTER: Final[Tree] = {
     "lib/keep/data.bin": FileState(0o100644, b"\0changed" * 1000),
     "lib/current": FileState(MODE_LINK, b"keep/data.bin"),
     "deep/er/still/new.txt": FileState(0o100644, b"four levels down\n"),
+    "lib/copied.c": FileState(0o100644, patches.FRAME_BEFORE + b"/* copied */\n"),
 }
-"""Modified, added, removed with its directory, renamed, made executable, binary, a link, new directories."""
+"""Modified, added, removed with its directory, renamed, copied, made executable, binary, a link, new directories."""
+WIDE_COPIES: Final = {"lib/copied.c": "src/frame.c"}
 NARROW_TREE: Final[Tree] = {**patches.BEFORE, "README": TREE["README"]}
 """For matrices whose size is a product."""
+MANY_BEFORE: Final[Tree] = {f"many/{n % 3}/{n:02}": FileState(0o100644, b"line\nold %d\n" % n) for n in range(70)}
+MANY_AFTER: Final[Tree] = {path: FileState(0o100644, b"line\nnew\n") for path in MANY_BEFORE}
 
 
 class FindingError(Exception):
@@ -91,6 +101,7 @@ class Story:
 
     async def begin(self, world: World) -> None:
         """Bring the host to where the story begins, with hooks that pass."""
+        _mark(world.root, self.before)
         changes = {} if self.mode == "exchange" else {"mode": self.mode}
         await world.add_target(allowed=list(self.allowed), **changes)
         if self.hooks:
@@ -166,14 +177,40 @@ class Story:
             raise FindingError("unexplained", "an outcome names another tree than the one that is there")
 
 
+def _mark(root: Path, tree: Tree) -> None:
+    """Give some of what is changed, of what is not and of the directories an owner, permissions and attributes, as far as the host can.
+
+    Two names of one file are there, too, which no patch touches.
+    """
+    os.link(root / "README", root / "README.en")
+    (root / "src").chmod(0o2750)
+    (root / "README").chmod(0o604)
+    marked = [root, root / "README", root / "src", *(root / path for path in tree if path.startswith(("src/", "lib/")))]
+    for path in marked:
+        if not path.exists():
+            continue
+        with suppress(OSError):
+            os.setxattr(path, "user.patchwarden-test", path.name.encode())
+        if os.geteuid() == 0 and path != root:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            os.chown(path, STRANGER, STRANGER + 1)
+            path.chmod(mode)
+
+
 def make_story(patch: str, change: str, mode: str, hooks: str) -> Story:
-    """Return a story with the patch `wide`, of every kind of change, or `narrow`, of one line."""
+    """Return a story with the patch `wide`, of every kind of change, `narrow`, of one line, or `many`, of files synced at once."""
     if patch == "narrow":
         return Story(NARROW_TREE, patches.make_patch, change, mode, hooks)
+    if patch == "many":
+        return Story(
+            {**NARROW_TREE, **MANY_BEFORE}, lambda: patches.make_patch(MANY_BEFORE, MANY_AFTER), change, mode, hooks
+        )
     everything = tuple(sorted(Allowance))
     return Story(
         {**TREE, **WIDE_BEFORE},
-        lambda: patches.make_patch(WIDE_BEFORE, WIDE_AFTER, patches.EVERY_KIND_RENAMES, allowances=everything),
+        lambda: patches.make_patch(
+            WIDE_BEFORE, WIDE_AFTER, patches.EVERY_KIND_RENAMES, allowances=everything, copies=WIDE_COPIES
+        ),
         change,
         mode,
         hooks,

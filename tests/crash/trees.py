@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -22,6 +23,47 @@ def take_snapshot(root: Path, omit: str = "") -> Snapshot:
             path = os.path.join(directory, name)
             found[os.path.relpath(path, root)] = _describe(path)
     return found
+
+
+def copy_tree(source: Path, destination: Path) -> None:
+    """Make `destination` what `source` is: bytes, kinds, permissions, owners, times, extended attributes, and which names are one file."""
+    seen: dict[int, str] = {}
+
+    def copy(one: str, other: str) -> str:
+        status = os.lstat(one)
+        if status.st_ino in seen:
+            os.link(seen[status.st_ino], other)
+            return other
+        if status.st_nlink > 1:
+            seen[status.st_ino] = other
+        shutil.copy2(one, other, follow_symlinks=False)
+        _give(other, status)
+        return other
+
+    shutil.copytree(source, destination, symlinks=True, copy_function=copy)
+    for directory, _, _ in os.walk(source):
+        _give(str(destination / os.path.relpath(directory, source)), os.lstat(directory))
+    for path in source.rglob("*"):
+        if path.is_symlink():
+            _give(str(destination / path.relative_to(source)), os.lstat(path))
+
+
+def first_belonging_lost(before: Snapshot, after: Snapshot) -> str:
+    """Return the first path in both trees whose owner or extended attributes differ, and how; "" when there is none."""
+    for path in sorted(before.keys() & after.keys()):
+        was, now = (tuple(each[path][place] for place in (2, 3, 4)) for each in (before, after))
+        if was != now and stat.S_IFLNK not in (before[path][0], after[path][0]):
+            return f"{path or '.'}: {was} / {now}"
+    return ""
+
+
+def _give(path: str, status: os.stat_result) -> None:
+    """Give `path` the owner of `status`, and the permissions that a change of owner may have taken."""
+    if (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid()):
+        return
+    os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
 def first_difference(one: Snapshot, other: Snapshot) -> str:
