@@ -26,8 +26,8 @@ Document = dict[str, Any]
 
 COURSE_ROWS_MAX: Final = 200_000
 """Transactions about one patch that a course is computed from; the course of a longer history ends there and says so."""
-COURSE_SLICE_ROWS: Final = 100
-"""After so many, about 3 ms of work, the node does something else."""
+COURSE_SLICE_ROWS: Final = 20
+"""After so many, about 0.5 ms of work, the node does something else: a longer slice would stand before every message of the consensus."""
 COURSE_POINTS_MAX: Final = 500
 """Points in one answer."""
 COURSE_POINTS_DEFAULT: Final = 200

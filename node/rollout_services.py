@@ -32,7 +32,7 @@ SILENT: Final = "silent"
 HOSTS_SCAN_MAX: Final = 20_000
 """Hosts that are looked at for one page."""
 HOSTS_SLICE: Final = 64
-"""After so many, about 3 ms of work, the node does something else."""
+"""After so many, about 0.5 ms of work, the node does something else."""
 
 
 class RolloutServices:

@@ -18,6 +18,9 @@ class Host(Answer):
     status: Literal["active", "suspended", "revoked"]
     group: str | None
     targets_total: int
+    """At most 256."""
+    targets_more: bool
+    """Whether it has more, which were not looked at."""
     targets_drifted: int
     """Targets about which the last report is a drift."""
     records: int

@@ -63,6 +63,18 @@ def test_a_host_is_told_with_the_paths_of_its_drift() -> None:
         assert target["report"]["detail"] is None
 
 
+def test_targets_beyond_the_limit_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.host_services.HOST_TARGETS_MAX", 2)
+    fleet = Fleet(1)
+    (host,) = fleet.hosts
+    for number, target in enumerate(("a", "b", "c")):
+        fleet.say(bodies.HostReport("drift", target, DRIFT), host)
+        document = ask(fleet, "hosts.get", host=host)
+        assert (document["targets_more"], document["targets_total"]) == (number == 2, min(2, number + 1))
+        assert len(document["targets"]) == document["targets_drifted"] == document["targets_total"]
+    assert ask(fleet, "hosts.list")[0]["targets_more"]
+
+
 @pytest.mark.parametrize("name", ["nobody@acme", "alice@acme"])
 def test_who_is_no_host_is_not_found(name: str) -> None:
     fleet = Fleet(1)

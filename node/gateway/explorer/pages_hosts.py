@@ -58,7 +58,6 @@ def host_page(host: Document, records: Document, *, is_first: bool) -> Element:
     """
     name = host["host"]
     drifted = host["targets_drifted"]
-    more = host["targets_total"] - len(host["targets"])
     return page(
         name,
         "hosts",
@@ -75,7 +74,7 @@ def host_page(host: Document, records: Document, *, is_first: bool) -> Element:
             "Targets",
             [_target(each) for each in host["targets"]]
             or el("p", "The ledger knows of no target of this host yet.", class_="empty"),
-            el("p", f"{more} more targets are not shown.", class_="notice") if more > 0 else None,
+            el("p", "It has more targets than these.", class_="notice") if host["targets_more"] else None,
         ),
         section("Decisions and outcomes", _records(name, records, is_first=is_first)),
     )
