@@ -34,6 +34,7 @@ from wire.base58 import BASE58_CHARACTERS_MAX, base58_decode_untrusted, base58_e
 from wire.errors import InvalidSignatureError, MalformedError
 from wire.hashing import sha256
 from wire.limits import PEM_BYTES_MAX, SIGNATURE_BYTES_MAX
+from wire.pkcs8 import PKCS8_BEGIN, PKCS8_WORK_MAX, check_cost_untrusted, read_encrypted_untrusted
 
 KeyId = NewType("KeyId", bytes)
 """The SHA-256 of a key's SubjectPublicKeyInfo: exactly 32 bytes."""
@@ -288,19 +289,30 @@ def private_key_from_seed(algorithm: Algorithm, seed: bytes) -> PrivateKey:
             assert_never(never)
 
 
-def private_key_from_pem_untrusted(pem: bytes, passphrase: bytes | None) -> PrivateKey:
+def private_key_from_pem_untrusted(
+    pem: bytes, passphrase: bytes | None, *, work_max: int = PKCS8_WORK_MAX
+) -> PrivateKey:
     """Return the private key of a PEM PKCS#8 block.
+
+    Args:
+        pem: The file, at most `PEM_BYTES_MAX` bytes.
+        passphrase: What opens it, if it is encrypted.
+        work_max: The most steps of key derivation that it may ask for.
 
     Raises:
         MalformedError: ``wire.key.pem`` (not PKCS#8 PEM, or too long), ``wire.key.passphrase_missing``, ``wire.key.passphrase_unused``,
-            ``wire.key.passphrase`` (wrong, or the encrypted block is damaged), ``wire.key.algorithm``.
+            ``wire.key.passphrase`` (wrong, or the encrypted block is damaged), ``wire.key.pkcs8_cost`` (it asks for too much work or
+            memory), ``wire.key.pkcs8_encrypted`` (in a way that is not read), ``wire.key.algorithm``.
     """
     text = pem.strip()
-    encrypted = text.startswith(_PEM_ENCRYPTED)
+    encrypted = text.startswith(PKCS8_BEGIN)
     if len(pem) > PEM_BYTES_MAX or not (encrypted or text.startswith(_PEM_PLAIN)):
         raise MalformedError(
             "wire.key.pem", "the file is not a PKCS#8 private key in PEM", expected=_PEM_PLAIN.decode("ascii")
         )
+    der = read_encrypted_untrusted(text) if encrypted else b""
+    if encrypted:
+        check_cost_untrusted(der, work_max=work_max)
     if encrypted and not passphrase:
         raise MalformedError("wire.key.passphrase_missing", "the private key is encrypted", hint="give its passphrase")
     if passphrase is not None and not encrypted:
@@ -310,7 +322,10 @@ def private_key_from_pem_untrusted(pem: bytes, passphrase: bytes | None) -> Priv
             hint="give no passphrase",
         )
     try:
-        key = serialization.load_pem_private_key(text, passphrase)
+        if encrypted:  # the bytes whose cost was bounded, and no others that the block could be taken for
+            key = serialization.load_der_private_key(der, passphrase)
+        else:
+            key = serialization.load_pem_private_key(text, passphrase)
     except UnsupportedAlgorithm:
         raise MalformedError(
             "wire.key.algorithm", "the private key is of an unknown kind", expected="Ed25519 or P-256"
@@ -434,7 +449,6 @@ _MULTICODEC_P256: Final = b"\x80\x24"
 _DID_PREFIX: Final = "did:key:z"
 
 _PEM_PLAIN: Final = b"-----BEGIN PRIVATE KEY-----"
-_PEM_ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 _P256_VERIFY: Final = ec.ECDSA(hashes.SHA256())
 # RFC 6979: no chance, so a replayed run signs the same bytes and a weak generator leaks no key.

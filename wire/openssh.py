@@ -34,6 +34,7 @@ from wire.keys import (
     public_key_from_spki_untrusted,
 )
 from wire.limits import PEM_BYTES_MAX
+from wire.pkcs8 import PKCS8_WORK_MAX
 
 OPENSSH_PRIVATE: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 OPENSSH_LINE_BYTES_MAX: Final = 1024
@@ -96,15 +97,21 @@ def public_key_from_openssh_untrusted(line: bytes) -> PublicKey:
 
 
 def private_key_from_file_untrusted(
-    data: bytes, passphrase: bytes | None, *, rounds_max: int = OPENSSH_ROUNDS_MAX
+    data: bytes, passphrase: bytes | None, *, rounds_max: int = OPENSSH_ROUNDS_MAX, work_max: int = PKCS8_WORK_MAX
 ) -> PrivateKey:
     """Return the private key of a file in either container: PKCS#8 PEM, or OpenSSH's own.
+
+    Args:
+        data: The file.
+        passphrase: What opens it, if it is encrypted.
+        rounds_max: The most rounds of key derivation that OpenSSH's file may ask for.
+        work_max: The most steps of key derivation that a PKCS#8 file may ask for.
 
     Raises:
         MalformedError: As `private_key_from_pem_untrusted` and `private_key_from_openssh_untrusted`.
     """
     if not data.strip().startswith(OPENSSH_PRIVATE):
-        return private_key_from_pem_untrusted(data, passphrase)
+        return private_key_from_pem_untrusted(data, passphrase, work_max=work_max)
     return private_key_from_openssh_untrusted(data, passphrase, rounds_max=rounds_max)
 
 

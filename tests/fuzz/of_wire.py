@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -52,6 +53,10 @@ from wire.x509_crl import SERIAL_BYTES, verify_revocation_list
 LONGEST = 1 << 20
 VERIFIED_AT = 1_780_000_000
 """A second at which the seeds' certificates are valid."""
+
+
+FUZZED_WORK_MAX: Final = 100
+"""Steps of key derivation that a fuzzed key file may ask for: what they cost is its word, and bounded by a number, not by its length."""
 
 
 def split(data: bytes) -> list[bytes]:
@@ -226,7 +231,7 @@ def take_keys(data: bytes) -> bool:
         pass
     for passphrase in (None, b"passphrase"):
         try:
-            private_key_from_pem_untrusted(data, passphrase)
+            private_key_from_pem_untrusted(data, passphrase, work_max=FUZZED_WORK_MAX)
             taken = True
         except RejectedError:
             pass
@@ -247,7 +252,7 @@ def keys_seeds() -> list[bytes]:
     seeds = []
     for key in _keys():
         public = key.public_key
-        seeds += [public.raw, public.spki, public.did.encode(), key.to_pem(None)]
+        seeds += [public.raw, public.spki, public.did.encode(), key.to_pem(None), key.to_pem(b"passphrase")]
     return seeds
 
 
@@ -263,7 +268,7 @@ def take_openssh(data: bytes) -> bool:
     for passphrase in (None, b"passphrase"):
         try:
             # Few rounds: what they cost is the file's word, and bounded by a number, not by its length.
-            private_key_from_file_untrusted(data, passphrase, rounds_max=1)
+            private_key_from_file_untrusted(data, passphrase, rounds_max=1, work_max=FUZZED_WORK_MAX)
             taken = True
         except RejectedError:
             continue
