@@ -21,6 +21,8 @@ class MemoryCore:
         self.chain = chain
         self.broken: Exception | None = None
         """What every call raises instead of answering."""
+        self.timeouts_s: set[float] = set()
+        """How long callers were ready to wait."""
         node = SimpleNamespace(
             replica=SimpleNamespace(view=self._view, replica_age_ms=lambda: 1200),
             mempool=SimpleNamespace(find=lambda tx_id: None),
@@ -36,7 +38,7 @@ class MemoryCore:
         self, method: str, more: Mapping[str, Any] | None = None, *, timeout_s: float = 60, **params: Any
     ) -> Any:
         """Return what the service answers."""
-        assert timeout_s > 0
+        self.timeouts_s.add(timeout_s)
         if self.broken is not None:
             raise self.broken
         return trio.run(self.services[method], {**params, **(more or {})})

@@ -113,6 +113,7 @@ class Site:
 def test_every_page_is_sound_and_every_link_resolves(site: Site, fleet: Fleet) -> None:
     found = crawl(site.get, pages_max=900)
     assert len(found) < 900, "the walk has come to its end"
+    assert site.core.timeouts_s == {routes.ASK_TIMEOUT_S}
     first = fleet.of_wave(0)[0]
     wanted = [
         "",

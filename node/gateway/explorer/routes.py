@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from http import HTTPStatus
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
@@ -23,7 +24,6 @@ from node.gateway.limits import RETRY_AFTER_S
 from node.gateway.problems import status_of
 from node.gateway.routes_ledger import HeightQuery, HexPath, NamePath, NameQuery
 from node.limits import PAGE_MAX
-from node.local.client import AsyncLocalClient
 from wire.errors import PatchwardenError
 
 ROWS: Final = 50
@@ -32,6 +32,8 @@ BLOCK_ROWS: Final = 200
 """Transactions on one page of a block."""
 ASKED_MAX: Final = 256
 """Characters of a search."""
+ASK_TIMEOUT_S: Final = 20.0
+"""How long a page waits for one answer of the core, then it is 503: a person has gone by then."""
 STYLE_AGE_S: Final = 3_600
 POLICY: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -42,6 +44,18 @@ HEADERS: Final = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"
 FromQuery = Annotated[int, Query(alias="from", ge=0, le=PAGE_MAX - ROWS)]
 HeightFrom = Annotated[int | None, Query(alias="from", ge=0, le=2**53 - 1)]
 DigestQuery = Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")]
+
+
+AskType: TypeAlias = Callable[..., Awaitable[Any]]
+"""`AsyncLocalClient.call` with a person's patience."""
+
+
+async def get_ask(core: Core) -> AskType:
+    """Return the way to ask the core."""
+    return partial(core.call, timeout_s=ASK_TIMEOUT_S)
+
+
+Ask = Annotated[AskType, Depends(get_ask)]
 
 
 def answer(page: Element, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> HTMLResponse:
@@ -101,12 +115,12 @@ async def icon(request: Request) -> Response:
 
 
 @router.get("/")
-async def overview(core: Core) -> Response:
+async def overview(ask: Ask) -> Response:
     """The network and this node."""
-    status = await core.call("status")
-    members = await core.call("validators")
-    blocks = await core.call("blocks.list", limit=BARS_MAX)
-    rollouts = await core.call("rollouts.list", limit=ROWS)
+    status = await ask("status")
+    members = await ask("validators")
+    blocks = await ask("blocks.list", limit=BARS_MAX)
+    rollouts = await ask("rollouts.list", limit=ROWS)
     running = sum(pages_rollouts.state_of(each) == "running" for each in rollouts)
     counts = (
         ("Transactions", status["log_size"]),
@@ -118,55 +132,55 @@ async def overview(core: Core) -> Response:
 
 
 @router.get("/rollouts")
-async def rollouts(core: Core, from_: FromQuery = 0) -> Response:
+async def rollouts(ask: Ask, from_: FromQuery = 0) -> Response:
     """Rollouts, the newest first."""
-    found = await core.call("rollouts.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
+    found = await ask("rollouts.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
     ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "rollouts")
     return answer(pages_rollouts.rollouts_page(found[from_ : from_ + ROWS], ways))
 
 
 @router.get("/rollouts/{rollout_id}")
 async def rollout(
-    core: Core,
+    ask: Ask,
     rollout_id: NamePath,
     state: Annotated[str | None, Query(pattern="^(" + "|".join(pages_rollouts.FILTERS) + ")$")] = None,
     after: NameQuery = None,
 ) -> Response:
     """One rollout with its course and some of its hosts."""
-    document = await core.call("rollouts.get", rollout_id=rollout_id)
-    course = await core.call("rollouts.course", rollout_id=rollout_id, points=PLOT_POINTS_MAX)
-    hosts = await core.call("rollouts.hosts", rollout_id=rollout_id, state=state, after=after, limit=ROWS)
+    document = await ask("rollouts.get", rollout_id=rollout_id)
+    course = await ask("rollouts.course", rollout_id=rollout_id, points=PLOT_POINTS_MAX)
+    hosts = await ask("rollouts.hosts", rollout_id=rollout_id, state=state, after=after, limit=ROWS)
     return answer(pages_rollouts.rollout_page(document, course, hosts, state=state, is_first=after is None))
 
 
 @router.get("/hosts")
-async def hosts(core: Core, after: NameQuery = None) -> Response:
+async def hosts(ask: Ask, after: NameQuery = None) -> Response:
     """Hosts in order of id."""
-    found = await core.call("hosts.list", after=after, limit=ROWS + 1)
+    found = await ask("hosts.list", after=after, limit=ROWS + 1)
     return answer(pages_hosts.hosts_page(found[:ROWS], _by_name(found, "host", after, "hosts")))
 
 
 @router.get("/hosts/{host}")
-async def host(core: Core, host: NamePath, before: DigestQuery = None) -> Response:
+async def host(ask: Ask, host: NamePath, before: DigestQuery = None) -> Response:
     """One host with some of its records."""
-    document = await core.call("hosts.get", host=host)
-    records = await core.call("hosts.records", host=host, before=before, limit=ROWS)
+    document = await ask("hosts.get", host=host)
+    records = await ask("hosts.records", host=host, before=before, limit=ROWS)
     return answer(pages_hosts.host_page(document, records, is_first=before is None))
 
 
 @router.get("/groups/{group_id}")
-async def group(core: Core, group_id: NamePath, from_: HeightFrom = None) -> Response:
+async def group(ask: Ask, group_id: NamePath, from_: HeightFrom = None) -> Response:
     """One group of hosts."""
     start = from_ or 0
-    document = await core.call("groups.get", {"group_id": group_id, "from": start, "limit": ROWS})
+    document = await ask("groups.get", {"group_id": group_id, "from": start, "limit": ROWS})
     ways = pages_ledger.further(start, ROWS, document["next"] is not None, "groups", group_id)
     return answer(pages_ledger.group_page(document, start, ways))
 
 
 @router.get("/blocks")
-async def blocks(core: Core, from_: HeightFrom = None) -> Response:
+async def blocks(ask: Ask, from_: HeightFrom = None) -> Response:
     """Blocks, the newest first."""
-    found = await core.call("blocks.list", {"from": from_, "limit": ROWS})
+    found = await ask("blocks.list", {"from": from_, "limit": ROWS})
     lowest = found[-1]["height"] if found else 0
     ways = pages(
         ("Newest", None if from_ is None else href("blocks")),
@@ -177,10 +191,10 @@ async def blocks(core: Core, from_: HeightFrom = None) -> Response:
 
 
 @router.get("/blocks/{height}")
-async def block(core: Core, height: Annotated[int, Path(ge=0, le=2**53 - 1)], from_: HeightFrom = None) -> Response:
+async def block(ask: Ask, height: Annotated[int, Path(ge=0, le=2**53 - 1)], from_: HeightFrom = None) -> Response:
     """One block with some of its transactions."""
-    document = await core.call("blocks.get", height=height)
-    top = (await core.call("status"))["height"]
+    document = await ask("blocks.get", height=height)
+    top = (await ask("status"))["height"]
     start = from_ or 0
     shown = document["transactions"][start : start + BLOCK_ROWS]
     has_more = start + BLOCK_ROWS < len(document["transactions"])
@@ -189,85 +203,85 @@ async def block(core: Core, height: Annotated[int, Path(ge=0, le=2**53 - 1)], fr
 
 
 @router.get("/transactions/{tx_id}")
-async def transaction(core: Core, tx_id: HexPath) -> Response:
+async def transaction(ask: Ask, tx_id: HexPath) -> Response:
     """One transaction."""
-    return answer(pages_ledger.transaction_page(await core.call("tx.get", tx_id=tx_id)))
+    return answer(pages_ledger.transaction_page(await ask("tx.get", tx_id=tx_id)))
 
 
 @router.get("/identities")
-async def identities(core: Core, after: NameQuery = None) -> Response:
+async def identities(ask: Ask, after: NameQuery = None) -> Response:
     """Identities in order of id."""
-    found = await core.call("identities.list", after=after, limit=ROWS + 1)
+    found = await ask("identities.list", after=after, limit=ROWS + 1)
     return answer(pages_ledger.identities_page(found[:ROWS], _by_name(found, "identity", after, "identities")))
 
 
 @router.get("/identities/{identity}")
 async def identity(
-    core: Core, identity: NamePath, from_: HeightFrom = None, index: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
+    ask: Ask, identity: NamePath, from_: HeightFrom = None, index: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
 ) -> Response:
     """One identity with some of its history."""
-    document = await core.call("identities.get", identity=identity, consistency="local")
-    history, ways = await _history(core, "identity", identity, (from_, index), ("identities", identity))
+    document = await ask("identities.get", identity=identity, consistency="local")
+    history, ways = await _history(ask, "identity", identity, (from_, index), ("identities", identity))
     return answer(pages_ledger.identity_page(document, history, ways))
 
 
 @router.get("/patches")
-async def patches(core: Core, from_: FromQuery = 0) -> Response:
+async def patches(ask: Ask, from_: FromQuery = 0) -> Response:
     """Patches, the newest first."""
-    found = await core.call("patches.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
+    found = await ask("patches.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
     ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "patches")
     return answer(pages_ledger.patches_page(found[from_ : from_ + ROWS], ways))
 
 
 @router.get("/patches/{patch_id}")
 async def patch(
-    core: Core, patch_id: HexPath, from_: HeightFrom = None, index: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
+    ask: Ask, patch_id: HexPath, from_: HeightFrom = None, index: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
 ) -> Response:
     """One patch with some of its story."""
-    document = await core.call("patches.get", patch_id=patch_id)
-    judged = await core.call("patches.attestations", patch_id=patch_id)
-    history, ways = await _history(core, "patch", patch_id, (from_, index), ("patches", patch_id))
+    document = await ask("patches.get", patch_id=patch_id)
+    judged = await ask("patches.attestations", patch_id=patch_id)
+    history, ways = await _history(ask, "patch", patch_id, (from_, index), ("patches", patch_id))
     return answer(pages_ledger.patch_page(document, judged, history, ways))
 
 
 @router.get("/governance")
-async def governance(core: Core, from_: FromQuery = 0) -> Response:
+async def governance(ask: Ask, from_: FromQuery = 0) -> Response:
     """Organisations, and proposals."""
-    organisations = await core.call("organisations.list")
-    found = await core.call("governance.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
+    organisations = await ask("organisations.list")
+    found = await ask("governance.list", limit=min(PAGE_MAX, from_ + ROWS + 1))
     ways = pages_ledger.further(from_, ROWS, _has_more(found, from_), "governance")
     return answer(pages_governance.governance_page(organisations, found[from_ : from_ + ROWS], ways))
 
 
 @router.get("/governance/{proposal_id}")
-async def proposal(core: Core, proposal_id: HexPath) -> Response:
+async def proposal(ask: Ask, proposal_id: HexPath) -> Response:
     """One proposal with its story."""
-    return answer(pages_governance.proposal_page(await core.call("governance.get", proposal_id=proposal_id)))
+    return answer(pages_governance.proposal_page(await ask("governance.get", proposal_id=proposal_id)))
 
 
 @router.get("/organisations/{name}")
-async def organisation(core: Core, name: NamePath, after: NameQuery = None) -> Response:
+async def organisation(ask: Ask, name: NamePath, after: NameQuery = None) -> Response:
     """One organisation with some of its identities."""
-    document = await _organisation(core, name)
+    document = await _organisation(ask, name)
     if document is None:
         return refusal(HTTPStatus.NOT_FOUND, "node.organisation.not_found", f"there is no organisation {name}")
-    found = await core.call("identities.list", organisation=name, after=after, limit=ROWS + 1)
+    found = await ask("identities.list", organisation=name, after=after, limit=ROWS + 1)
     ways = _by_name(found, "identity", after, "organisations", name)
     return answer(pages_governance.organisation_page(document, found[:ROWS], ways))
 
 
 @router.get("/policy")
-async def policy(core: Core, version: HeightQuery = None) -> Response:
+async def policy(ask: Ask, version: HeightQuery = None) -> Response:
     """One policy set, the one in force unless it is said."""
-    document = await core.call("policy.get", version=version, consistency="local")
-    return answer(pages_governance.policy_page(document, await core.call("policy.history")))
+    document = await ask("policy.get", version=version, consistency="local")
+    return answer(pages_governance.policy_page(document, await ask("policy.history")))
 
 
 @router.get("/search")
-async def search(core: Core, q: Annotated[str, Query(max_length=ASKED_MAX)] = "") -> Response:
+async def search(ask: Ask, q: Annotated[str, Query(max_length=ASKED_MAX)] = "") -> Response:
     """The one thing that has this id, or a choice."""
     asked = q.strip()
-    found = [] if not asked else await _find(core, asked)
+    found = [] if not asked else await _find(ask, asked)
     if asked and not found:
         message = f"nothing on this node has the id {asked}"
         hint = "Ids are looked up whole: 64 hexadecimal digits, a name such as web1@acme, or a height."
@@ -283,7 +297,7 @@ async def nowhere(path: str) -> Response:
     return refusal(HTTPStatus.NOT_FOUND, "node.http.no_such_path", f"the explorer has no page {path[:ASKED_MAX]}")
 
 
-async def _find(core: AsyncLocalClient, asked: str) -> list[tuple[str, str]]:
+async def _find(ask: AskType, asked: str) -> list[tuple[str, str]]:
     """Return label and address of everything that has the id; at most one question for each kind of thing."""
     if asked.isascii() and asked.isdecimal() and len(asked) <= 15:
         kinds: list[tuple[str, str, dict[str, Any], str]] = [
@@ -305,18 +319,18 @@ async def _find(core: AsyncLocalClient, asked: str) -> list[tuple[str, str]]:
             ("Group of hosts", "groups.get", {"group_id": asked, "limit": 1}, href("groups", asked)),
         ]
     found = []
-    if "@" not in asked and await _organisation(core, asked) is not None:
+    if "@" not in asked and await _organisation(ask, asked) is not None:
         found.append((f"Organisation {asked}", href("organisations", asked)))
     for label, method, params, address in kinds:
-        document = await _ask(core, method, params)
+        document = await _find_one(ask, method, params)
         if document is not None:
             found.append((f"{label} {asked}", address or href("blocks", document["height"])))
     return found
 
 
-async def _organisation(core: AsyncLocalClient, name: str) -> Any:
+async def _organisation(ask: AskType, name: str) -> Any:
     """Return an organisation, or None."""
-    return next((each for each in await core.call("organisations.list") if each["name"] == name), None)
+    return next((each for each in await ask("organisations.list") if each["name"] == name), None)
 
 
 def _has_more(found: list[Any], start: int) -> bool:
@@ -324,10 +338,10 @@ def _has_more(found: list[Any], start: int) -> bool:
     return len(found) > start + ROWS and start + ROWS <= PAGE_MAX - ROWS
 
 
-async def _ask(core: AsyncLocalClient, method: str, params: dict[str, Any]) -> Any:
+async def _find_one(ask: AskType, method: str, params: dict[str, Any]) -> Any:
     """Return what the core has, or None where it has no such thing."""
     try:
-        return await core.call(method, params)
+        return await ask(method, params)
     except PatchwardenError as error:
         if status_of(error) in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
             return None
@@ -335,12 +349,12 @@ async def _ask(core: AsyncLocalClient, method: str, params: dict[str, Any]) -> A
 
 
 async def _history(
-    core: AsyncLocalClient, subject: str, name: str, start: tuple[int | None, int], path: tuple[str, str]
+    ask: AskType, subject: str, name: str, start: tuple[int | None, int], path: tuple[str, str]
 ) -> tuple[list[Any], Any]:
     """Return some of the transactions about a thing, and the ways to the others."""
     height, index = start
     where = {"subject": subject, "id": name, "from": height, "from_index": index if height is not None else None}
-    found = await core.call("history", {**where, "limit": ROWS + 1})
+    found = await ask("history", {**where, "limit": ROWS + 1})
     following = href(*path, from_=found[ROWS]["height"], index=found[ROWS]["index"]) if len(found) > ROWS else None
     ways = pages(
         ("From the beginning", None if height is None else href(*path)), ("Later ones", following), what="history"
