@@ -12,10 +12,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from agent.applying import check_staging
-from agent.drift import read_full_scan_ms, write_full_scan_ms
+from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.files import Files
 from agent.host_checks import check_mounts
@@ -42,6 +42,9 @@ from wire.errors import MalformedError, PatchwardenError
 from wire.fields import as_identifier
 from wire.hashing import Digest
 
+NOT_ADOPTED: Final = "agent.target.not_adopted"
+"""Code of a target without a record: nothing is done there, and it is told as what it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
@@ -66,6 +69,11 @@ class TargetStatus:
     """When every file was read last, milliseconds since the epoch, or None when nobody knows."""
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether there is a record to compare the tree with."""
+        return self.problem_code != NOT_ADOPTED
+
+    @property
     def is_drifted(self) -> bool:
         """Whether the tree is another than the records explain."""
         return self.tree_digest != self.state.tree_digest
@@ -82,7 +90,7 @@ class TargetStatus:
             "hooks": self.config.hooks.to_json(),
             "mode": self.config.mode.value,
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
-            "recorded_tree_digest": self.state.tree_digest.hex(),
+            "recorded_tree_digest": self.state.tree_digest.hex() if self.has_baseline else None,
             "drifted": self.is_drifted,
             "drifted_paths": list(self.drifted_paths),
             "drifted_count": self.drifted_count,
@@ -204,26 +212,26 @@ class Target:
         """Return the recorded state.
 
         Raises:
-            TargetRefusedError: ``agent.target.not_adopted``: adding it was interrupted.
+            TargetRefusedError: ``agent.target.not_adopted``: its record is lost.
             StateCorruptError: ``agent.state.damaged``.
         """
         state = self.store.read_target_state()
         if state is None:
+            name = self.config.name
             raise TargetRefusedError(
-                "agent.target.not_adopted",
-                f"the target {self.config.name} has no baseline",
-                hint="run agent target adopt",
+                NOT_ADOPTED,
+                f"the target {name} has no baseline",
+                hint=f"run agent target adopt {name}, or agent target remove {name}",
             )
         return state
 
     def status(self, *, full_at_ms: int | None = None) -> TargetStatus:
-        """Return the target as it is.
+        """Return the target as it is; one without a record says so as its problem.
 
         Args:
             full_at_ms: The time now, milliseconds since the epoch, if every file is to be read; otherwise only what changed is.
 
         Raises:
-            TargetRefusedError: ``agent.target.not_adopted``.
             StateCorruptError: ``agent.state.damaged``.
             OSError: That everything was read could not be written.
         """
@@ -232,12 +240,22 @@ class Target:
 
     def status_while_busy(self) -> TargetStatus:
         """Return the target as it was seen last, for whoever does not wait for the end of a change. Raises as `status`."""
-        state = self.state()
+        try:
+            state = self.state()
+        except TargetRefusedError as error:
+            return replace(self._without_baseline(error), is_busy=True)
         seen = self._status or TargetStatus(self.config, state, state.tree_digest, "", (), 0)
         return replace(seen, config=self.config, state=state, is_busy=True)
 
+    def _without_baseline(self, error: TargetRefusedError) -> TargetStatus:
+        seen = TargetStatus(self.config, TargetState(NO_TREE), None, error.message, (), 0)
+        return replace(seen, problem_code=error.code)
+
     def _look(self, full_at_ms: int | None) -> TargetStatus:
-        state = self.state()
+        try:
+            state = self.state()
+        except TargetRefusedError as error:
+            return self._without_baseline(error)
         full_ms = read_full_scan_ms(self.store)
         try:
             root_fd = self.open_root()
@@ -266,16 +284,58 @@ class Target:
             TargetRefusedError: ``agent.target.*``.
             ApplyFailedError: ``agent.target.*``.
         """
-        root_fd = self.open_root()
-        try:
-            inventory = self.take_inventory(root_fd, full=True)
-        finally:
-            os.close(root_fd)
+        inventory = self._read_everything()
         before = self.store.read_target_state()
         if before is None:
             state = TargetState(inventory.tree_digest)
         else:
             state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None)
+        return self._begin_with(state, inventory)
+
+    def found(self) -> TargetStatus:
+        """Make the target, with its tree as it is as the recorded one; what raises leaves what a removed target of this name had left.
+
+        Release counters of that one stay. What it had installed counts only where the tree is the very one that its record explains.
+
+        Raises:
+            TargetRefusedError: ``agent.target.*``.
+            ApplyFailedError: ``agent.target.*``.
+            StateCorruptError: ``agent.state.damaged``.
+            OSError: It was not written.
+        """
+        inventory = self._read_everything()
+        before, was_there = self.store.read_target_state(), os.path.isdir(self.store.directory)
+        state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters)
+        if before is not None and before.tree_digest == inventory.tree_digest:
+            state = replace(before, drift_reported=None)
+        self._files.make_directories(self.store.directory)
+        try:
+            status = self._begin_with(state, inventory)
+            # Last: without it, whatever else there is, there is no target.
+            self.store.write_config(self.config)
+        except OSError:
+            self._take_back(before, was_there=was_there)
+            raise
+        return status
+
+    def _take_back(self, before: TargetState | None, *, was_there: bool) -> None:
+        """Leave what was there before the target, as far as the disk lets it; the configuration goes first."""
+        with contextlib.suppress(OSError):
+            if os.path.lexists(self.store.path(TARGET_FILE)):
+                self._files.unlink(self.store.path(TARGET_FILE))
+            if not was_there:
+                self._files.remove_tree(self.store.directory)
+            elif before is not None:
+                self.store.write_target_state(before)
+
+    def _read_everything(self) -> Inventory:
+        root_fd = self.open_root()
+        try:
+            return self.take_inventory(root_fd, full=True)
+        finally:
+            os.close(root_fd)
+
+    def _begin_with(self, state: TargetState, inventory: Inventory) -> TargetStatus:
         self.store.write_target_state(state)
         write_manifest(self._files, self.store.path(MANIFEST_FILE), inventory)
         self.save_cache()
@@ -369,6 +429,8 @@ class Registry:
             RejectedError: ``agent.target.*``, ``wire.field.*``.
             ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``, ``agent.target.unreadable``,
                 ``agent.target.changing``.
+            StateCorruptError: ``agent.state.damaged``: what a removed target of this name had left.
+            OSError: It was not written; there is no such target.
         """
         config = TargetConfig.from_json_untrusted({**document, "version": 1})
         if config.name in self._targets:
@@ -379,8 +441,7 @@ class Registry:
         check_mounts(config.root)
         check_staging(self._files, config)
         target = Target(self._files, self._path(config.name), config)
-        target.store.write_config(config)
-        status = target.adopt()
+        status = target.found()
         self._targets[config.name] = target
         return status
 

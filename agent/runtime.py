@@ -356,7 +356,12 @@ class Agent:
         """
         async with self._registry_lock:
             status = await run_blocking(self._registry.add, document)
-        await self._report_adoption(status)
+            try:
+                await self._report_adoption(status)
+            except OutboxError:
+                # Nothing is guarded of which the ledger will not hear.
+                await run_blocking(self._registry.remove, status.config.name)
+                raise
         return status
 
     def list_targets(self) -> tuple[str, ...]:
@@ -364,10 +369,10 @@ class Agent:
         return tuple(target.config.name for target in self._registry)
 
     async def show_target(self, name: str) -> TargetStatus:
-        """Return the target as it is configured, recorded, and found now.
+        """Return the target as it is configured, recorded, and found now; that there is no record is told as its problem.
 
         Raises:
-            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            TargetRefusedError: ``agent.target.unknown``.
         """
         slot = self._registry.get(name)
         async with self._lock(slot):
@@ -377,7 +382,7 @@ class Agent:
         """Return the target's status without waiting for a change that is under way: then as it was seen last, and told to be busy.
 
         Raises:
-            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            TargetRefusedError: ``agent.target.unknown``.
         """
         slot = self._registry.get(name)
         if self._lock(slot).locked():
@@ -457,7 +462,7 @@ class Agent:
             wait: Whether to wait for the end of a change; otherwise a target that is being changed is left for the next time.
 
         Raises:
-            TargetRefusedError: ``agent.target.unknown``, ``agent.target.not_adopted``.
+            TargetRefusedError: ``agent.target.unknown``.
             UnavailableError: ``agent.outbox.full``, ``agent.state.*``.
             CorruptionError: The agent's state is damaged.
         """
@@ -481,6 +486,9 @@ class Agent:
 
     async def _report_drift(self, slot: Target, status: TargetStatus) -> None:
         if status.problem_code in PASSING:
+            return
+        if not status.has_baseline:
+            self._note("agent.drift.failed", {"target": slot.config.name, "message": status.problem})
             return
         found = NO_TREE if status.tree_digest is None else status.tree_digest
         if status.is_drifted and found != status.state.drift_reported:

@@ -403,7 +403,7 @@ def drift(session: Session, name: str | None, full: bool) -> None:
         lines += [
             f"target {each['name']} has drifted"
             if not each["problem"]
-            else f"target {each['name']} cannot be read: {each['problem']}"
+            else f"target {each['name']} cannot be read: {problem_text(each)}"
         ]
         lines += [f"  {path}" for path in each["drifted_paths"]]
         if each["drifted_count"] > len(each["drifted_paths"]):
@@ -563,11 +563,17 @@ def _heights(heights: list[int]) -> str | None:
     return ", ".join(map(str, heights)) or None
 
 
+def problem_text(document: dict[str, Any]) -> str:
+    """Return why a target, or its tree in a report, is none that can be guarded, with its code."""
+    code = document.get("problem_code")
+    return f"{document['problem']} [{code}]" if code else str(document["problem"])
+
+
 def _state(document: dict[str, Any]) -> str:
     if document["busy"]:
         return "being changed"
     if document["problem"]:
-        return "unreadable"
+        return f"unreadable [{document['problem_code']}]"
     if document["drifted"]:
         return "drifted"
     return "frozen" if document["frozen"] else "as recorded"
@@ -592,7 +598,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 ("target", document["name"]),
                 ("directory", document["root"]),
                 ("state", _state(document)),
-                ("problem", document["problem"] or None),
+                ("problem", problem_text(document) if document["problem"] else None),
                 ("changed", "file by file, in place" if document["mode"] == "in-place" else None),
                 ("components", ", ".join(document["components"])),
                 ("windows", ", ".join(document["windows"]) or "always"),

@@ -259,7 +259,11 @@ def check_target(target: Document, *, judge_writing: bool) -> Iterator[Finding]:
         return Finding(check, level, message, hint, name)
 
     if target["problem"]:
-        yield found("tree", Level.FAIL, target["problem"], "put the directory right, then `patchwarden agent drift`")
+        said = f"{target['problem']} [{target['problem_code']}]"
+        hint = "put the directory right, then `patchwarden agent drift`"
+        if target["recorded_tree_digest"] is None:
+            hint = f"`patchwarden agent target adopt {name}`, or `patchwarden agent target remove {name}`"
+        yield found("tree", Level.FAIL, said, hint)
         return
     if target["busy"]:
         yield found("tree", Level.OK, "is being changed now")

@@ -15,7 +15,7 @@ from agent.errors import StateCorruptError, StateWriteError
 from agent.files import Files
 from agent.results import ResultCode
 from tests.testkit import patches
-from tests.testkit.agent import OPERATOR, TARGET, TREE, World, write_tree
+from tests.testkit.agent import COMPONENT, OPERATOR, TARGET, TREE, World, write_tree
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.limits import KIBIBYTE
 
@@ -66,6 +66,72 @@ async def test_what_cannot_be_a_target_is_refused(world: World, tmp_path: Path) 
     await refuse(world, "agent.target.root", name="relative", root="srv/other")
     os.mkfifo(other / "pipe")
     await refuse(world, "agent.target.special_file", name="other", root=str(other))
+    # Nothing is left of any of them: after a restart, too, there is the one target and nothing else.
+    world.reopen()
+    assert world.agent.list_targets() == (TARGET,)
+    assert os.listdir(world.directory / "home" / "agent" / "targets") == [TARGET]
+
+
+async def test_target_that_cannot_be_written_down_is_none(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "srv" / "other"
+    write_tree(other, TREE)
+    targets = world.directory / "home" / "agent" / "targets"
+    steps, fails = 0, 1
+
+    def step(call: str, path: str | bytes) -> None:
+        nonlocal steps
+        if "targets/other" in os.fsdecode(path) and call not in ("unlink", "remove_directory"):
+            steps += 1
+            if steps == fails:
+                raise OSError(28, "No space left on device")
+
+    world.files = Files(step)
+    world.reopen()
+    while fails < 100:
+        steps = 0
+        try:
+            await world.add_target(name="other", root=str(other))
+        except StateWriteError:
+            assert world.agent.list_targets() == (TARGET,)
+            assert os.listdir(targets) == [TARGET]
+            fails += 1
+        else:
+            break
+    assert 8 < fails < 99
+    assert world.agent.list_targets() == (TARGET, "other")
+
+
+async def test_target_of_which_the_ledger_cannot_hear_is_not_added(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "srv" / "other"
+    other.mkdir()
+    monkeypatch.setattr("agent.outbox.OUTBOX_ENTRIES_MAX", 0)
+    await refuse(world, "agent.outbox.full", name="other", root=str(other))
+    world.reopen()
+    assert world.agent.list_targets() == (TARGET,)
+
+
+async def test_target_without_a_baseline_is_told_and_blinds_nobody(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "srv" / "other"
+    other.mkdir()
+    await world.add_target(name="other", root=str(other))
+    (world.directory / "home" / "agent" / "targets" / "other" / "state.json").unlink()
+    world.reopen()
+    (found,) = await world.agent.check_drift()
+    assert (found.config.name, found.problem_code) == ("other", "agent.target.not_adopted")
+    assert not found.has_baseline
+    glanced = await world.agent.glance_at_target("other")
+    assert glanced.to_json()["recorded_tree_digest"] is None
+    assert glanced.to_json()["drifted"]
+    async with world.agent._lock(world.agent._registry.get("other")):
+        busy = await world.agent.glance_at_target("other")
+    assert (busy.is_busy, busy.problem_code) == (True, "agent.target.not_adopted")
+    assert not (await world.agent.glance_at_target(TARGET)).is_drifted
+    await world.agent._delivery.deliver(5.0)
+    assert [body.report_kind for body in world.reports()] == ["adopt", "adopt"]
+    await world.agent.remove_target("other")
+    assert await world.agent.check_drift() == ()
 
 
 async def test_number_of_targets_is_bounded(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +325,27 @@ async def test_removed_target_is_gone_and_its_tree_stays(world: World) -> None:
     assert world.agent.list_targets() == ()
 
 
-async def test_target_whose_adding_was_interrupted_can_be_adopted(world: World) -> None:
+async def test_target_added_again_has_what_its_tree_shows_to_be_installed(world: World, tmp_path: Path) -> None:
+    data = world.release()
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+    installed = (await world.agent.show_target(TARGET)).state.installed
+    await world.agent.remove_target(TARGET)
+    await world.add_target(components=["pkg:deb/debian/*"])
+    assert (await world.agent.show_target(TARGET)).state.installed == installed
+    # Another tree never had it; that the release is used up, stays.
+    other = tmp_path / "srv" / "other"
+    write_tree(other, TREE)
+    await world.agent.remove_target(TARGET)
+    await world.add_target(root=str(other))
+    state = (await world.agent.show_target(TARGET)).state
+    assert state.installed == ()
+    assert state.counter(COMPONENT) == installed[0].release_counter
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert outcome.reason == "agent.metadata.counter_not_increasing"
+    assert len(await world.agent.history(TARGET)) == 2
+
+
+async def test_target_whose_record_is_lost_can_be_adopted(world: World) -> None:
     (world.directory / "home" / "agent" / "targets" / TARGET / "state.json").unlink()
     world.reopen()
     with pytest.raises(RejectedError) as caught:

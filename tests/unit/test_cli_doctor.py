@@ -115,6 +115,8 @@ def target(root: Path, **changes: Any) -> dict[str, Any]:
         "root": str(root),
         "mode": "exchange",
         "problem": "",
+        "problem_code": "",
+        "recorded_tree_digest": "ab" * 32,
         "busy": False,
         "drifted": False,
         "drifted_count": 0,
@@ -138,6 +140,11 @@ def test_a_target_that_cannot_be_changed_fails(tmp_path: Path, monkeypatch: pyte
     assert found() == []
     assert found(busy=True, mode="in-place") == []
     assert found(problem="gone") == [("tree", "fail")]
+    no_record = {"problem": "no baseline", "problem_code": "agent.target.not_adopted", "recorded_tree_digest": None}
+    assert found(**no_record) == [("tree", "fail")]
+    (told, *_) = checks.check_target(target(root, **no_record), judge_writing=True)
+    assert "[agent.target.not_adopted]" in told.message
+    assert "agent target remove app" in told.hint
     assert found(drifted=True, drifted_count=2, frozen=True) == [("tree", "fail"), ("frozen", "warn")]
     assert faults(checks.check_target(target(tmp_path / "gone"), judge_writing=True)) == [("staging", "fail")]
     hook = {"argv": [str(tmp_path / "gone")]}
