@@ -34,6 +34,7 @@ BINARY_BYTES_MAX: Final = 128 * 1024 * 1024
 """All sides of all binary files of one diff, decoded: what a small text may unfold to in the memory of whoever verifies it."""
 
 _LINE_BYTES: Final = 52
+_NAME_DIGITS: Final = (40, 64)
 _MARKER: Final = b"GIT binary patch"
 _SIZE: Final = re.compile(rb"0|[1-9][0-9]{0,8}")
 _COMPRESSION: Final = 9
@@ -66,10 +67,12 @@ def read_binary(reader: Reader, blobs: tuple[str, str] | None, room: int) -> tup
         raise refusal("no_change", "a section changes something", at)
     if b"\0" not in old.content and b"\0" not in new.content:
         raise refusal("binary_form", "content without a NUL byte is text, and stands in hunks", at)
-    for part, name in zip((old, new), blobs or ("", ""), strict=True):
-        if name.strip("0") and blob_name(part.content, len(name)) != name:
-            raise refusal("index_line", "the index line of a binary change names its contents in full", at, actual=name)
-        if not name or (not name.strip("0") and part.content):
+    names = blobs or ("", "")
+    # Git reads only names of its repository's kind, the zeros of a missing side too.
+    is_full = len(names[0]) == len(names[1]) in _NAME_DIGITS
+    for part, name in zip((old, new), names, strict=True):
+        is_right = blob_name(part.content, len(name)) == name if name.strip("0") else not part.content
+        if not is_full or not is_right:
             raise refusal("index_line", "the index line of a binary change names its contents in full", at, actual=name)
     return old, new
 

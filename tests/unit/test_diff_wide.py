@@ -14,7 +14,7 @@ import pytest
 from provenance.components import check_components, describe_components
 from provenance.diff import MODE_LINK, Allowance, Diff, FileState, parse_diff_untrusted
 from provenance.diff_apply import apply_diff
-from provenance.diff_binary import BINARY_FILE_BYTES_MAX, apply_delta, make_part
+from provenance.diff_binary import BINARY_FILE_BYTES_MAX, apply_delta, blob_name, make_part
 from provenance.diff_lint import LintRule, lint_diff
 from provenance.diff_make import make_diff
 from provenance.errors import (
@@ -228,10 +228,19 @@ def test_a_binary_change_has_one_form() -> None:
     assert refused(text.replace(names + b"\n", b"")) == "index_line"
 
 
+def test_both_contents_are_named_in_one_way() -> None:
+    """Git, which knows names of its repository's kind only, refuses anything else: found by an edited diff."""
+    gone = make_diff({"x": FileState(0o100644, b"\0old")}, {"x": None}, {}, BINARY)
+    for zeros in (b"0" * 4, b"0" * 39, b"0" * 41, b"0" * 64):
+        assert refused(gone.replace(b".." + b"0" * 40, b".." + zeros)) == "index_line"
+    mixed = binary().replace(blob_name(b"\0new", 40).encode(), blob_name(b"\0new", 64).encode())
+    assert refused(mixed) == "index_line"
+    whole = mixed.replace(blob_name(b"\0old", 40).encode(), blob_name(b"\0old", 64).encode())
+    assert parse_diff_untrusted(whole, BINARY).raw == whole
+
+
 def test_text_does_not_hide_as_binary() -> None:
     part = make_part(b"text\n")
-    from provenance.diff_binary import blob_name
-
     head = b"diff --git a/x b/x\nnew file mode 100644\nindex %s..%s\nGIT binary patch\n"
     text = head % (b"0" * 40, blob_name(b"text\n", 40).encode())
     text += b"literal 5\n%s\nliteral 0\nHcmV?d00001\n\n" % part.encoded
@@ -241,8 +250,6 @@ def test_text_does_not_hide_as_binary() -> None:
 def test_a_small_text_does_not_unfold_without_end() -> None:
     part = make_part(bytes(BINARY_FILE_BYTES_MAX))
     sections = b""
-    from provenance.diff_binary import blob_name
-
     name = blob_name(part.content, 40).encode()
     for number in range(5):
         head = b"diff --git a/%d b/%d\nnew file mode 100644\nindex %s..%s\nGIT binary patch\n" % (
