@@ -1,16 +1,21 @@
 """The socket's method that takes over what was carried by hand.
 
-Source: docs/spec/network.md 8.
+Blocks that cannot follow are looked at once more: when they are certified and contradict this node's history, they are the evidence that
+there are two, and are kept as such.
+
+Source: docs/spec/network.md 8; docs/spec/proofs.md 6.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger.block import decode_block_untrusted
 from node.local.protocol import Json, decode_blob_untrusted
 from node.params import as_hex_digest, as_integer
 from node.sync import BLOCKS_ANSWER_MAX, CertifiedBlock
+from wire.certificate import CommitCertificate, decode_commit_certificate_untrusted
 from wire.errors import MalformedError, RejectedError
 from wire.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX
 
@@ -50,8 +55,37 @@ class BundleServices:
         items = params.get("blocks")
         if not isinstance(items, list) or not 1 <= len(items) <= BUNDLE_BLOCKS_MAX:
             raise MalformedError("node.param.blocks", f"blocks must be a list of 1 to {BUNDLE_BLOCKS_MAX} members")
-        taken = await observer.take_carried(as_integer(params, "from"), [_block(each) for each in items])
+        blocks = [_block(each) for each in items]
+        try:
+            taken = await observer.take_carried(as_integer(params, "from"), blocks)
+        except RejectedError as error:
+            await self._keep_evidence(blocks, error)
+            raise
         return {"taken": taken, "height": self._node.replica.height}
+
+    async def _keep_evidence(self, blocks: Sequence[CertifiedBlock], error: RejectedError) -> None:
+        """Return when refused blocks prove nothing; what proves that the validators have certified another history is kept.
+
+        Raises:
+            RejectedError: ``node.bundle.split_view``: they do.
+        """
+        try:
+            headers = [(decode_block_untrusted(each.block).header, _certificate(each)) for each in blocks]
+        except RejectedError:
+            return
+        evidence = await self._node.checkpoints.take_blocks_untrusted(headers, "a bundle")
+        if evidence is not None:
+            raise RejectedError(
+                "node.bundle.split_view",
+                "the bundle holds another history, which the validators of this one have certified; "
+                "a host applies nothing until that is settled",
+                hint=f"keep {evidence}: patchwarden checkpoint accuse puts it on record; then patchwarden agent split-view settle",
+                details={"cause": error.code},
+            ) from error
+
+
+def _certificate(block: CertifiedBlock) -> CommitCertificate | None:
+    return None if block.certificate is None else decode_commit_certificate_untrusted(block.certificate)
 
 
 def _block(value: Json) -> CertifiedBlock:

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from ledger.block import Header
 from ledger.checkpoint import (
     Checkpoint,
     SplitView,
@@ -37,11 +38,13 @@ from ledger.checkpoint import (
     verify_split_view,
 )
 from ledger.configuration import Configuration
+from ledger.contradiction import find_split_in_blocks
 from ledger.errors import NotYetAvailableError
 from ledger.limits import CHECKPOINT_BYTES_MAX
 from ledger.trust import TrustedHead
 from node.replica import LedgerReplica
 from node.storage.snapshot_files import write_file
+from wire.certificate import CommitCertificate
 from wire.errors import RejectedError, UnavailableError
 
 CHECK_S: Final = 5.0
@@ -210,6 +213,22 @@ class CheckpointWatch:
             await self._compare(checkpoint, source)
         await self._remember(checkpoint, configuration)
 
+    async def take_blocks_untrusted(
+        self, blocks: Sequence[tuple[Header, CommitCertificate | None]], source: str
+    ) -> Path | None:
+        """Return where the evidence is kept if carried blocks show another certified history; None if they do not, or cannot prove it.
+
+        Args:
+            blocks: Headers in the order of their heights, and the certificates of those that have one; from anybody.
+            source: Where they come from, for people.
+        """
+        split = await self._replica.machine.in_thread(self._find_in_blocks, blocks)
+        if split is None:
+            return None
+        carried = {header.hash() for header, _ in blocks}
+        sides = (split.first.header, split.second.header)
+        return await self._keep_split(split, next(each for each in sides if each.hash() in carried), source)
+
     async def compare_reached(self) -> None:
         """Compare the checkpoints whose height this chain has reached meanwhile."""
         height = self._replica.height
@@ -242,23 +261,51 @@ class CheckpointWatch:
     async def _compare(self, checkpoint: Checkpoint, source: str) -> None:
         with self._replica.store.snapshot() as reader:
             split = find_split_view(reader, checkpoint)
-        block_hash = checkpoint.header.hash()
-        if split is None or any(known.first.header.hash() == block_hash for known in self.splits):
-            return
+        if split is not None:
+            await self._keep_split(split, checkpoint.header, source)
+
+    def _find_in_blocks(self, blocks: Sequence[tuple[Header, CommitCertificate | None]]) -> SplitView | None:
+        """Return the evidence in carried blocks, verified from the founding document. Blocks."""
+        with self._replica.store.snapshot() as reader:
+            split = find_split_in_blocks(reader, blocks)
+        if split is None:
+            return None
+        try:
+            verify_split_view(split, self._founding)
+        except RejectedError as error:
+            _log.warning(
+                "carried blocks contradict this chain and prove nothing", code=error.code, message=error.message
+            )
+            return None
+        return split
+
+    async def _keep_split(self, split: SplitView, other: Header, source: str) -> Path:
+        """Return where the evidence is kept, after it is, and counts.
+
+        Args:
+            split: It holds.
+            other: The header on the other side.
+            source: Where it comes from, for people.
+        """
+        block_hash = other.hash()
+        for known in self.splits:
+            if block_hash in (known.first.header.hash(), known.second.header.hash()):
+                return self._directory / _name_of(known.height, block_hash)
         self.split_heights.add(split.height)
-        name = f"split-view-{split.height}-{block_hash.hex()[:16]}.json"
+        path = self._directory / _name_of(split.height, block_hash)
         _log.error(
             "split view: the validators have certified two histories",
             height=split.height,
             block_hash=block_hash.hex(),
             source=source,
-            evidence=str(self._directory / name),
+            evidence=str(path),
         )
         if len(self.splits) >= SPLITS_MAX:
-            return
-        await self._replica.machine.in_thread(self._keep, name, json.dumps(split.to_json(), indent=1).encode())
+            return path
+        await self._replica.machine.in_thread(self._keep, path.name, json.dumps(split.to_json(), indent=1).encode())
         self.splits.append(split)
         self._unreported.append(split)
+        return path
 
     async def _remember(self, checkpoint: Checkpoint, configuration: Configuration) -> None:
         if self.highest is not None and checkpoint.height <= self.highest.height:
@@ -277,3 +324,8 @@ class CheckpointWatch:
         except OSError as error:
             # A full disk stops the store first; this file is written again with the next checkpoint.
             _log.warning("a checkpoint was not written", file=str(path), reason=error.strerror)
+
+
+def _name_of(height: int, block_hash: bytes) -> str:
+    """Return the name of the file that holds evidence about this height and that block of the other history."""
+    return f"split-view-{height}-{block_hash.hex()[:16]}.json"

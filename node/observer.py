@@ -347,7 +347,7 @@ class Observer:
                         f"the bundle has another block at height {known} than this node has committed",
                         expected=header.hash(),
                         actual=block.block_hash,
-                        hint="it is forged, or the validators have certified two histories: patchwarden audit blame",
+                        hint="it is forged, or of a history that this node cannot verify: patchwarden audit blame compares two",
                     )
 
     async def _take_from_hand(self, carried: _Carried) -> None:

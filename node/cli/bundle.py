@@ -265,6 +265,7 @@ class BundleTaker:
         self._first = 0
         self._next = 0
         self._own = height
+        self._below: tuple[int, bytes, bytes] | None = None
         self._file: bytearray | None = None
         self._digest = b""
         self._size = 0
@@ -274,7 +275,7 @@ class BundleTaker:
 
     def take(self, item: BundleItem) -> None:
         """Take one item; raises what the node raises."""
-        from ledger.bundle import BundledBlock, BundledData, BundledPatch, BundleHead
+        from ledger.bundle import BundledBlock, BundledData, BundledPatch, BundleEnd, BundleHead
 
         if isinstance(item, BundleHead):
             self._check_network(item)
@@ -283,7 +284,9 @@ class BundleTaker:
             self._take_block(item.block, item.certificate)
         else:
             self._hand_over()
-        if isinstance(item, BundledPatch):
+        if isinstance(item, BundleEnd):
+            self._compare_below()
+        elif isinstance(item, BundledPatch):
             self._file, self._digest, self._size = bytearray(), item.digest, item.size
         elif isinstance(item, BundledData):
             self._take_data(item.data)
@@ -295,7 +298,7 @@ class BundleTaker:
         self._hand_over()
 
     def document(self, name: str, before: int) -> dict[str, Any]:
-        """Return what came of it."""
+        """Return what came of it. Raises RejectedError (``node.bundle.older``)."""
         last = self._next - 1
         if self._first and last < before:
             raise RejectedError(
@@ -330,6 +333,8 @@ class BundleTaker:
         height, self._next = self._next, self._next + 1
         # What is here already was verified; the block at this node's own height shows whether the bundle is of the same history.
         if height < self._own:
+            if certificate is not None:
+                self._below = (height, block, certificate)
             return
         if not self._piece:
             self._piece_start = height
@@ -353,6 +358,17 @@ class BundleTaker:
         self._piece, self._piece_bytes = [], 0
         self.height = max(self.height, int(answer["height"]))
         self.taken += int(answer["taken"])
+
+    def _compare_below(self) -> None:
+        """Let the node compare the last certified block of a bundle that brings nothing new: it may be of another history."""
+        from node.local.protocol import encode_blob
+
+        if self._below is not None and self._next <= self._own:
+            height, block, certificate = self._below
+            blocks = [{"block": encode_blob(block), "certificate": encode_blob(certificate)}]
+            self._client.call(
+                "bundle.take", **{"genesis_hash": self._network[1].hex(), "from": height, "blocks": blocks}
+            )
 
     def _take_data(self, data: bytes) -> None:
         from node.cli.patch_transfer import send_patch

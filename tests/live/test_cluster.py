@@ -20,7 +20,8 @@ import httpx
 import pytest
 
 from ledger import bodies
-from ledger.block import build_raw_block, decode_block_untrusted
+from ledger.block import Block, build_raw_block, decode_block_untrusted
+from ledger.bundle import BundleEncoder
 from ledger.checkpoint import Checkpoint, SplitView, verify_split_view
 from ledger.configuration import Configuration
 from ledger.configuration_history import ConfigurationProof
@@ -29,6 +30,7 @@ from node.local.client import LocalClient
 from tests.testkit.cli import refused, run_json
 from tests.testkit.cluster import Cluster, NodeProcess, running_cluster
 from tests.testkit.ledger import make_certificate, node_key
+from wire.certificate import CommitCertificate, encode_commit_certificate
 
 pytestmark = pytest.mark.live
 
@@ -89,6 +91,7 @@ def test_a_host_that_saw_another_history_puts_it_on_record(cluster: Cluster) -> 
         assert node.status(cluster.client)["split_views"] == 0
         assert "peer's checkpoint does not hold" not in node.log()
     _check_stopped_by_the_split_view(cluster, host)
+    _check_stopped_by_a_bundle(cluster, host)
     host.stop()
     cluster.hosts.remove(host)
 
@@ -119,18 +122,46 @@ def _check_stopped_by_the_split_view(cluster: Cluster, host: NodeProcess) -> Non
     assert outcome["reason"] == "provenance.file.start"
 
 
+def _check_stopped_by_a_bundle(cluster: Cluster, host: NodeProcess) -> None:
+    """Somebody carries a second certified block of height 3 to the host: it is evidence as well, and goes on the ledger."""
+    forged, certificate = _rival_block(cluster, 3)
+    encoder = BundleEncoder()
+    bundle = host.home.parent / "another-history.bundle"
+    pieces = (
+        encoder.begin(cluster.genesis.chain_id, cluster.genesis.genesis_hash, 3),
+        encoder.block(forged.raw, encode_commit_certificate(certificate)),
+        encoder.end(),
+    )
+    bundle.write_bytes(b"".join(pieces))
+    assert refused("agent", "import-bundle", bundle, "--home", host.home) == "node.bundle.split_view"
+    cluster.wait_for(
+        lambda: (
+            [each["on_ledger"] for each in run_json("agent", "split-view", "list", "--home", host.home, code=1)]
+            == [True] * 2
+        ),
+        "the evidence from the bundle is on the ledger",
+        host,
+    )
+    assert run_json("agent", "status", "--home", host.home)["split_views_open"] == [3]
+
+
 def _metric(cluster: Cluster, node: NodeProcess, name: str) -> float:
     text = cluster.client.get(f"{node.rpc}/metrics").text
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"patchwarden_{name} "))
 
 
 def _rival_checkpoint(cluster: Cluster, height: int) -> Checkpoint:
+    forged, certificate = _rival_block(cluster, height)
+    return Checkpoint(forged.header, certificate, ConfigurationProof((), Configuration(cluster.genesis.validators)))
+
+
+def _rival_block(cluster: Cluster, height: int) -> tuple[Block, CommitCertificate]:
+    """Return another block of this height that three of the four validators' keys have signed."""
     (answer,) = cluster.client.get(f"{cluster.validators[0].rpc}/v1/blocks/{height}/raw").json()
     block = decode_block_untrusted(base64.b64decode(answer["block"]))
     header = replace(block.header, time_ms=block.header.time_ms + 1)
     forged = build_raw_block(header, block.transactions, block.proposer_signature, block.election)
-    certificate = make_certificate(cluster.genesis.chain_id, [node_key(index) for index in (1, 2, 3)], forged)
-    return Checkpoint(header, certificate, ConfigurationProof((), Configuration(cluster.genesis.validators)))
+    return forged, make_certificate(cluster.genesis.chain_id, [node_key(index) for index in (1, 2, 3)], forged)
 
 
 class Submissions(threading.Thread):
