@@ -181,4 +181,4 @@ def _verdict(record: Document) -> Node:
         told += [" ", code(record["reason"])]
     if record["message"]:
         told += [el("br"), text(record["message"])]
-    return told or "announced"
+    return el("div", told, class_="told") if told else "announced"
