@@ -16,8 +16,9 @@ Source: docs/spec/agent.md 6.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -28,11 +29,22 @@ from agent.hooks import HookRunner, hold_hook_lock
 from agent.host_checks import check_mounts, explain, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
 from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
+from agent.limits import MANIFEST_WHOLE_MAX
 from agent.manifest import append_manifest, write_manifest
 from agent.part import cut_part, find_part, open_part
 from agent.plan import Plan, check_pre_images
-from agent.progress import STEP_APPLY, Tracker
+from agent.progress import PATHS, STEP_APPLY, Tracker
 from agent.stage import stage_tree
+from agent.standby import (
+    StandbyUnfitError,
+    changed_files,
+    drop_standby,
+    has_standby,
+    is_standby_possible,
+    is_wide,
+    made_inventory,
+    opened_standby,
+)
 from agent.switch import (
     Journal,
     Phase,
@@ -49,6 +61,7 @@ from agent.switch import (
     write_journal,
 )
 from agent.target import JOURNAL_FILE, MANIFEST_FILE, Installed, Mode, TargetConfig, TargetState, TargetStore
+from provenance.tree_digest import directory_digest
 from wire.errors import PatchwardenError
 from wire.hashing import Digest
 
@@ -124,10 +137,25 @@ class Settled:
         return self.journal is not None and self.side is Side.NEW and not self.failed_trial
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new tree that stands, known without another look at it."""
+
+    inventory: Inventory
+    """Its tree digest is still that of the tree before."""
+    changed: Mapping[bytes, tuple[int, Digest] | None]
+    """Git mode and digest of every touched path now, None of removed ones."""
+    linked: bool
+    """Whether files that did not change were given names meanwhile, or lost some, which moves their ctimes."""
+
+
 def apply_patch(
     files: Files, store: TargetStore, config: TargetConfig, application: Application, hooks: HookRunner
-) -> None:
+) -> Made | None:
     """Return when the new tree stands at the target's root, durably, and the journal says so; on trial when hooks are to judge it.
+
+    Returns:
+        What the new tree is, where that is known without looking.
 
     Raises:
         ApplyFailedError: ``agent.hook.before_failed``, ``agent.hook.busy``, ``agent.hook.guard``; the old tree stands.
@@ -138,10 +166,15 @@ def apply_patch(
     """
     if config.mode is Mode.IN_PLACE:
         apply_in_place(files, store, config, application, hooks)
-        return
+        return None
     inventory, plan, tracker = application.inventory, application.plan, application.tracker
     part = find_part(plan, inventory)
     part_plan, part_inventory = cut_part(plan, inventory, part)
+    if is_wide(part_inventory.entries):
+        made = apply_by_standby(files, store, config, application, hooks)
+        if made is not None:
+            return made
+        part, part_plan, part_inventory = b"", plan, inventory
     root_fd = open_root(config.root)
     try:
         check_mounts(config.root)
@@ -180,6 +213,71 @@ def apply_patch(
         raise explain(error, "the application failed") from error
     finally:
         os.close(root_fd)
+    return None
+
+
+def apply_by_standby(
+    files: Files, store: TargetStore, config: TargetConfig, application: Application, hooks: HookRunner
+) -> Made | None:
+    """Return what stands at the root after the standby tree, with the changes, has taken its place; None when no standby tree can be had.
+
+    Raises as `apply_patch`.
+    """
+    inventory, plan, tracker = application.inventory, application.plan, application.tracker
+    root_fd = open_root(config.root)
+    try:
+        check_mounts(config.root)
+        if not is_standby_possible(config, root_fd, inventory.entries):
+            return None
+        # From here on until `finish`, this directory tells that the standby tree may be another than the live one.
+        prepare_staging(files, config)
+        with contextlib.ExitStack() as stack:
+            tracker.begin(STEP_APPLY, "bringing the standby tree up to the live one")
+            try:
+                standby = stack.enter_context(opened_standby(files, config, root_fd, inventory))
+                linked = standby.make_equal()
+            except (OSError, StandbyUnfitError):
+                _check_unchanged(scan_tree(root_fd, inventory.entries), inventory)
+                stack.close()
+                drop_standby(files, config)
+                return None
+            if application.action == ACTION_APPLY:
+                store.keep_patch(application.installed.patch_id, application.data)
+            with opened_directory(config.staging) as work_fd:
+                tracker.begin(STEP_APPLY, "staging the new tree", len(plan.changes), PATHS)
+                standby.change(plan, work_fd, tracker.advance)
+                tracker.begin(STEP_APPLY, "making the new tree durable")
+                files.sync_filesystem(work_fd, config.staging)
+            tracker.begin(STEP_APPLY, "proving the new tree")
+            proven = standby.prove(plan)
+            application.check_result(application.tree_after)
+            # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
+            tracker.begin(STEP_APPLY, "looking at the target again")
+            now = scan_tree(root_fd, inventory.entries)
+            _check_unchanged(now, inventory)
+            check_pre_images(plan, root_fd, inventory)
+            journal = replace(
+                _begin_journal(config, application, root_fd, application.tree_after),
+                new_inode=standby.inode,
+                standby=True,
+            )
+            write_journal(files, store.path(JOURNAL_FILE), journal)
+            if config.hooks.before is not None:
+                hooks.before()
+                now = scan_tree(root_fd, inventory.entries)
+                _check_unchanged(now, inventory)
+                check_pre_images(plan, root_fd, inventory)
+                proven = standby.prove(plan)
+            tracker.begin(STEP_APPLY, "switching the trees")
+            _check_place(root_fd, b"", journal)
+            switch_trees(files, config, journal)
+    except StandbyUnfitError as error:
+        raise ApplyRefusedError("agent.apply.staged", f"the standby tree is not what it must be: {error}") from error
+    except OSError as error:
+        raise explain(error, "the application failed") from error
+    finally:
+        os.close(root_fd)
+    return Made(made_inventory(now, inventory, plan, proven), changed_files(plan), linked)
 
 
 def _check_place(root_fd: int, part: bytes, journal: Journal) -> None:
@@ -350,6 +448,7 @@ def settle(
     look: Callable[[Journal | None], Inventory | None] | None = None,
     *,
     is_durable: bool = False,
+    changed: Collection[str] = (),
 ) -> Settled:
     """Return what became of the application that the journal tells of, with the target's state brought up to it. May be repeated.
 
@@ -360,6 +459,7 @@ def settle(
         intent: Outbox sequence of the target's open intent; a journal of another application was settled before and is only rest.
         look: Returns the tree as it is now, or None when it cannot be read; by default every file is read.
         is_durable: Whether `apply_patch` has just returned: then every file in place is known to be new, and on the disk.
+        changed: The paths that the application changes, where that is known.
 
     Raises:
         OSError: The state could not be written; try again.
@@ -391,18 +491,69 @@ def settle(
         if store.read_target_state() != journal.state_after:
             store.write_target_state(journal.state_after)
         if inventory is not None and inventory.tree_digest == journal.tree_after:
-            _keep_manifest(files, store, journal, inventory)
+            _keep_manifest(files, store, journal, inventory, changed)
     return Settled(journal, side, None if inventory is None else inventory.tree_digest, failed_trial)
 
 
-def finish(files: Files, store: TargetStore, config: TargetConfig) -> None:
-    """Return when journal and staging directory are gone; only after the outcome stands in the outbox. May be repeated.
+def finish(
+    files: Files,
+    store: TargetStore,
+    config: TargetConfig,
+    inventory: Inventory | None = None,
+    within: Collection[bytes] | None = None,
+) -> None:
+    """Return when the standby tree is as the live one, and journal and staging directory are gone. May be repeated.
+
+    Only after the outcome stands in the outbox.
+
+    Args:
+        files: The door to the file system.
+        store: The target's files.
+        config: The target.
+        inventory: The live tree, if it is known; otherwise it is scanned.
+        within: The only paths that can differ in the standby tree, with their directories; None for all.
 
     Raises:
         OSError: Something could not be removed; try again.
     """
+    if has_standby(config):
+        refresh_standby(files, config, inventory, within)
     remove_journal(files, store.path(JOURNAL_FILE))
     remove_staging(files, config)
+
+
+def refresh_standby(
+    files: Files, config: TargetConfig, inventory: Inventory | None = None, within: Collection[bytes] | None = None
+) -> bool:
+    """Return whether names had to be made or removed until the standby tree is as the live one; it is made where it pays and can be kept.
+
+    Where it cannot, it is removed: what is no longer in the live tree must not stay beside it either.
+
+    Args:
+        files: The door to the file system.
+        config: The target, in exchange mode.
+        inventory: The live tree, if it is known; otherwise it is scanned.
+        within: The only paths that can differ, with their directories; None for all.
+
+    Raises:
+        OSError: It could not be removed.
+    """
+    try:
+        root_fd = open_root(config.root)
+        try:
+            check_mounts(config.root)
+            if inventory is None:
+                inventory = Inventory(scan_tree(root_fd), {}, directory_digest(()), 0)
+            if is_standby_possible(config, root_fd, inventory.entries):
+                with opened_standby(files, config, root_fd, inventory) as standby:
+                    return standby.make_equal(within)
+        finally:
+            os.close(root_fd)
+    except (OSError, StandbyUnfitError, PatchwardenError):
+        pass  # Then the target does without it.
+    was_there = has_standby(config)
+    drop_standby(files, config)
+    return was_there
 
 
 def check_staging(files: Files, config: TargetConfig) -> None:
@@ -457,20 +608,28 @@ def _check_in_place(files: Files, config: TargetConfig) -> None:
         ) from error
 
 
-def _keep_manifest(files: Files, store: TargetStore, journal: Journal, inventory: Inventory) -> None:
-    """Record the files of the new tree: all of them, or in place, where that would cost most of the time, what changed."""
+def _keep_manifest(
+    files: Files, store: TargetStore, journal: Journal, inventory: Inventory, changed: Collection[str]
+) -> None:
+    """Record the files of the new tree: of a large one, where all would cost most of the time, what changed if that is known."""
     path = store.path(MANIFEST_FILE)
-    if journal.operations is None:
+    if journal.operations is not None:
+        changed = [each.path for each in journal.operations.files]
+    elif len(inventory.entries) < MANIFEST_WHOLE_MAX:
+        changed = ()
+    if changed:
+        append_manifest(files, path, inventory, changed)
+    else:
         write_manifest(files, path, inventory)
-        return
-    append_manifest(files, path, inventory, (each.path for each in journal.operations.files))
 
 
 def _check_unchanged(entries: Mapping[bytes, Entry], inventory: Inventory) -> None:
-    for path in {*entries, *inventory.entries}:
-        now, before = entries.get(path), inventory.entries.get(path)
-        if now is None or before is None or not now.is_same_state(before):
+    for path, now in entries.items():
+        before = inventory.entries.get(path)
+        if before is not now and (before is None or not now.is_same_state(before)):
             raise _tree_changed(os.fsdecode(path))
+    if len(entries) != len(inventory.entries):
+        raise _tree_changed(os.fsdecode(min(inventory.entries.keys() - entries.keys())))
 
 
 def _tree_changed(path: str) -> ApplyFailedError:
@@ -503,7 +662,7 @@ def _is_old_tree_there(config: TargetConfig, journal: Journal) -> bool:
     """Return whether the switch can be taken back: the old tree is kept, by its inode, or on a copied host by its content."""
     if is_old_tree_kept(config, journal):
         return True
-    kept = _read_tree(staged_path(config))
+    kept = _read_tree(staged_path(config, journal))
     before = journal.tree_before if journal.part_before is None else journal.part_before
     return kept is not None and kept.tree_digest == before
 

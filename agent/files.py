@@ -119,6 +119,11 @@ class Files:
         self._step("setxattr", name)
         os.setxattr(descriptor, name, value)
 
+    def remove_attribute(self, descriptor: int, name: str) -> None:
+        """Take an extended attribute away from an open file. Raises OSError."""
+        self._step("removexattr", name)
+        os.removexattr(descriptor, name)
+
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable. Raises OSError."""
         self._step("fsync", path)
@@ -226,6 +231,11 @@ class Files:
             self._remove_entry(parent_fd, os.fsencode(name))
         finally:
             os.close(parent_fd)
+
+    def remove_below(self, parent_fd: int, name: bytes) -> None:
+        """Remove what has a name in an open directory, with all that is in it; nothing when it is not there. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._remove_entry(parent_fd, name)
 
     def _remove_entry(self, parent_fd: int, name: bytes) -> None:
         status = os.lstat(name, dir_fd=parent_fd)

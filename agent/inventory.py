@@ -31,6 +31,9 @@ SETTLED_NS: Final = 50_000_000
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPE_BITS: Final = 0o170000
 _KINDS: Final = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+_NAMES: Final = "utf-8"
+_ANY: Final = "surrogateescape"
+"""What `os.fsencode` does, without its price."""
 _new_entry: Final = tuple.__new__
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -225,12 +228,11 @@ class _Scan:
             )
         try:
             with os.scandir(descriptor) as names:
-                found = sorted([(each.name, each.stat(follow_symlinks=False)) for each in names])
+                found = sorted([(each.name.encode(_NAMES, _ANY), each.stat(follow_symlinks=False)) for each in names])
         except OSError as error:
             raise unreadable(prefix or b".", error) from error
         entries, device, known = self._entries, self._device, self._known.get
-        for text, status in found:
-            name = os.fsencode(text)
+        for name, status in found:
             path = prefix + name
             if path == self._omit:
                 continue

@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from agent.access import LedgerAccess
-from agent.applying import Application, Settled, apply_patch, finish, settle, try_out
+from agent.applying import Application, Made, Settled, apply_patch, settle, try_out
 from agent.blocking import run_blocking
 from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
@@ -378,14 +378,17 @@ class Lifecycle:
         hooks = self._hooks(slot, judged.patch_id, judged.action)
         problem: PatchwardenError | None = None
         warning = ""
+        made: Made | None = None
         try:
-            await run_blocking(apply_patch, self._files, slot.store, slot.config, application, hooks)
+            made = await run_blocking(apply_patch, self._files, slot.store, slot.config, application, hooks)
             if slot.config.hooks.judge:
+                made = None  # Whoever is put back to work may write to the tree.
                 warning = await run_blocking(try_out, self._files, slot.store, hooks)
         except (RejectedError, UnavailableError) as error:
             problem = error
         slot.tracker.begin(StepName.APPLY, "recording the new tree", unit=FILES)
-        settled = await run_blocking(self._settle, slot, intent.sequence, problem is None)
+        changed = tuple(change.path.decode() for change in judged.plan.changes) if problem is None else ()
+        settled = await run_blocking(self._settle, slot, intent.sequence, problem is None, made, changed)
         if settled.is_done and settled.journal is not None:
             done = replace(outcome, tree_after=settled.journal.tree_after, hooks=tuple(hooks.runs))
             message = f"{len(judged.plan.changes)} paths changed in one switch"
@@ -477,7 +480,7 @@ class Lifecycle:
     async def _recover(self, slot: Target, entry: Entry | None) -> Recovery | None:
         recovery: Recovery | None = None
         if entry is not None:
-            settled = await run_blocking(self._settle, slot, entry.sequence, False)
+            settled = await run_blocking(self._settle, slot, entry.sequence, False, None, ())
             journal = settled.journal
             runs: tuple[HookRun, ...] = ()
             if journal is not None and journal.hooked and journal.phase is not Phase.KEPT:
@@ -533,11 +536,13 @@ class Lifecycle:
         self._note("agent.recovered", {"target": body.target, "patch": outcome.patch_id, "applied": applied})
         return Recovery(body.target, outcome.patch_id, applied, outcome.message, queued.transaction.tx_id)
 
-    def _settle(self, slot: Target, intent: int, is_durable: bool) -> Settled:
+    def _settle(
+        self, slot: Target, intent: int, is_durable: bool, made: Made | None, changed: tuple[str, ...]
+    ) -> Settled:
         def look(journal: Journal | None) -> Inventory | None:
-            return slot.look_again(journal, is_done=is_durable)
+            return slot.look_again(journal, is_done=is_durable, made=made)
 
-        return settle(self._files, slot.store, slot.config, intent, look, is_durable=is_durable)
+        return settle(self._files, slot.store, slot.config, intent, look, is_durable=is_durable, changed=changed)
 
     async def _clean_up(self, slot: Target) -> None:
         """Remove what the application left. The truth is recorded, so a disk that fails now costs nothing but space."""
@@ -545,8 +550,7 @@ class Lifecycle:
             return
         slot.tracker.begin(StepName.RECORD, "removing what is not needed any more")
         try:
-            await run_blocking(finish, self._files, slot.store, slot.config)
-            await run_blocking(slot.forget_links)
+            await run_blocking(slot.finish)
         except StateWriteError as error:
             self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
 

@@ -44,10 +44,14 @@ SPACE_RESERVE_BYTES: Final = 4 * MEBIBYTE
 """What must be free on a target's file system besides the new files: directories, journals, the other tree's links."""
 PART_ENTRIES_MIN: Final = 1_000
 """Entries from which on a tree is exchanged only in the part in which it changes."""
+STANDBY_ENTRIES_MIN: Final = 1_000
+"""Entries of what would be exchanged from which on a standby tree is kept instead of making a new one each time."""
 SYNCED_SINGLY_MAX: Final = 64
 """New files of one application in place that are made durable one by one; for more, the whole file system is."""
 SCAN_AGE_SECONDS_MAX: Final = 900.0
 """How long ago a target that is changed in place may have been scanned as a whole: three times the default between two looks for drift."""
+MANIFEST_WHOLE_MAX: Final = 1_000
+"""Entries of a tree up to which its manifest is written anew after each exchange."""
 MANIFEST_CHANGES_MAX: Final = 64
 """Applications whose files are kept beside a manifest before it is written anew."""
 MANIFEST_CHANGED_PATHS_MAX: Final = 500

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from agent.clock_watch import check_clock
@@ -49,6 +50,7 @@ from agent.results import StepName, StepResult
 from agent.rollback import ReadPatch, check_newest, known_author, tree_before
 from agent.rollout import find_emergencies, find_rollout
 from agent.split_views import SplitViews
+from agent.standby import names_in_standby
 from agent.statements import payloads_of
 from agent.target import TargetConfig, TargetState
 from agent.turns import check_turn
@@ -289,7 +291,14 @@ class _Run:
     def _plan(self) -> str:
         self._check_hooks()
         case, patch = self._case, self._verified()
-        plan = make_plan(patch, case.root_fd, self._inventory(), case.config.allowed, self._count_planned(patch))
+        plan = make_plan(
+            patch,
+            case.root_fd,
+            self._inventory(),
+            case.config.allowed,
+            self._count_planned(patch),
+            own_names=partial(names_in_standby, case.config),
+        )
         check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
@@ -344,7 +353,10 @@ class _Rollback(_Run):
     def _plan(self) -> str:
         self._check_hooks()
         patch = self._verified()
-        plan = make_reverse_plan(patch, self._case.root_fd, self._inventory(), self._count_planned(patch))
+        own_names = partial(names_in_standby, self._case.config)
+        plan = make_reverse_plan(
+            patch, self._case.root_fd, self._inventory(), self._count_planned(patch), own_names=own_names
+        )
         check_host(self._case.config, self._case.root_fd, plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths go back; every one is what the patch made of it"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from agent.errors import ApplyFailedError, ApplyRefusedError
 from agent.files import is_missing
-from agent.inventory import Inventory, read_file
+from agent.inventory import Entry, Inventory, read_file
 from provenance.components import FileImage
 from provenance.diff_apply import apply_each
 from provenance.diff_model import MODE_LINK, Allowance, ChangeKind, FileState
@@ -50,12 +50,23 @@ class Plan:
     """Whether directories that the patch empties are removed; otherwise they stay, empty."""
 
 
+OwnNames = Callable[[bytes, Entry], int]
+"""Returns how many names of a file of the target are the agent's own."""
+
+
+def no_own_names(path: bytes, entry: Entry) -> int:
+    """Return 0: the agent keeps no second names of files."""
+    return 0
+
+
 def make_plan(
     patch: VerifiedPatch,
     root_fd: int,
     inventory: Inventory,
     allowed: tuple[Allowance, ...] = (),
     progress: Callable[[int], None] | None = None,
+    *,
+    own_names: OwnNames = no_own_names,
 ) -> Plan:
     """Return the plan of a verified patch for the tree that `inventory` describes.
 
@@ -65,6 +76,7 @@ def make_plan(
         inventory: The target as it is.
         allowed: What the target's operator lets patches do besides changing text.
         progress: Told how many files of the diff are done.
+        own_names: Counts the names of a file that are the agent's own, and keep nothing alive.
 
     Raises:
         ApplyRefusedError: ``agent.apply.not_allowed``, ``agent.apply.pre_image``, ``agent.apply.post_image``, ``agent.apply.link``,
@@ -74,11 +86,16 @@ def make_plan(
     """
     _check_allowed(patch.metadata.allowances, allowed)
     sources = {each.path: each.previous_path or each.path for each in patch.metadata.affected_components}
-    return _make_plan(patch, root_fd, inventory, sources, progress, reverse=False)
+    return _make_plan(patch, root_fd, inventory, sources, progress, own_names=own_names, reverse=False)
 
 
 def make_reverse_plan(
-    patch: VerifiedPatch, root_fd: int, inventory: Inventory, progress: Callable[[int], None] | None = None
+    patch: VerifiedPatch,
+    root_fd: int,
+    inventory: Inventory,
+    progress: Callable[[int], None] | None = None,
+    *,
+    own_names: OwnNames = no_own_names,
 ) -> Plan:
     """Return the plan that undoes an installed patch: every touched path becomes what the author signed as its pre-image.
 
@@ -91,7 +108,7 @@ def make_reverse_plan(
     """
     renamed = (each for each in patch.metadata.affected_components if each.change is ChangeKind.RENAME)
     sources = {each.previous_path: each.path for each in renamed if each.previous_path is not None}
-    return _make_plan(patch, root_fd, inventory, sources, progress, reverse=True)
+    return _make_plan(patch, root_fd, inventory, sources, progress, own_names=own_names, reverse=True)
 
 
 def _make_plan(
@@ -101,6 +118,7 @@ def _make_plan(
     sources: Mapping[str, str],
     progress: Callable[[int], None] | None,
     *,
+    own_names: OwnNames,
     reverse: bool,
 ) -> Plan:
     """Return the plan of a patch or of its opposite.
@@ -111,6 +129,7 @@ def _make_plan(
         inventory: The target as it is.
         sources: From where a path takes owner, permissions and attributes, where that is not the path itself.
         progress: Told how many files of the diff are done.
+        own_names: Counts the names of a file that are the agent's own.
         reverse: Whether to undo it.
     """
     links = Allowance.SYMLINK in patch.metadata.allowances
@@ -141,7 +160,7 @@ def _make_plan(
     )
     copies = {each.path.encode() for each in patch.metadata.affected_components if each.change is ChangeKind.COPY}
     for change in changes:
-        _check_preservable(change, inventory, is_copy=change.path in copies)
+        _check_preservable(change, inventory, own_names, is_copy=change.path in copies)
     images = {path.encode(): image for path, image in expected.items()}
     return Plan(changes, images, reverse or Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
 
@@ -289,14 +308,17 @@ def _inherits(path: str, sources: Mapping[str, str], present: Set[str]) -> bytes
     return source.encode() if source in present else None
 
 
-def _check_preservable(change: PlannedChange, inventory: Inventory, *, is_copy: bool) -> None:
+def _check_preservable(change: PlannedChange, inventory: Inventory, own_names: OwnNames, *, is_copy: bool) -> None:
     """Refuse where a new file could not stand for the old one: other names of it elsewhere, or set-user-id and the like."""
     if change.post is None or change.inherits is None:
         return
     entry = inventory.entries[change.inherits]
     path = change.inherits.decode()
-    if entry.links != 1 and not is_copy:  # the source of a copy stays what it is, under all its names
-        raise _refuse("hard_link", f"the file has {entry.links} names, and the others would keep the old content", path)
+    names = entry.links
+    if names != 1 and not is_copy:  # the source of a copy stays what it is, under all its names
+        names -= own_names(change.inherits, entry)
+    if names != 1 and not is_copy:
+        raise _refuse("hard_link", f"the file has {names} names, and the others would keep the old content", path)
     if entry.mode & _SPECIAL_BITS:
         raise _refuse(
             "special_mode", "the file is set-user-id, set-group-id or sticky, which no patch may carry on", path

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agent.applying import check_staging
+from agent.applying import Made, check_staging, finish, refresh_standby
 from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.files import Files
@@ -25,6 +25,7 @@ from agent.manifest import read_manifest, write_manifest
 from agent.plan import Plan
 from agent.progress import FILES, STEP_SCAN, Tracker
 from agent.record_log import Record, RecordLog, read_records
+from agent.standby import drop_standby, has_standby, paths_within
 from agent.switch import Journal
 from agent.target import (
     HISTORY_FILE,
@@ -89,6 +90,7 @@ class TargetStatus:
             "frozen": self.config.frozen,
             "hooks": self.config.hooks.to_json(),
             "mode": self.config.mode.value,
+            "standby": has_standby(self.config),
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex() if self.has_baseline else None,
             "drifted": self.is_drifted,
@@ -120,6 +122,8 @@ class Target:
         """How far it is what is being done here."""
         self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)
         self._exchanged: bytes | None = None
+        self._differs: tuple[Inventory, frozenset[bytes]] | None = None
+        """The tree as it stands after an application, and where the standby tree cannot be like it yet."""
         self._status: TargetStatus | None = None
 
     def open_root(self) -> int:
@@ -161,26 +165,43 @@ class Target:
         """Return the tree with these paths as they are now. Raises TargetRefusedError, ApplyFailedError (``agent.target.*``)."""
         return self._cache.refresh(root_fd, paths, age_s_max=SCAN_AGE_SECONDS_MAX)
 
-    def look_again(self, journal: Journal | None, *, is_done: bool) -> Inventory | None:
+    def look_again(self, journal: Journal | None, *, is_done: bool, made: Made | None = None) -> Inventory | None:
         """Return the tree after an application, or after a crash, or None when it cannot be read.
 
         Args:
             journal: What was going on.
             is_done: Whether this process has just done it, and nothing else.
+            made: What the new tree is, where that is known and nobody was at work in it since.
         """
+        if made is not None and is_done:
+            inventory = self._cache.follow(made.inventory, made.changed, linked=made.linked)
+            self._differs = (inventory, paths_within(made.changed))
+            return inventory
         try:
             root_fd = self.open_root()
             try:
-                if journal is None or (journal.operations is None and not is_done):
+                if journal is None or journal.standby or (journal.operations is None and not is_done):
                     return self.take_inventory(root_fd)
                 if journal.operations is None:
                     self._exchanged = journal.part.encode()
-                    return self._cache.carry(root_fd, self._exchanged)
+                    inventory = self._cache.carry(root_fd, self._exchanged)
+                    below = self._exchanged + b"/" if self._exchanged else b""
+                    self._differs = (
+                        inventory,
+                        paths_within([path for path in inventory.entries if path.startswith(below)]),
+                    )
+                    return inventory
                 return self.look_at(root_fd, (each.raw for each in journal.operations.files))
             finally:
                 os.close(root_fd)
         except PatchwardenError:
             return None
+
+    def finish(self) -> None:
+        """Remove what an application has left, and bring the standby tree to where the live one is. Raises OSError."""
+        differs, self._differs = self._differs, None
+        finish(self._files, self.store, self.config, *(differs or ()))
+        self.forget_links()
 
     def forget_links(self) -> None:
         """See the tree as it is after the second names of its files are gone, which the last application had made."""
@@ -278,7 +299,7 @@ class Target:
         return TargetStatus(self.config, state, inventory.tree_digest, "", names, len(differing), full_scan_ms=full_ms)
 
     def adopt(self) -> TargetStatus:
-        """Make the tree as it is the recorded one; installed patches and release counters stay.
+        """Make the tree as it is the recorded one; installed patches and release counters stay. A large tree gets its standby tree.
 
         Raises:
             TargetRefusedError: ``agent.target.*``.
@@ -290,7 +311,9 @@ class Target:
             state = TargetState(inventory.tree_digest)
         else:
             state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None)
-        return self._begin_with(state, inventory)
+        status = self._begin_with(state, inventory)
+        self._keep_standby(inventory)
+        return status
 
     def found(self) -> TargetStatus:
         """Make the target, with its tree as it is as the recorded one; what raises leaves what a removed target of this name had left.
@@ -316,6 +339,7 @@ class Target:
         except OSError:
             self._take_back(before, was_there=was_there)
             raise
+        self._keep_standby(inventory)
         return status
 
     def _take_back(self, before: TargetState | None, *, was_there: bool) -> None:
@@ -340,6 +364,20 @@ class Target:
         write_manifest(self._files, self.store.path(MANIFEST_FILE), inventory)
         self.save_cache()
         return TargetStatus(self.config, state, inventory.tree_digest, "", (), 0)
+
+    def _keep_standby(self, inventory: Inventory) -> None:
+        """Make or repair the standby tree of a large target, if the host lets it."""
+        if self.config.mode is not Mode.EXCHANGE:
+            return
+        # Without it, or with what is left of it, the next application does what is to do.
+        with contextlib.suppress(OSError, PatchwardenError):
+            if refresh_standby(self._files, self.config, inventory):
+                root_fd = self.open_root()
+                try:
+                    self._cache.carry(root_fd, b"")
+                finally:
+                    os.close(root_fd)
+                self.save_cache()
 
     def mark_drift_reported(self, digest: Digest | None) -> None:
         """Remember that this drift was told, or with None that its end was. Raises OSError, StateCorruptError."""
@@ -453,6 +491,7 @@ class Registry:
             OSError: It could not be removed.
         """
         target = self.get(name)
+        drop_standby(self._files, target.config)
         self._files.unlink(target.store.path(TARGET_FILE))
         self._files.sync_directory(target.store.directory)
         del self._targets[name]

@@ -20,6 +20,7 @@ from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, opened_directo
 from agent.host_checks import explain
 from agent.in_place import Operations
 from agent.part import open_part
+from agent.standby import standby_tree
 from agent.state_file import damaged, read_state, write_state
 from agent.target import TargetConfig, TargetState
 from wire.hashing import Digest
@@ -76,6 +77,8 @@ class Journal:
     """The directory that is exchanged, relative to the root, or "" for the root itself."""
     part_before: Digest | None = None
     """Tree digest of that directory before, 32 bytes; None for the root, where it is `tree_before`."""
+    standby: bool = False
+    """Whether the root changes places with the standby tree and not with one in the staging directory."""
     operations: Operations | None = None
     """What is done to the tree file by file, or None when trees are exchanged; then both inodes are the root's."""
 
@@ -98,6 +101,8 @@ class Journal:
         }
         if self.part_before is not None:
             document |= {"part": self.part, "part_before": self.part_before.hex()}
+        if self.standby:
+            document["standby"] = True
         if self.operations is not None:
             document["operations"] = self.operations.to_json()
         return document
@@ -125,6 +130,7 @@ class Journal:
             else (str(document["failure"][0]), str(document["failure"][1])),
             part=str(document.get("part", "")),
             part_before=Digest(bytes.fromhex(document["part_before"])) if "part_before" in document else None,
+            standby=document.get("standby", False) is True,
             operations=Operations.from_json(document["operations"]) if "operations" in document else None,
         )
 
@@ -153,9 +159,11 @@ def remove_journal(files: Files, path: str) -> None:
             files.sync_directory(os.path.dirname(path))
 
 
-def staged_path(target: TargetConfig) -> str:
-    """Return where the staged tree of a target stands."""
-    return os.path.join(target.staging, STAGED_NAME)
+def staged_path(target: TargetConfig, journal: Journal | None = None) -> str:
+    """Return where the staged tree of a target stands: in the staging directory, or where the journal says."""
+    return (
+        standby_tree(target) if journal is not None and journal.standby else os.path.join(target.staging, STAGED_NAME)
+    )
 
 
 def switch_trees(files: Files, target: TargetConfig, journal: Journal, *, before: Side = Side.OLD) -> None:
@@ -178,14 +186,14 @@ def switch_trees(files: Files, target: TargetConfig, journal: Journal, *, before
         raise explain(error, "the trees cannot be switched") from error
     try:
         try:
-            files.exchange(name, staged_path(target), one_fd=above_fd)
+            files.exchange(name, staged_path(target, journal), one_fd=above_fd)
         except OSError as error:
             if find_side(target, journal) is before:
                 raise explain(error, "the trees cannot be switched") from error
             raise
         try:
             files.sync(above_fd, os.path.dirname(_part_path(target, journal)))
-            files.sync_directory(target.staging)
+            files.sync_directory(os.path.dirname(staged_path(target, journal)))
         except OSError as error:
             raise not_durable(target, error) from error
     finally:
@@ -218,7 +226,7 @@ def not_durable(target: TargetConfig, error: OSError) -> StateCorruptError:
 def is_old_tree_kept(target: TargetConfig, journal: Journal) -> bool:
     """Return whether the old tree, by its inode, stands where a switch has put it."""
     try:
-        status = os.lstat(staged_path(target))
+        status = os.lstat(staged_path(target, journal))
     except OSError:
         return False
     return (status.st_dev, status.st_ino) == (journal.device, journal.old_inode)

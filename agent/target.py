@@ -98,6 +98,12 @@ class TargetConfig:
         return os.path.join(parent, f".{name}.patchwarden-{self.name}")
 
     @property
+    def standby(self) -> str:
+        """Absolute path of the directory, beside the root, that holds the second tree of a large target in exchange mode."""
+        parent, name = os.path.split(self.root)
+        return os.path.join(parent, f".{name}.patchwarden-{self.name}.standby")
+
+    @property
     def own_name(self) -> bytes | None:
         """The name in the root that is the agent's own and no content, or None."""
         return os.fsencode(self._work_name) if self.mode is Mode.IN_PLACE else None

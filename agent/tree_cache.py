@@ -181,19 +181,25 @@ class TreeCache:
         if entries == known.entries and all(entry.changed_ns < settled for entry in entries.values()):
             self._inventory = Inventory(known.entries, known.digests, known.tree_digest, taken_ns)
             return self._inventory
-        digests: dict[bytes, Digest] = {}
-        changes: dict[bytes, GitFile | None] = {}
+        digests = dict(known.digests)
+        changes: dict[bytes, GitFile | None] = dict.fromkeys(known.digests.keys() - entries.keys())
         for path, entry in entries.items():
-            if entry.is_directory or is_git_internal(path):
-                continue
-            before, digest = known.entries.get(path), known.digests.get(path)
+            before = known.entries.get(path)
             is_young = entry.changed_ns >= settled and path not in self._carried
+            if before is entry and not is_young:
+                continue
+            digest = known.digests.get(path)
+            if entry.is_directory or is_git_internal(path):
+                if digest is not None:
+                    changes[path] = None
+                continue
             if before is None or digest is None or before != entry or is_young:
-                digest = self._read_digest(root_fd, path, entry)
-                if before is None or digest != known.digests.get(path) or before.git_mode != entry.git_mode:
-                    changes[path] = (entry.git_mode, digest)
-            digests[path] = digest
-        changes |= dict.fromkeys(known.digests.keys() - digests.keys())
+                digests[path] = self._read_digest(root_fd, path, entry)
+                if before is None or digests[path] != digest or before.git_mode != entry.git_mode:
+                    changes[path] = (entry.git_mode, digests[path])
+        for path, file in changes.items():
+            if file is None:
+                del digests[path]
         return self._keep(known, Inventory(entries, digests, known.tree_digest, taken_ns), changes)
 
     def refresh(self, root_fd: int, paths: Iterable[bytes], *, age_s_max: float) -> Inventory:
@@ -291,6 +297,27 @@ class TreeCache:
         inventory = self._keep(known, Inventory(entries, digests, known.tree_digest, known.taken_ns), changes)
         self._carried = frozenset(carried)
         return inventory
+
+    def follow(self, inventory: Inventory, changes: Mapping[bytes, GitFile | None], *, linked: bool) -> Inventory:
+        """Return the tree after the agent itself has put another one in its place that it has proven; nothing is looked at again.
+
+        Args:
+            inventory: Its entries and digests.
+            changes: In which files it differs from the last reading; None for removed ones.
+            linked: Whether the agent has made or removed second names of other files: then these keep their digests as in `carry`.
+        """
+        known = self.last()
+        assert known is not None, "what was decided on was read"
+        settled = known.taken_ns - SETTLED_NS
+        carried: set[bytes] = set()
+        for path, entry in inventory.entries.items() if linked else ():
+            before = known.entries.get(path)
+            if before is not None and before is not entry and path not in changes and entry.is_same_state(before):
+                if before.changed_ns < settled or path in self._carried:
+                    carried.add(path)
+        now = self._keep(known, replace(inventory, taken_ns=known.taken_ns), changes)
+        self._carried = frozenset(carried)
+        return now
 
     def preview(self, changes: Mapping[bytes, GitFile | None]) -> Digest:
         """Return what the last reading's tree digest would be after these changes; nothing is changed."""

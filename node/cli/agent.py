@@ -606,6 +606,7 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
                 *((f"{kind} hook", _hook(hook)) for kind, hook in document["hooks"].items()),
                 ("tree", document["tree_digest"]),
                 ("recorded tree", document["recorded_tree_digest"] if document["drifted"] else None),
+                ("standby tree", "kept" if document.get("standby") else None),
                 ("read in full", None if document["full_scan_ms"] is None else when(document["full_scan_ms"])),
                 ("differs", f"{document['drifted_count']} paths: {paths}" if paths else None),
             )

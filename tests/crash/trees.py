@@ -45,7 +45,13 @@ def copy_tree(source: Path, destination: Path) -> None:
         _give(str(destination / os.path.relpath(directory, source)), os.lstat(directory))
     for path in source.rglob("*"):
         if path.is_symlink():
-            _give(str(destination / path.relative_to(source)), os.lstat(path))
+            status, other = os.lstat(path), destination / path.relative_to(source)
+            if status.st_ino in seen:
+                other.unlink()
+                os.link(seen[status.st_ino], other, follow_symlinks=False)
+                continue
+            seen[status.st_ino] = str(other)
+            _give(str(other), status)
 
 
 def first_belonging_lost(before: Snapshot, after: Snapshot) -> str:
@@ -72,6 +78,17 @@ def first_difference(one: Snapshot, other: Snapshot) -> str:
         if one.get(path) != other.get(path):
             return f"{path or '.'}: {str(one.get(path))[:120]} / {str(other.get(path))[:120]}"
     return ""
+
+
+def take_names(root: Path) -> dict[str, int]:
+    """Return the inode of every name below `root`, 0 for a directory."""
+    found: dict[str, int] = {}
+    for directory, directories, files in os.walk(root):
+        for name in (*directories, *files):
+            status = os.lstat(os.path.join(directory, name))
+            path = os.path.relpath(os.path.join(directory, name), root)
+            found[path] = 0 if stat.S_ISDIR(status.st_mode) else status.st_ino
+    return found
 
 
 def _describe(path: str) -> tuple[object, ...]:

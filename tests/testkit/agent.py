@@ -157,6 +157,10 @@ class FakeLedger:
         return self.patches.get(digest)
 
 
+STANDBY_NAME = f".app.patchwarden-{TARGET}.standby"
+"""Where the agent keeps the second tree of a large target, beside the root."""
+
+
 class World:
     """A network, a host with one target, and its agent."""
 
@@ -269,8 +273,11 @@ class World:
         return [decode_transaction_untrusted(raw).body for block in self.chain.blocks for raw in block.transactions]
 
     def leftovers(self) -> list[str]:
-        """Return what an application must not leave behind: staging directories, journals, files of patches that are not installed."""
-        beside = [name for name in os.listdir(self.root.parent) if name != self.root.name]
+        """Return what an application must not leave behind: staging directories, journals, files of patches that are not installed.
+
+        A standby tree stays.
+        """
+        beside = [name for name in os.listdir(self.root.parent) if name not in (self.root.name, STANDBY_NAME)]
         beside += [name for name in os.listdir(self.root) if name == WORK_NAME]
         store = TargetStore(Files(), str(self.directory / "home" / "agent" / "targets" / TARGET))
         beside += [name for name in os.listdir(store.directory) if name.startswith("journal")]

@@ -15,13 +15,19 @@ import pytest
 NOBODY = 65534
 SECONDS = 300
 STORY = """
-import os, sys, trio
+import os, stat, sys, trio
 from pathlib import Path
+import agent.standby
 from tests.testkit.agent import OPERATOR, TARGET, World
 
 async def story(directory, mode, what):
     world = World(directory)
     try:
+        if what == "standby":
+            # What not even the owner may write to, in a tree that counts as a large one.
+            agent.standby.STANDBY_ENTRIES_MIN = 1
+            for place in ("src", "lib", "lib/keep"):
+                (world.root / place).chmod(0o555)
         await world.add_target(mode=mode)
         data = world.release()
         if what == "forbidden":
@@ -30,8 +36,13 @@ async def story(directory, mode, what):
             place.chmod(0o555)
         before = world.digest()
         outcome = await world.agent.apply(data, TARGET, OPERATOR)
-        return outcome.code.value, outcome.reason, world.digest() == before
+        trees = [world.root, *world.root.parent.glob(".*.standby/tree")]
+        modes = [oct(stat.S_IMODE((tree / "src").stat().st_mode)) for tree in trees]
+        return outcome.code.value, outcome.reason, world.digest() == before, *(modes if what == "standby" else ())
     finally:
+        for tree in (world.root, *world.root.parent.glob(".*.standby/tree")):
+            for place in ("src", "lib", "lib/keep"):
+                (tree / place).chmod(0o755)
         for place in (world.root.parent, world.root):
             place.chmod(0o755)
         world.agent.close()
@@ -89,3 +100,12 @@ def test_a_user_is_refused_where_it_may_not_write_and_nothing_changes(
         tell(repository_root, directory, mode, "forbidden", tmp_path)
         == "ERROR_APPLY_FAILED agent.apply.permission True"
     )
+
+
+def test_a_user_keeps_a_standby_tree_of_directories_that_are_closed_to_itself(
+    repository_root: Path, directory: Path, tmp_path: Path
+) -> None:
+    said = tell(repository_root, directory, "exchange", "standby", tmp_path)
+    if said == "SUCCESS  False 0o555":
+        pytest.skip("no standby tree can be kept on this file system")
+    assert said == "SUCCESS  False 0o555 0o555"
