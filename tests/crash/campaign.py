@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import agent.standby
 from agent.errors import PolicyRefusedError
 from tests.crash.faults import FAULTS
 from tests.crash.host import Disk, Host
 from tests.crash.matrix import OPERATIONS, Matrix, Tally
 from tests.crash.plants import FOUND_BY, PLANTS
 from tests.crash.power import PowerDisk, hide_mounts, missing_power
-from tests.crash.story import FindingError, make_story
+from tests.crash.story import STANDBY, STANDBY_NEW, FindingError, make_story
 from tests.testkit.agent import POLICIES, agent_genesis
 from tests.testkit.ledger import Chain
 
 POLICY_ATTEMPTS: Final = 5
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None)
-MODES: Final = ("exchange", "in-place")
+MODES: Final = ("exchange", "in-place", STANDBY, STANDBY_NEW)
 DISKS: Final = ("memory", "ext4", "xfs")
 _SHORT_KINDS: Final = ("mixed", "unexplained", "lost")
 _KERNEL_ONLY: Final = frozenset({"kill-anywhere", "torn", "short", "power", "power-log"})
@@ -62,6 +63,26 @@ _FULL: Final[tuple[_Row, ...]] = (
     ("recover", "narrow", "power", "ext4", 5),
     ("recover", "narrow", "power", "xfs", 5),
 )
+_FULL_STANDBY: Final[tuple[_Row, ...]] = (
+    ("apply", "wide", "kill torn short enospc enospc-always eio eacces", "memory", 1),
+    ("apply", "narrow", "kill-anywhere eio-always eacces-always", "memory", 1),
+    ("rollback", "wide", "kill enospc-always", "memory", 1),
+    ("rollback", "narrow", "eio", "memory", 1),
+    ("hooks", "narrow", "kill", "memory", 1),
+    ("trial", "narrow", "kill torn enospc", "memory", 1),
+    ("recover", "narrow", "kill", "memory", 2),
+    ("recover", "narrow", "enospc eio", "memory", 7),
+    ("recover", "wide", "kill", "memory", 19),
+    ("recover-trial", "narrow", "kill", "memory", 11),
+    ("rerecover", "narrow", "kill", "memory", 7),
+    ("apply", "wide", "power power-log", "ext4", 1),
+    ("apply", "wide", "power power-log", "xfs", 1),
+    ("rollback", "narrow", "power", "ext4", 1),
+    ("trial", "narrow", "power", "ext4", 4),
+    ("recover", "narrow", "power", "ext4", 9),
+    ("recover", "narrow", "power", "xfs", 9),
+)
+"""What is done to a tree that has a standby tree, beside what every exchange goes through."""
 _REDUCED: Final[dict[str, tuple[_Row, ...]]] = {
     "exchange": (
         ("apply", "wide", "kill", "memory", 13),
@@ -76,6 +97,11 @@ _REDUCED: Final[dict[str, tuple[_Row, ...]]] = {
         ("recover", "narrow", "kill", "memory", 17),
         ("apply", "narrow", "power", "xfs", 31),
     ),
+    STANDBY: (
+        ("apply", "wide", "kill", "memory", 17),
+        ("recover", "narrow", "kill", "memory", 29),
+    ),
+    STANDBY_NEW: (("apply", "wide", "kill", "memory", 31),),
 }
 """By mode: a little of everything, for the ordinary test run."""
 
@@ -107,7 +133,8 @@ def jobs_of(stride: int = 1, *, reduced: bool = False) -> list[Job]:
     """Return everything that is done, or what the ordinary test run does of it."""
     jobs: list[Job] = []
     for mode in MODES:
-        for operation, story, faults, disk, every in _REDUCED[mode] if reduced else _FULL:
+        full = _FULL_STANDBY if mode in (STANDBY, STANDBY_NEW) else _FULL
+        for operation, story, faults, disk, every in _REDUCED[mode] if reduced else full:
             jobs += [Job(operation, mode, story, fault, disk, every * stride) for fault in faults.split()]
     return jobs
 
@@ -201,8 +228,12 @@ def _work(job: Job, place: Path, part: tuple[int, int], watched: bool) -> dict[s
     try:
         plant = PLANTS[job.plant] if job.plant else None
         change, hooks, depth = OPERATIONS[job.operation]
+        if job.mode in (STANDBY, STANDBY_NEW):
+            agent.standby.STANDBY_ENTRIES_MIN = 1  # type: ignore[misc]
         story = make_story(job.story, change, job.mode, hooks)
         host = Host(place, disk, story, plant=plant, watched=watched)
+        if job.mode in (STANDBY, STANDBY_NEW) and not host.has_standby:
+            return {"skipped": "no standby tree can be kept on this file system"}
         matrix = Matrix(host, part, job.stride, stop_at_first=bool(job.plant))
         return _told(matrix.run(depth, FAULTS[job.fault]))
     except FindingError as finding:

@@ -24,8 +24,15 @@ from tests.crash.calls import Call
 from tests.crash.faults import OFF_NAME, Plan
 from tests.crash.notify import GO_ON, KILL, Watch
 from tests.crash.story import FindingError, Story
-from tests.crash.trees import Snapshot, copy_tree, first_belonging_lost, first_difference, take_snapshot
-from tests.testkit.agent import POLICIES, TARGET, World
+from tests.crash.trees import (
+    Snapshot,
+    copy_tree,
+    first_belonging_lost,
+    first_difference,
+    take_names,
+    take_snapshot,
+)
+from tests.testkit.agent import POLICIES, STANDBY_NAME, TARGET, World
 from tests.testkit.agent_crash import DurableLedger
 from wire.errors import CorruptionError, PatchwardenError
 
@@ -107,6 +114,8 @@ class Host:
         self.world.ledger = ledger
         self.old: Snapshot = {}
         self.new: Snapshot = {}
+        self.has_standby = False
+        """Whether the story leaves a standby tree beside the target."""
         self._begin()
 
     def _begin(self) -> None:
@@ -118,6 +127,7 @@ class Host:
         self.clean_names = self._agent_names()
         self._prepare(story.act)
         self.new = take_snapshot(self.world.root)
+        self.has_standby = (self.world.root.parent / STANDBY_NAME / "tree").is_dir()
         self.new_digest = self.world.digest()
         self.clean_names |= self._agent_names()
         if not first_difference(self.old, self.new):
@@ -278,6 +288,20 @@ class Host:
         """Return what neither the beginning nor a clean ending has: staging directories, journals, unfinished files."""
         return self.world.leftovers() + sorted(self._agent_names() - self.clean_names)
 
+    def _check_standby(self) -> None:
+        """Return when the standby tree, where there is one, is made of the very files that stand in the target, and of no others.
+
+        Raises:
+            FindingError: ``unexplained``.
+        """
+        standby = self.world.root.parent / STANDBY_NAME / "tree"
+        if not os.path.lexists(standby.parent):
+            return
+        one, other = take_names(self.world.root), take_names(standby)
+        for path in sorted({*one, *other}):
+            if one.get(path) != other.get(path):
+                raise FindingError("unexplained", f"the standby tree differs at {path}")
+
     def _agent_names(self) -> set[str]:
         top = self.world.directory / "home"
         return {str(path.relative_to(top)) for path in top.rglob("*")}
@@ -339,6 +363,7 @@ class Host:
         side = self.look()
         if rest := self.leftovers():
             raise FindingError("unexplained", f"left behind: {rest}")
+        self._check_standby()
         status = world.agent.status()
         if (status.records_waiting, status.intents_open, status.records_refused) != (0, 0, 0):
             raise FindingError("lost", f"records wait or were refused: {status}")

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import MetadataRefusedError
+from agent.files import Files
 from agent.hooks import HookKind
 from agent.results import Outcome
+from agent.standby import drop_standby
 from agent.target import TargetState
 from provenance.diff_model import MODE_LINK, Allowance, FileState
 from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, TARGET, TREE, Tree, World
 
+STANDBY: Final = "standby"
+STANDBY_NEW: Final = "standby-new"
+"""Exchanges with a standby tree, that is there before, or is made by the application."""
 APPLY: Final = "apply"
 ROLLBACK: Final = "rollback"
 PASSING: Final = "passing"
@@ -65,7 +70,7 @@ class Story:
         before: The tree before the patch.
         make: Makes the signed patch.
         change: `apply` or `rollback`.
-        mode: How the target is changed: `exchange` or `in-place`.
+        mode: How the target is changed: `exchange` or `in-place`; `standby` and `standby-new` are exchanges of a large tree.
         hooks: No hooks, hooks that pass, or a health check that fails.
         allowed: What the operator allows.
     """
@@ -82,7 +87,7 @@ class Story:
     @property
     def is_atomic(self) -> bool:
         """Whether readers see the old tree or the new one at any moment, also before a recovery."""
-        return self.mode == "exchange"
+        return self.mode != "in-place"
 
     @property
     def is_taken_back(self) -> bool:
@@ -102,7 +107,7 @@ class Story:
     async def begin(self, world: World) -> None:
         """Bring the host to where the story begins, with hooks that pass."""
         _mark(world.root, self.before)
-        changes = {} if self.mode == "exchange" else {"mode": self.mode}
+        changes = {"mode": self.mode} if self.mode == "in-place" else {}
         await world.add_target(allowed=list(self.allowed), **changes)
         if self.hooks:
             for kind in HookKind:
@@ -111,6 +116,8 @@ class Story:
             outcome = await world.agent.apply(self.data, TARGET, OPERATOR)
             if not outcome.is_success:
                 raise FindingError("unexplained", f"what is to be undone is not done: {outcome.reason}")
+        if self.mode == STANDBY_NEW:
+            drop_standby(Files(), world.agent._registry.get(TARGET).config)
 
     async def turn(self, world: World) -> None:
         """Let the health check fail from now on, where the story says so."""
