@@ -70,8 +70,11 @@ coverage: setup ## branch coverage of the pure packages; fails under the thresho
 bench: setup ## measure
 	@$(BIN)/python -m tests.bench
 
-large: setup ## what patches with a diff of 100 MB take: time, and memory against its bound
+large: setup ## what patches of 100 MB and of 10,000 files take, alone and on a real network: time, and memory against its bound
 	@$(BIN)/python -m tests.bench.large_patch
+	@$(BIN)/python -m tests.bench.large_network
+	@$(BIN)/python -m tests.bench.large_network --mode in-place
+	@$(BIN)/python -m tests.bench.large_network --bytes 100000000
 
 faults: setup ## hurt real nodes in network namespaces under load, as root; FAULTS="--minutes 30 --seed 7" says how
 	@$(BIN)/python -m tests.faults $(FAULTS) || { code=$$?; [ $$code -eq 77 ] || exit $$code; }

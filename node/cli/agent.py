@@ -11,7 +11,7 @@ import click
 from node.cli.agent_progress import call_watched
 from node.cli.block import when
 from node.cli.command import Command, Session, group
-from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE
+from node.cli.errors import EXIT_NO, EXIT_UNAVAILABLE, CommandError
 from node.cli.lazy import Place
 from node.cli.output import fields, short, table
 from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, TARGET_MODES
@@ -545,8 +545,15 @@ def _ask_about(session: Session, method: str, patch: str, name: str) -> dict[str
             return dict(call_watched(session, method, name, place))
     except RejectedError as error:
         # The node may run as a user who cannot read what this one can.
-        if error.code != NO_PATH or not may_go_as_bytes(path):
+        if error.code != NO_PATH or not may_go_as_bytes(session.client(), path):
             raise
+    if path.is_file() and not may_go_as_bytes(session.client(), path):
+        raise CommandError(
+            "cli.agent.file_too_large",
+            "a request over HTTP has no room for this patch file",
+            actual=f"{path.stat().st_size} bytes",
+            hint="publish it and name its id, or give --home alone on the host",
+        )
     return dict(call_watched(session, method, name, {"file": encode_blob(read_file(path, PATCH_FILE_BYTES_MAX))}))
 
 

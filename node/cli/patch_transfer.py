@@ -15,6 +15,8 @@ from wire.errors import RejectedError
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 _UPLOAD_BYTES = 8
+HTTP_BLOB_BYTES_MAX: Final = 11 * 1024 * 1024
+"""A patch file inside one JSON request over HTTP: as base64 it fits the 16 MiB that a gateway takes of a body."""
 NO_PATH: Final = "node.param.path"
 """The node's user cannot read the file that a request names."""
 
@@ -127,6 +129,6 @@ def patch_place(client: NodeClient, path: Path) -> dict[str, Any] | None:
     return {"path": str(place)}
 
 
-def may_go_as_bytes(path: Path) -> bool:
-    """Return whether one request has room for the file."""
-    return path.stat().st_size <= BLOB_BYTES_MAX
+def may_go_as_bytes(client: NodeClient, path: Path) -> bool:
+    """Return whether one request to a host's agent has room for the file."""
+    return path.stat().st_size <= (BLOB_BYTES_MAX if isinstance(client, SocketClient) else HTTP_BLOB_BYTES_MAX)

@@ -14,11 +14,12 @@ import trio
 
 from node.cli import agent_progress, output, patch_transfer
 from node.cli.client import SocketClient
+from node.gateway.limits import GatewayLimits
 from node.local import client as local_client
 from node.local.client import LocalClient
 from node.local.protocol import encode_blob
 from node.local.server import LocalServer
-from tests.testkit.cli import Answer, run
+from tests.testkit.cli import Answer, refused, run
 from wire.errors import RejectedError, UnavailableError
 
 OUTCOME = {
@@ -252,6 +253,15 @@ def test_lines_come_now_and_then_and_never_twice(
         stages.show("for a person only")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "waiting\nread: 5 files\n")
+
+
+def test_a_file_that_no_request_over_http_has_room_for_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "large.patch"
+    with file.open("wb") as stream:
+        stream.truncate(patch_transfer.HTTP_BLOB_BYTES_MAX + 1)
+    words = ("agent", "apply", file, "--target", "app", "--rpc", "http://127.0.0.1:1")
+    assert refused(*words) == "cli.agent.file_too_large", "nobody answers there, and nobody was asked"
+    assert GatewayLimits().body_bytes_max > patch_transfer.HTTP_BLOB_BYTES_MAX * 4 // 3 + 65_536
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from provenance.diff import parse_diff_untrusted
 from provenance.diff_apply import apply_diff
 from provenance.diff_lines import HunkLines
-from provenance.diff_model import FileState, print_diff
+from provenance.diff_model import ChangeKind, FileState, print_diff
+from tests.bench.large_network import make_many
 from tests.bench.large_patch import Shape, describe, make_inputs, peak_kib
 
 pytestmark = pytest.mark.slow
@@ -51,6 +53,18 @@ def test_what_goes_to_a_node_and_what_is_added_keeps_to_it_too(tmp_path: Path) -
 
 def test_the_figures_are_told_in_one_line() -> None:
     assert describe("verify", 100_000_000, 200_000, 1.5) == "verify  diff 100.0 MB  peak 195 MiB (bound 386)  1.5 s"
+
+
+def test_the_patch_of_many_files_changes_adds_and_removes(tmp_path: Path) -> None:
+    size = make_many(tmp_path, 80)
+    text = (tmp_path / "large.diff").read_bytes()
+    assert len(text) == size
+    diff = parse_diff_untrusted(text)
+    kinds = Counter(change.kind for change in diff.files)
+    assert kinds == {ChangeKind.MODIFY: 64, ChangeKind.ADD: 10, ChangeKind.DELETE: 6}
+    files = {path: (tmp_path / "base" / path) for path in diff.reads}
+    states = {path: FileState(0o100644, file.read_bytes()) if file.exists() else None for path, file in files.items()}
+    assert len(apply_diff(diff, states)) == 80
 
 
 # The lines of a hunk that are a stretch of text
