@@ -18,13 +18,14 @@ from ledger.genesis import Genesis
 from node.bundle_services import BundleServices
 from node.cli import bundle as cli_bundle
 from node.cli.bundle import BundleTaker, read_transactions
-from node.local.protocol import decode_blob_untrusted
 from node.observer import CARRIED_MAX, Observer
 from node.replica import LedgerReplica
 from node.sync import CertifiedBlock
 from node.telemetry import Metrics
+from provenance.layout import split_patch_file_untrusted
 from tests.testkit.ledger import Chain, make_certificate, make_genesis, node_key
 from tests.testkit.node import certified, open_replica
+from tests.testkit.patches import make_patch
 from tests.testkit.sync import ScriptedSource
 from wire.certificate import encode_commit_certificate
 from wire.errors import RejectedError, UnavailableError
@@ -211,12 +212,14 @@ class Caller:
         self.calls = 0
 
     def call(self, method: str, **params: Any) -> Any:
-        if method == "patches.put":
-            self.files.append(decode_blob_untrusted(params["file"], "file", bytes_max=1 << 20))
-            return {"patch_id": sha256(self.files[-1]).hex()}
         assert method == "bundle.take"
         self.calls += 1
         return trio.from_thread.run(partial(self.take, params))
+
+    def send_file(self, method: str, data: bytes | memoryview, progress: object, *, patch_id: str) -> dict[str, Any]:
+        assert (method, patch_id) == ("patches.put", split_patch_file_untrusted(bytes(data)).patch_id)
+        self.files.append(bytes(data))
+        return {"patch_id": patch_id}
 
 
 async def carry(caller: Any, items: Sequence[Any], height: int) -> BundleTaker:
@@ -257,14 +260,14 @@ async def test_a_bundle_is_handed_over_in_pieces_and_goes_on_where_it_was(
 
 
 async def test_patch_files_come_behind_the_blocks_and_must_be_what_they_say(tmp_path: Path, chain: Chain) -> None:
-    data = b"From: alice\n" * 100
+    data = make_patch()
     file = [BundledPatch(sha256(data), len(data)), BundledData(data[:500]), BundledData(data[500:])]
     with open_replica(tmp_path / "data", chain.genesis) as replica:
         async with following(replica) as observer:
             caller = Caller(chain.genesis, replica, observer)
             taker = await carry(caller, [*bundled(chain), *file], 0)
             assert (caller.files, replica.height) == ([data], chain.height)
-            assert taker.patches == [sha256(data).hex()]
+            assert taker.patches == [split_patch_file_untrusted(data).patch_id]
             for items, code in (
                 ([replace(file[0], digest=sha256(b"other")), *file[1:]], "node.patch.wrong_digest"),
                 (file[1:], "ledger.bundle.malformed"),
