@@ -12,6 +12,7 @@ class                       result code                  codes
 ``ApplyFailedError``        ``ERROR_APPLY_FAILED``       ``agent.apply.*``: the host could not do it (disk full, …)
 ``SplitViewRefusedError``   none: the order is refused   ``agent.split_view.*``
 ``OutboxError``             ``ERROR_LEDGER_UNAVAILABLE``  ``agent.outbox.*``, ``agent.ledger.*``
+``InboxError``              none: the file waits         ``agent.inbox.*``
 ``StateWriteError``         ``ERROR_APPLY_FAILED``       ``agent.state.write``: the agent's own files cannot be written
 ``StateCorruptError``       none: the agent stops        ``agent.state.*``
 ==========================  ===========================  ==============================================================
@@ -56,6 +57,10 @@ class ApplyFailedError(UnavailableError):
 
 class OutboxError(UnavailableError):
     """A record could not be put on the ledger yet."""
+
+
+class InboxError(UnavailableError):
+    """The inbox, or a file in it, cannot be used; nothing was done with it."""
 
 
 class StateWriteError(UnavailableError):

@@ -128,6 +128,15 @@ DRIFT_FULL_INTERVAL_SECONDS: Final = 86_400.0
 """Default of how often every file of every target is read for that, whatever its status says."""
 DRIFT_INTERVAL_SECONDS: Final = 300.0
 """Default of how often every target is compared with its record."""
+INBOX_INTERVAL_SECONDS: Final = 5.0
+"""How often a host looks into its inbox."""
+INBOX_FILES_MAX: Final = 256
+"""Files of the inbox that one look sees, the first ones by name."""
+INBOX_RESULTS_KEPT_MAX: Final = 1_000
+"""Files with their results that each of its folders keeps."""
+INBOX_RETRY_SECONDS: Final = 10
+"""How long a file waits that could not be decided on; doubled each time up to `INBOX_RETRY_SECONDS_MAX`."""
+INBOX_RETRY_SECONDS_MAX: Final = 3_600
 TURNS_INTERVAL_SECONDS: Final = 10.0
 """Default of how often a host looks whether a rollout has come to it."""
 TURN_RETRY_SECONDS: Final = 60

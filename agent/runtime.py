@@ -305,6 +305,19 @@ class Agent:
             raise OutboxError("agent.ledger.patch_not_found", "no peer has the file of this patch now", actual=patch_id)
         return data
 
+    def targets_for(self, patch_id: bytes) -> tuple[str, ...] | None:
+        """Return the targets that carry a component of a published patch, or None when the ledger does not know it."""
+        record = self._ledger.view().patch(patch_id)
+        if record is None:
+            return None
+        return tuple(
+            slot.config.name for slot in self._registry if any(slot.config.carries(each) for each in record.components)
+        )
+
+    def roots(self) -> tuple[str, ...]:
+        """Return the roots of all targets, absolute paths."""
+        return tuple(slot.config.root for slot in self._registry)
+
     def progress(self, target: str) -> Progress | None:
         """Return how far it is what is being done at a target, or None when nothing is. Never waits.
 

@@ -19,6 +19,7 @@ from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.facts import Requester
 from agent.hooks import HookKind
+from agent.inbox import Inbox, InboxFolder
 from agent.limits import TURNS_INTERVAL_SECONDS
 from agent.progress import KIBIBYTES, STEP_FETCH, Progress
 from agent.runtime import Agent, Outcome
@@ -72,6 +73,11 @@ class AgentService:
         self._node = node
         self._agent = agent
         self._fetches: dict[str, _Fetch] = {}
+        self._inbox = (
+            Inbox(agent, InboxFolder(os.path.normpath(node.config.inbox)), clock.now_ms, _noted, self._count)
+            if node.config.inbox
+            else None
+        )
 
     @classmethod
     def open(cls, node: Node, key: PrivateKey) -> AgentService:
@@ -103,7 +109,7 @@ class AgentService:
         def noted(event: str, facts: Mapping[str, object]) -> None:
             if event == "agent.turn":
                 node.metrics.decisions.labels(result=str(facts["result"])).inc()
-            _log.info(event, **facts)
+            _noted(event, facts)
 
         agent = Agent(
             config,
@@ -116,8 +122,11 @@ class AgentService:
         return cls(node, agent)
 
     async def run(self) -> None:
-        """Recover, deliver records, look for drift and take turns in rollouts until cancelled."""
-        await self._agent.run()
+        """Recover, deliver records, look for drift and into the inbox, and take turns in rollouts until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._agent.run)
+            if self._inbox is not None:
+                nursery.start_soon(self._inbox.run)
 
     def close(self) -> None:
         """Release the agent's directory."""
@@ -154,7 +163,8 @@ class AgentService:
         """Return how the agent and each of its targets stand."""
         del params
         targets = [(await self._agent.glance_at_target(name)).to_json() for name in self._agent.list_targets()]
-        return {**self._agent.status().to_json(), "targets": targets}
+        inbox = None if self._inbox is None else self._inbox.to_json()
+        return {**self._agent.status().to_json(), "inbox": inbox, "targets": targets}
 
     async def history(self, params: Params) -> list[Document]:
         """Return how the last applications and refusals of a target ended, the newest first."""
@@ -306,6 +316,10 @@ class AgentService:
 
     def _count(self, outcome: Outcome) -> None:
         self._node.metrics.decisions.labels(result=outcome.code.value).inc()
+
+
+def _noted(event: str, facts: Mapping[str, object]) -> None:
+    _log.info(event, **facts)
 
 
 def _read_patch(place: object) -> bytes:

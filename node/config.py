@@ -117,6 +117,8 @@ class NodeConfig(BaseSettings):
     """The host's group, such as `canary`, for policies that ask for it."""
     rollouts: bool = True
     """Whether a host applies by itself what a rollout brings to it when its turn comes."""
+    inbox: Annotated[str, Field(max_length=4_096, pattern=r"^(|/[^\x00]*)$")] = ""
+    """A directory into which patch files for this host are put, an absolute path; "" for none."""
     drift_interval_s: Annotated[int, Field(ge=10, le=604_800)] = 300
     """How often a host compares its targets with their records, seconds."""
     drift_full_interval_s: Annotated[int, Field(ge=10, le=31_536_000)] = 86_400

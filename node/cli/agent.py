@@ -374,6 +374,7 @@ def status(session: Session) -> None:
                     else None,
                 ),
                 ("why records wait", document["delivery_problem"] or None),
+                ("inbox", _inbox(document["inbox"])),
                 ("open split views", _heights(document["split_views_open"])),
             )
         )
@@ -564,6 +565,12 @@ def high_water_text(document: dict[str, Any]) -> str | None:
         return None
     is_behind = mark > document["replica_height"]
     return f"height {mark}" + (": THE REPLICA IS OLDER, nothing is applied until it has caught up" if is_behind else "")
+
+
+def _inbox(document: dict[str, Any] | None) -> str | None:
+    if document is None:
+        return None
+    return f"{document['directory']}, " + (document["problem"] or f"{document['waiting']} files wait")
 
 
 def _heights(heights: list[int]) -> str | None:

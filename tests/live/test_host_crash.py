@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +106,24 @@ def test_ten_kills_during_applications_leave_whole_trees_and_true_records(scene:
         assert [record["result"] for record in records].count("SUCCESS") == 1
 
     print(f"{ROUNDS} kills, {applied_in_spite} after the switch; an undisturbed application took {usual_s:.2f} s")
+
+
+def test_a_file_in_the_inbox_is_applied_by_itself(scene: Scene, tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir(mode=0o700)
+    with (scene.host.home / "config.toml").open("a") as config:
+        config.write(f'inbox = "{inbox}"\n')
+    scene.host.kill()
+    scene.cluster.start([scene.host])
+    generation = ROUNDS + 2
+    data, patch_id = _publish(scene, generation)
+    (inbox / ".fix").write_bytes(data)
+    (inbox / ".fix").rename(inbox / "fix.patch")
+    result = inbox / "done" / "fix.patch.json"
+    scene.cluster.wait_for(result.exists, "the file moves on", scene.host)
+    assert json.loads(result.read_text())["patch_id"] == patch_id
+    assert scene.call("agent.status")["inbox"] == {"directory": str(inbox), "waiting": 0, "problem": ""}
+    for name, state in _tree(generation).items():
+        assert isinstance(state, FileState)
+        assert (scene.tree / name).read_bytes() == state.content
+    assert [record["result"] for record in _records(scene, patch_id)] == ["SUCCESS"]

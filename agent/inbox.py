@@ -1,0 +1,388 @@
+"""A directory into which somebody puts patch files for this host: each enters the same pipeline as any other, and moves on.
+
+::
+
+    INBOX/NAME.patch                 waits
+    INBOX/done/NAME.patch            applied, or there already, at every target that it is for
+    INBOX/refused/NAME.patch         refused at one at least, or for none
+    INBOX/…/NAME.patch.json          how it ended
+
+Whoever may put a file there operates this host, so nobody else may write the directory. A file is taken once it has stood unchanged for two
+looks, and best renamed into place. What only says that now is not the time (a stale replica, a ledger that cannot be reached) leaves it
+where it is. The result is durable before the file moves: a crash between the two asks once more, and hears that the patch is there.
+
+Source: docs/spec/agent.md 3.5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import stat
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import trio
+
+from agent.blocking import run_blocking
+from agent.errors import InboxError
+from agent.facts import Requester
+from agent.limits import (
+    INBOX_FILES_MAX,
+    INBOX_INTERVAL_SECONDS,
+    INBOX_RESULTS_KEPT_MAX,
+    INBOX_RETRY_SECONDS,
+    INBOX_RETRY_SECONDS_MAX,
+)
+from agent.results import Outcome, ResultCode
+from provenance.layout import split_patch_file_untrusted
+from wire.errors import CorruptionError, PatchwardenError, RejectedError
+from wire.limits import PATCH_FILE_BYTES_MAX
+
+CHANNEL: Final = "inbox"
+"""How a patch is asked for that lay in the inbox."""
+ROLES: Final = ("operator",)
+"""Of whoever may put a file there."""
+SUFFIX: Final = ".patch"
+DONE: Final = "done"
+REFUSED: Final = "refused"
+ALREADY: Final = "agent.metadata.already_applied"
+_RETRIED: Final = (ResultCode.STALE_REPLICA, ResultCode.LEDGER_UNAVAILABLE)
+_DIRECTORY_MODE: Final = 0o750
+_RESULT_MODE: Final = 0o640
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Host(Protocol):
+    """What the inbox needs of the agent."""
+
+    def targets_for(self, patch_id: bytes) -> tuple[str, ...] | None:
+        """Return the targets that carry a component of a published patch, or None when the ledger does not know it."""
+        ...
+
+    def roots(self) -> tuple[str, ...]:
+        """Return the roots of all targets."""
+        ...
+
+    async def explain(self, data: bytes, target: str, requester: Requester) -> Outcome:
+        """Return how an application would end now."""
+        ...
+
+    async def apply(self, data: bytes, target: str, requester: Requester) -> Outcome:
+        """Return how the application ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file in the inbox, as it was seen."""
+
+    name: str
+    uid: int
+    """Who owns it."""
+    size: int
+    """Bytes."""
+    mark: tuple[int, int, int, int]
+    """Device, inode, size and time of the last change of its bytes, nanoseconds: another file, or one still written, has another one."""
+
+
+class InboxFolder:
+    """The directory itself; every method may block.
+
+    Args:
+        path: Its absolute path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def look(self, roots: tuple[str, ...] = ()) -> list[Found]:
+        """Return the patch files in it by name, at most `INBOX_FILES_MAX`; links, and names that begin with a dot, are none.
+
+        Args:
+            roots: Directories in which it must not lie.
+
+        Raises:
+            InboxError: ``agent.inbox.directory``: it is not there, or others may write it.
+        """
+        if any(os.path.commonpath((root, self.path)) == root for root in roots):
+            raise _unfit(self.path, "it lies in a target")
+        found = []
+        with self._opened() as directory:
+            for name in sorted(os.listdir(directory)):
+                if not name.endswith(SUFFIX) or name.startswith(".") or not name.isprintable():
+                    continue
+                with suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+                        found.append(Found(name, status.st_uid, status.st_size, mark))
+                if len(found) == INBOX_FILES_MAX:
+                    break
+        return found
+
+    def read(self, found: Found) -> bytes | None:
+        """Return the file's bytes, at most one more than a patch file may have, or None when it is not that file any more.
+
+        Raises:
+            InboxError: ``agent.inbox.unreadable``, ``agent.inbox.directory``.
+        """
+        with self._opened() as directory:
+            try:
+                descriptor = os.open(found.name, _OPEN_FILE, dir_fd=directory)
+                with open(descriptor, "rb") as file:
+                    status = os.fstat(descriptor)
+                    if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != found.mark:
+                        return None
+                    return file.read(PATCH_FILE_BYTES_MAX + 1)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise InboxError(
+                    "agent.inbox.unreadable", f"{found.name} cannot be read: {error.strerror}", hint="see who owns it"
+                ) from error
+
+    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> None:
+        """Write how it ended, durably, and move the file beside it; the oldest results beyond `INBOX_RESULTS_KEPT_MAX` go.
+
+        Raises:
+            InboxError: ``agent.inbox.directory``, ``agent.inbox.write``: the file stays where it is.
+        """
+        try:
+            with self._opened() as directory:
+                with suppress(FileExistsError):
+                    os.mkdir(folder, _DIRECTORY_MODE, dir_fd=directory)
+                kept = os.open(folder, _OPEN_DIRECTORY, dir_fd=directory)
+                try:
+                    _write(kept, f"{found.name}.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+                    os.rename(found.name, found.name, src_dir_fd=directory, dst_dir_fd=kept)
+                    os.fsync(kept)
+                    os.fsync(directory)
+                    _drop_oldest(kept)
+                finally:
+                    os.close(kept)
+        except OSError as error:
+            raise InboxError(
+                "agent.inbox.write", f"how {found.name} ended cannot be written down: {error.strerror}"
+            ) from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.path, _OPEN_DIRECTORY)
+        except OSError as error:
+            raise _unfit(self.path, str(error.strerror)) from error
+        try:
+            status = os.fstat(descriptor)
+            if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
+                raise _unfit(self.path, "others may put files there")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+class Inbox:
+    """The inbox of one host.
+
+    Args:
+        host: Its agent.
+        folder: The directory.
+        now_ms: The host's clock.
+        note: Told what became of each file.
+        asked: Told each outcome.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        folder: InboxFolder,
+        now_ms: Callable[[], int],
+        note: Callable[[str, Mapping[str, object]], None],
+        asked: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        self._host = host
+        self._folder = folder
+        self._now_ms = now_ms
+        self._note = note
+        self._asked = asked
+        self._seen: dict[str, tuple[int, int, int, int]] = {}
+        self._waits: dict[str, tuple[int, int]] = {}
+        self._ended: dict[str, dict[str, dict[str, Any]]] = {}
+        self.waiting = 0
+        """Files that waited at the last look."""
+        self.problem = ""
+        """Why it cannot be looked into, or ""."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it stands."""
+        return {"directory": self._folder.path, "waiting": self.waiting, "problem": self.problem}
+
+    async def run(self, pause: Callable[[float], Awaitable[None]] = trio.sleep) -> None:
+        """Look again and again until cancelled.
+
+        Raises:
+            CorruptionError: The agent's state or the replica is damaged.
+        """
+        while True:
+            try:
+                await self.look()
+            except InboxError as error:
+                if self.problem != error.message:
+                    self._note("agent.inbox.failed", {"code": error.code, "message": error.message})
+                self.problem = error.message
+            await pause(INBOX_INTERVAL_SECONDS)
+
+    async def look(self) -> None:
+        """Look once: take what stood unchanged since the last look, one file after the other.
+
+        Raises:
+            InboxError: ``agent.inbox.*``: it cannot be looked into, or a file cannot be read or moved.
+            CorruptionError: The agent's state or the replica is damaged.
+        """
+        found = await run_blocking(self._folder.look, self._host.roots())
+        ready = [each for each in found if self._seen.get(each.name) == each.mark]
+        changed = {each.name for each in found} - {each.name for each in ready}
+        self._seen = {each.name: each.mark for each in found}
+        for memory in (self._waits, self._ended):
+            for name in [name for name in memory if name in changed or name not in self._seen]:
+                del memory[name]
+        self.waiting = len(found)
+        problem = None
+        for each in ready:
+            if self._now_ms() < self._waits.get(each.name, (0, 0))[0]:
+                continue
+            try:
+                await self._take(each)
+            except InboxError as error:
+                # One file that cannot be read or moved stops no other.
+                problem = error
+                self._put_off(each.name)
+        if problem is not None:
+            raise problem
+        self.problem = ""
+
+    async def _take(self, found: Found) -> None:
+        data = await run_blocking(self._folder.read, found)
+        if data is None:
+            return
+        requester = Requester(_login(found.uid), ROLES, CHANNEL)
+        refusal: dict[str, Any] | None = None
+        patch_id = ""
+        targets: tuple[str, ...] = ()
+        try:
+            patch_id = split_patch_file_untrusted(data).patch_id
+            targets = self._targets(patch_id)
+        except RejectedError as error:
+            refusal = _told(error)
+        ended = self._ended.setdefault(found.name, {})
+        is_retry = found.name in self._waits
+        for target in targets:
+            if target not in ended:
+                told = await self._ask(data, target, requester, is_retry=is_retry)
+                if told is None:
+                    self._put_off(found.name)
+                else:
+                    ended[target] = told
+        if any(target not in ended for target in targets):
+            return
+        is_done = refusal is None and all(each["reason"] in ("", ALREADY) for each in ended.values())
+        document = {
+            "file": found.name,
+            "patch_id": patch_id,
+            "requester": requester.name,
+            "ended_ms": self._now_ms(),
+            "refusal": refusal,
+            "targets": ended,
+        }
+        await run_blocking(self._folder.settle, found, DONE if is_done else REFUSED, document)
+        for memory in (self._seen, self._waits, self._ended):
+            memory.pop(found.name, None)
+        self.waiting -= 1
+        reasons = sorted({each["reason"] for each in ended.values()} - {""}) if refusal is None else [refusal["reason"]]
+        self._note("agent.inbox", {"file": found.name, "patch": patch_id, "done": is_done, "reasons": reasons})
+
+    def _targets(self, patch_id: str) -> tuple[str, ...]:
+        targets = self._host.targets_for(bytes.fromhex(patch_id))
+        if targets is None:
+            raise RejectedError(
+                "agent.metadata.not_published", "the patch is not published", actual=patch_id, hint="publish it first"
+            )
+        if not targets:
+            raise RejectedError(
+                "agent.inbox.no_target", "no target of this host carries a component of the patch", actual=patch_id
+            )
+        return targets
+
+    async def _ask(self, data: bytes, target: str, requester: Requester, *, is_retry: bool) -> dict[str, Any] | None:
+        """Return how it ended at one target, or None when now is not the time; what is asked again is not recorded again."""
+        try:
+            if is_retry and (await self._host.explain(data, target, requester)).code in _RETRIED:
+                return None
+            outcome = await self._host.apply(data, target, requester)
+        except CorruptionError:
+            raise
+        except RejectedError as error:
+            return _told(error)
+        except PatchwardenError:
+            return None
+        self._asked(outcome)
+        if outcome.code in _RETRIED:
+            return None
+        return {"code": outcome.code.value, "reason": outcome.reason, "message": outcome.message}
+
+    def _put_off(self, name: str) -> None:
+        """Wait twice as long as the last time."""
+        _, last = self._waits.get(name, (0, INBOX_RETRY_SECONDS // 2))
+        seconds = min(2 * last, INBOX_RETRY_SECONDS_MAX)
+        self._waits[name] = (self._now_ms() + 1000 * seconds, seconds)
+
+
+def _told(error: PatchwardenError) -> dict[str, Any]:
+    return {"code": "", "reason": error.code, "message": str(error)}
+
+
+def _login(uid: int) -> str:
+    """Return who that is on this machine: a login, or the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _write(directory: int, name: str, data: bytes) -> None:
+    """Make a file hold exactly `data`, durably, or leave the one before. Raises OSError."""
+    new = f".{name}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=directory)
+    descriptor = os.open(
+        new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _RESULT_MODE, dir_fd=directory
+    )
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _drop_oldest(directory: int) -> None:
+    """Keep the newest results only."""
+    names = [name for name in os.listdir(directory) if name.endswith(f"{SUFFIX}.json")]
+    if len(names) <= INBOX_RESULTS_KEPT_MAX:
+        return
+    names.sort(key=lambda name: os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns)
+    for name in names[:-INBOX_RESULTS_KEPT_MAX]:
+        for each in (name.removesuffix(".json"), name):
+            with suppress(FileNotFoundError):
+                os.unlink(each, dir_fd=directory)
+
+
+def _unfit(path: str, why: str) -> InboxError:
+    return InboxError(
+        "agent.inbox.directory",
+        f"the inbox {path} cannot be used: {why}",
+        hint="it must be a directory of the agent's user or of root that not everybody may write, outside every target",
+    )

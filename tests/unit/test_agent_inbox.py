@@ -1,0 +1,270 @@
+"""What is put into the inbox goes through the pipeline once, and moves on with how it ended; nothing else there is touched."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from agent.errors import InboxError
+from agent.inbox import DONE, REFUSED, Found, Inbox, InboxFolder
+from agent.limits import INBOX_FILES_MAX, INBOX_INTERVAL_SECONDS, INBOX_RESULTS_KEPT_MAX, INBOX_RETRY_SECONDS
+from tests.testkit import patches
+from tests.testkit.agent import TARGET, World, write_tree
+from wire.limits import PATCH_FILE_BYTES_MAX
+
+
+class Desk:
+    """A host with an inbox."""
+
+    def __init__(self, directory: Path, folder: type[InboxFolder] = InboxFolder) -> None:
+        self.world = World(directory)
+        self.path = directory / "inbox"
+        self.path.mkdir()
+        self.notes: list[tuple[str, Mapping[str, object]]] = []
+        self.folder = folder(str(self.path))
+        self.inbox = self.open()
+
+    def open(self) -> Inbox:
+        """Return the inbox as after a restart."""
+        return Inbox(
+            self.world.agent,
+            self.folder,
+            lambda: self.world.now_ms,
+            lambda *note: self.notes.append((note[0], note[1])),
+        )
+
+    def put(self, data: bytes, name: str = "fix.patch") -> None:
+        (self.path / f".{name}").write_bytes(data)
+        (self.path / f".{name}").rename(self.path / name)
+
+    async def look(self, times: int = 2) -> None:
+        for _ in range(times):
+            await self.inbox.look()
+
+    def said(self, folder: str, name: str = "fix.patch") -> dict[str, Any]:
+        assert (self.path / folder / name).is_file()
+        assert not (self.path / name).exists()
+        document: dict[str, Any] = json.loads((self.path / folder / f"{name}.json").read_text())
+        return document
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+async def test_a_patch_is_applied_once_and_moves_on(desk: Desk) -> None:
+    await desk.world.add_target()
+    data = desk.world.release()
+    desk.put(data)
+    await desk.look(1)
+    assert desk.world.outcomes() == []
+    assert desk.inbox.to_json() == {"directory": str(desk.path), "waiting": 1, "problem": ""}
+    await desk.look(3)
+    document = desk.said(DONE)
+    assert document["targets"][TARGET]["code"] == "SUCCESS"
+    assert document["requester"] == getpass.getuser()
+    assert (desk.path / DONE / "fix.patch").read_bytes() == data
+    assert [each.result for each in desk.world.outcomes()] == ["SUCCESS"]
+    decision = json.loads(desk.world.intents()[0].decision)
+    assert decision["facts"]["requester"] == {"name": getpass.getuser(), "roles": ["operator"], "channel": "inbox"}
+    assert desk.inbox.to_json()["waiting"] == 0
+    assert desk.notes[-1][1]["done"] is True
+
+
+async def test_what_is_still_being_written_is_left(desk: Desk) -> None:
+    await desk.world.add_target()
+    data = desk.world.release()
+    for length in (100, 200, len(data)):
+        (desk.path / "fix.patch").write_bytes(data[:length])
+        await desk.look(1)
+    assert desk.world.outcomes() == []
+    await desk.look(1)
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda world: b"no patch", "provenance.file."),
+        (lambda world: world.release(publish=False), "agent.metadata.not_published"),
+        (lambda world: world.release(), "agent.inbox.no_target"),
+    ],
+)
+async def test_what_is_for_no_target_is_refused_here(desk: Desk, make: Any, reason: str) -> None:
+    await desk.world.add_target(components=["pkg:deb/debian/other"])
+    desk.put(make(desk.world))
+    await desk.look()
+    document = desk.said(REFUSED)
+    assert document["refusal"]["reason"].startswith(reason)
+    assert document["targets"] == {}
+    assert desk.world.outcomes() == []
+
+
+async def test_what_the_pipeline_refuses_is_recorded_and_moves_on(desk: Desk) -> None:
+    await desk.world.add_target(frozen=True)
+    desk.put(desk.world.release())
+    await desk.look()
+    told = desk.said(REFUSED)["targets"][TARGET]
+    assert (told["code"], told["reason"]) == ("ERROR_POLICY_DENIED", "agent.policy.not-frozen")
+    assert [each.result for each in desk.world.outcomes()] == ["ERROR_POLICY_DENIED"]
+
+
+async def test_every_target_that_carries_it_is_asked(desk: Desk) -> None:
+    await desk.world.add_target()
+    other = desk.world.root.parent / "other"
+    write_tree(other, {**patches.AFTER})
+    await desk.world.add_target(name="other", root=str(other))
+    desk.put(desk.world.release())
+    await desk.look()
+    told = desk.said(REFUSED)["targets"]
+    assert told[TARGET]["code"] == "SUCCESS"
+    assert told["other"]["code"] == "ERROR_APPLY_FAILED"
+
+
+async def test_a_stale_replica_keeps_it_and_it_is_recorded_once(desk: Desk) -> None:
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    desk.world.ledger.age_ms = 10**9
+    await desk.look(4)
+    assert desk.inbox.waiting == 1
+    desk.world.now_ms += 1000 * INBOX_RETRY_SECONDS
+    await desk.look(2)
+    assert (desk.path / "fix.patch").exists()
+    desk.world.ledger.age_ms = 0
+    await desk.look(2)
+    assert (desk.path / "fix.patch").exists()
+    desk.world.now_ms += 2000 * INBOX_RETRY_SECONDS
+    await desk.look(1)
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+    assert [each.result for each in desk.world.outcomes()] == ["ERROR_STALE_REPLICA", "SUCCESS"]
+
+
+class FailsOnce(InboxFolder):
+    """Ends once between an application and its move, as a crash would."""
+
+    failures = 1
+
+    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise InboxError("agent.inbox.write", "the disk is full")
+        super().settle(found, folder, document)
+
+
+async def test_a_crash_before_the_move_applies_nothing_twice(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, FailsOnce)
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    with pytest.raises(InboxError):
+        await desk.look()
+    desk.inbox = desk.open()
+    await desk.look()
+    assert desk.said(DONE)["targets"][TARGET]["reason"] == "agent.metadata.already_applied"
+    assert [each.result for each in desk.world.outcomes()].count("SUCCESS") == 1
+
+
+async def test_what_cannot_be_moved_stops_no_other(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, FailsOnce)
+    await desk.world.add_target()
+    desk.put(b"no patch", "a.patch")
+    desk.put(desk.world.release(), "b.patch")
+    with pytest.raises(InboxError):
+        await desk.look()
+    assert desk.said(DONE, "b.patch")["targets"][TARGET]["code"] == "SUCCESS"
+    assert (desk.path / "a.patch").exists()
+
+
+async def test_links_and_other_names_are_left_alone(desk: Desk) -> None:
+    await desk.world.add_target()
+    outside = desk.path.parent / "outside"
+    outside.write_bytes(desk.world.release())
+    (desk.path / "link.patch").symlink_to(outside)
+    (desk.path / "directory.patch").mkdir()
+    os.mkfifo(desk.path / "pipe.patch")
+    (desk.path / ".hidden.patch").write_bytes(b"")
+    (desk.path / "other.txt").write_bytes(b"")
+    (desk.path / "line\nfeed.patch").write_bytes(b"")
+    await desk.look(3)
+    assert len(list(desk.path.iterdir())) == 6
+    assert desk.inbox.waiting == 0
+
+
+def test_a_file_that_was_exchanged_since_the_look_is_not_read(desk: Desk) -> None:
+    desk.put(b"one")
+    (found,) = desk.folder.look()
+    desk.put(b"two")
+    assert desk.folder.read(found) is None
+    (desk.path / "fix.patch").unlink()
+    assert desk.folder.read(found) is None
+
+
+def test_reading_and_looking_are_bounded(desk: Desk) -> None:
+    with (desk.path / "big.patch").open("wb") as file:
+        file.truncate(PATCH_FILE_BYTES_MAX + 4096)
+    (found,) = desk.folder.look()
+    data = desk.folder.read(found)
+    assert data is not None
+    assert len(data) == PATCH_FILE_BYTES_MAX + 1
+    for number in range(INBOX_FILES_MAX + 5):
+        (desk.path / f"{number}.patch").touch()
+    assert len(desk.folder.look()) == INBOX_FILES_MAX
+
+
+def test_only_the_newest_results_are_kept(desk: Desk) -> None:
+    (desk.path / DONE).mkdir()
+    for number in range(INBOX_RESULTS_KEPT_MAX):
+        for name in (f"{number:04}.patch", f"{number:04}.patch.json"):
+            (desk.path / DONE / name).touch()
+            os.utime(desk.path / DONE / name, (number, number))
+    desk.put(b"no patch", "new.patch")
+    desk.folder.settle(desk.folder.look()[0], DONE, {})
+    kept = {path.name for path in (desk.path / DONE).iterdir()}
+    assert len(kept) == 2 * INBOX_RESULTS_KEPT_MAX
+    assert {"new.patch", "new.patch.json", "0001.patch"} <= kept
+    assert kept.isdisjoint({"0000.patch", "0000.patch.json"})
+
+
+async def test_a_directory_that_others_may_write_is_not_used_until_it_is_mended(desk: Desk) -> None:
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    desk.path.chmod(0o777)
+    pauses = 0
+
+    async def pause(seconds: float) -> None:
+        nonlocal pauses
+        assert seconds == INBOX_INTERVAL_SECONDS
+        pauses += 1
+        if pauses == 3:
+            assert "others may put files there" in desk.inbox.problem
+            assert [event for event, _ in desk.notes] == ["agent.inbox.failed"]
+            desk.path.chmod(0o770)
+        if pauses == 6:
+            scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    with trio.CancelScope() as scope:
+        await desk.inbox.run(pause)
+    assert desk.inbox.problem == ""
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("place", ["missing", "link", "inside"])
+async def test_a_directory_that_cannot_be_one_is_said_to_be_so(desk: Desk, place: str) -> None:
+    await desk.world.add_target()
+    path = desk.path.parent / "elsewhere"
+    if place == "link":
+        path.symlink_to(desk.path)
+    if place == "inside":
+        path = desk.world.root / "inbox"
+        path.mkdir()
+    with pytest.raises(InboxError) as caught:
+        InboxFolder(str(path)).look(desk.world.agent.roots())
+    assert caught.value.code == "agent.inbox.directory"
