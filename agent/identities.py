@@ -1,9 +1,9 @@
 """Who speaks: the author and every attestor, judged by the local replica at one height.
 
-Revocation is by height: a key counts for what the ledger recorded while the key was valid, whatever happened later. An identity that is
-suspended or revoked now, or whose organisation is suspended or removed, does not count at all. What an attestor said counts only as the
-ledger recorded it: a verdict that stands in the file alone is set aside, and a rejection that was stripped from the file counts all the
-same.
+Revocation is by height, of a key and of a whole identity: what the ledger recorded up to the last valid height counts, whatever happened
+later. An identity that is suspended now, or whose organisation is suspended or removed, does not count at all. What an attestor said counts
+only as the ledger recorded it: a verdict that stands in the file alone is set aside, and a rejection that was stripped from the file counts
+all the same.
 
 Source: docs/spec/agent.md 4.1.
 """
@@ -17,7 +17,7 @@ from typing import Final
 from agent.errors import DeveloperRefusedError
 from agent.facts import AttestorFacts, AuthorFacts, StatementFacts
 from agent.statements import is_statement, read_statement
-from ledger.records import ACTIVE, SUSPENDED, AttestationRecord, IdentityRecord, KeyRecord, PatchRecord
+from ledger.records import ACTIVE, REVOKED, SUSPENDED, AttestationRecord, IdentityRecord, KeyRecord, PatchRecord
 from ledger.roles import DEVELOPER, is_attestor
 from ledger.state import StateView
 from provenance.identity import CreatorIdentity, CreatorKind
@@ -65,11 +65,15 @@ def check_author(view: StateView, key: PublicKey, creator: CreatorIdentity, reco
     identity = None if key_record is None else view.identity(key_record.identity_id)
     if key_record is None or identity is None:
         raise _refuse("unknown_key", "the author's key belongs to nobody on the ledger", actual=key.did)
-    status = view.acting_status(identity)
+    status = view.recorded_status(identity)
     if status != ACTIVE:
         rule = "suspended" if status == SUSPENDED else "revoked"
         raise _refuse(rule, f"the author {_of_whom(identity)} is {status}")
     height = view.height if record is None else record.published_height
+    if identity.status == REVOKED and not key_record.is_valid_at(height):
+        raise _refuse(
+            "revoked", f"the author {identity.identity_id} is revoked: the key {_why_not_valid(key_record, height)}"
+        )
     # A role that is bound to a time counts for what the ledger recorded in it; one that was taken away counts for nothing more.
     roles = identity.roles_at((view.header_at(height) or view.header).time_ms)
     if DEVELOPER not in roles:
@@ -173,11 +177,16 @@ def why_not_counted(view: StateView, record: AttestationRecord, author: AuthorFa
     key = view.key(record.key_id)
     if identity is None or key is None:
         return "the attestor is not registered"
-    status = view.acting_status(identity)
+    status = view.recorded_status(identity)
     if status != ACTIVE:
-        return f"the attestor {_of_whom(identity)} is {status}" if identity.is_active else f"the attestor is {status}"
+        return (
+            f"the attestor is {status}"
+            if identity.status == SUSPENDED
+            else f"the attestor {_of_whom(identity)} is {status}"
+        )
     if not key.is_valid_at(record.recorded_height):
-        return f"the key {_why_not_valid(key, record.recorded_height)}"
+        whose = "the attestor is revoked: the key" if identity.status == REVOKED else "the key"
+        return f"{whose} {_why_not_valid(key, record.recorded_height)}"
     if record.identity_id == author.identity:
         return "the author cannot attest the own patch"
     if record.verdict == APPROVE and record.organisation == author.organisation:
@@ -186,8 +195,8 @@ def why_not_counted(view: StateView, record: AttestationRecord, author: AuthorFa
 
 
 def _of_whom(identity: IdentityRecord) -> str:
-    """Return who may not act: the identity, or while it is active itself its organisation."""
-    return f"{identity.identity_id}'s organisation" if identity.is_active else identity.identity_id
+    """Return who may not act: the suspended identity, or its organisation."""
+    return identity.identity_id if identity.status == SUSPENDED else f"{identity.identity_id}'s organisation"
 
 
 def _why_not_valid(key: KeyRecord, height: int) -> str:

@@ -238,7 +238,7 @@ def _counts(view: StateView, patch: PatchRecord, attestation: AttestationRecord)
         attestation.verdict == APPROVE
         and attestation.organisation != patch.organisation
         and identity is not None
-        and view.acting_status(identity) == ACTIVE
+        and view.recorded_status(identity) == ACTIVE
         and key is not None
         and key.is_valid_at(attestation.recorded_height)
     )

@@ -17,6 +17,7 @@ from ledger.errors import HistoryPrunedError, LedgerCorruptionError
 from ledger.keyspace import RangeReader, Reader, Table
 from ledger.records import (
     ACTIVE,
+    SUSPENDED,
     Administration,
     AttestationList,
     AttestationRecord,
@@ -286,6 +287,13 @@ class StateView:
     def acting_status(self, identity: IdentityRecord) -> str:
         """Return ``active`` when the identity and its organisation are, else why it may not act: the organisation's status, or its own."""
         return identity.status if not identity.is_active else self.organisation_status(identity.organisation)
+
+    def recorded_status(self, identity: IdentityRecord) -> str:
+        """Return ``active`` when what the ledger recorded of the identity may count, else why none of it does.
+
+        As `acting_status`, but for a revoked identity: what it may still have said its keys tell, by their last valid heights.
+        """
+        return identity.status if identity.status == SUSPENDED else self.organisation_status(identity.organisation)
 
     def identity(self, identity_id: str) -> IdentityRecord | None:
         """Return the identity, or None."""

@@ -289,7 +289,8 @@ def resume(session: Session, identity: str) -> None:
     signs=True,
     submits=True,
     examples=(
-        'patchwarden identity revoke alice@acme --reason "left the company" --key admin.key',
+        'patchwarden identity revoke mallory@acme --reason "never was trustworthy" --key admin.key',
+        'patchwarden identity revoke alice@acme --last-valid-height 4711 --reason "left the company" --key admin.key',
         'patchwarden identity revoke bob@beta --key-id 3f… --last-valid-height 812 --reason "key stolen" --key admin.key',
     ),
 )
@@ -299,19 +300,29 @@ def resume(session: Session, identity: str) -> None:
     "--last-valid-height",
     type=click.IntRange(min=0),
     metavar="H",
-    help="What was recorded up to this height stays valid; it may lie in the past. Default: the newest block.",
+    help="What was recorded up to this height stays valid; it may lie in the past. Default: with --key-id the newest block;"
+    " without it 0: nothing that was ever recorded of IDENTITY counts any more.",
 )
 @_REASON
 @click.pass_obj
 def revoke(session: Session, identity: str, key_id: str | None, last_valid_height: int | None, reason: str) -> None:
-    """Revoke a key of IDENTITY, or IDENTITY with all its keys. This cannot be undone."""
+    """Revoke a key of IDENTITY, or IDENTITY with all its keys. This cannot be undone.
+
+    `identity affected IDENTITY --last-valid-height H` tells before what that takes back, and `identity affected IDENTITY` afterwards.
+    """
     from ledger.bodies import IdentityRevoke
     from node.cli.identity_administration import administer
 
-    height = session.client().call("status")["height"] if last_valid_height is None else last_valid_height
+    height = last_valid_height
+    if height is None:
+        height = 0 if key_id is None else session.client().call("status")["height"]
     body = IdentityRevoke(identity, None if key_id is None else bytes.fromhex(key_id), height, reason)
     what = f"key {key_id}" if key_id else "the identity and all its keys"
-    summary = (("revoked", f"{identity}: {what}"), ("valid up to height", height), ("reason", reason))
+    until = (
+        "valid up to height",
+        f"{height}: what was recorded until then stays valid" if height else "0: nothing stays valid",
+    )
+    summary = (("revoked", f"{identity}: {what}"), until, ("reason", reason))
     administer(session, body, (*summary, ("what it takes back", f"patchwarden identity affected {identity}")))
 
 

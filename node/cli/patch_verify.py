@@ -283,8 +283,8 @@ def _holder(owner: tuple[dict[str, Any], dict[str, Any]] | None, what: str) -> t
 
 
 def _check_valid(identity: dict[str, Any], key: dict[str, Any], height: int) -> None:
-    if identity["status"] != "active":
-        raise _refusal("status", f"{identity['identity']} is {identity['status']}")
+    if identity["status"] == "suspended":
+        raise _refusal("status", f"{identity['identity']} is suspended")
     ends = [end for end in (key["retired_height"], key["last_valid_height"]) if end is not None]
     if not key["added_height"] <= height or any(height > end for end in ends):
         reason = f" ({key['reason']})" if key["reason"] else ""

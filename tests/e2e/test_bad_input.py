@@ -232,6 +232,9 @@ def test_revoked_author(siege: Siege) -> None:
     data = siege.release(siege.patch(author="rex@acme"), author="rex@acme")
     siege.commit((bodies.IdentityRevoke("rex@acme", None, siege.height(), "left"), "ada@acme"))
     siege.scene.wait_level()
+    assert siege.scene.agent("explain", data)["code"] == "SUCCESS", "recorded up to the last valid height"
+    siege.commit((bodies.IdentityRevoke("rex@acme", None, 0, "never was trustworthy"), "ada@acme"))
+    siege.scene.wait_level()
     siege.decline(data, "ERROR_INVALID_DEVELOPER", "agent.developer.revoked")
     again = bodies.IdentityResume("rex@acme")
     siege.refuse(

@@ -18,6 +18,7 @@ from agent.policy import PolicyEngine
 from agent.policy_text import check_policy_set, default_policy_set
 from agent.results import Outcome, ResultCode, StepName
 from ledger import actions, bodies
+from ledger.affected import cut_keys, find_affected, index_of_view
 from ledger.checkpoint import SplitView
 from provenance import patchfile
 from provenance.component_listing import component_paths
@@ -357,6 +358,45 @@ async def test_key_revoked_after_publication_still_counts(world: World) -> None:
     world.chain.submit(revoke, "ada@acme")
     outcome = await world.agent.apply(data, TARGET, OPERATOR)
     assert outcome.code is ResultCode.SUCCESS, outcome.message
+
+
+async def test_revoked_identity_counts_up_to_its_last_valid_height(world: World) -> None:
+    """A point of compromise takes back what came after it, and `identity affected` lists exactly that."""
+    data = world.release()
+    patch_id = bytes.fromhex(verify_patch_untrusted(data).patch_id)
+    before = await world.agent.explain(data, TARGET, OPERATOR)
+    at = next(
+        each.recorded_height for each in world.chain.view.attestations(patch_id) if each.identity_id == "bob@beta"
+    )
+    world.chain.register("other@acme", "developer")
+    for identity, administrator in (("bob@beta", "ben@beta"), ("alice@acme", "ada@acme")):
+        world.chain.submit(bodies.IdentityRevoke(identity, None, world.chain.height, "left"), administrator)
+        assert taken_back(world, identity) == set()
+    after = await world.agent.explain(data, TARGET, OPERATOR)
+    assert after.is_success, after.message
+    assert before.decision is not None
+    assert after.decision is not None
+    assert after.decision.facts.approvals == before.decision.facts.approvals
+    # The point moves to the last block before the approval: now it is taken back.
+    world.chain.submit(bodies.IdentityRevoke("bob@beta", None, at - 1, "bribed"), "ben@beta")
+    assert taken_back(world, "bob@beta") == {(patch_id, False)}
+    outcome = await refuse(world, data, ResultCode.POLICY_DENIED, "agent.policy.security-review-approval")
+    assert outcome.decision is not None
+    assert (
+        f"the attestor is revoked: the key was revoked with last valid height {at - 1}" in outcome.decision.set_aside[0]
+    )
+    published = world.chain.view.patch(patch_id)
+    assert published is not None
+    world.chain.submit(bodies.IdentityRevoke("alice@acme", None, published.published_height - 1, "bribed"), "ada@acme")
+    assert taken_back(world, "alice@acme") == {(patch_id, True)}
+    await refuse(world, data, ResultCode.INVALID_DEVELOPER, "agent.developer.revoked")
+
+
+def taken_back(world: World, identity: str) -> set[tuple[bytes, bool]]:
+    """Return what `identity affected` lists: patches, and whether the author is the one."""
+    keys = cut_keys(world.chain.view, world.chain.height, identity, None, None)
+    found = find_affected(world.chain.view, index_of_view(world.chain.view, identity, 1), identity, keys)
+    return {(each.patch.patch_id, each.is_author) for each in found.patches}
 
 
 @pytest.mark.parametrize(
