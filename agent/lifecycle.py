@@ -492,6 +492,10 @@ class Lifecycle:
         await self._clean_up(slot)
         return recovery
 
+    def is_open(self, slot: Target) -> bool:
+        """Return whether an application of the target is open, or has left something that could not be removed."""
+        return _has_rest(slot) or any(True for _ in self._open_intents(slot))
+
     async def close_open_intent(
         self, entry: Entry, slot: Target | None, settled: Settled | None, hooks: tuple[HookRun, ...] = ()
     ) -> Recovery:

@@ -120,7 +120,7 @@ class Target:
         self.config = config
         self.tracker = Tracker()
         """How far it is what is being done here."""
-        self._cache = TreeCache(files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)
+        self._cache = self._open_cache(config)
         self._exchanged: bytes | None = None
         self._differs: tuple[Inventory, frozenset[bytes]] | None = None
         """The tree as it stands after an application, and where the standby tree cannot be like it yet."""
@@ -387,6 +387,45 @@ class Target:
         """Make `config` the target's configuration, durably. Raises OSError."""
         self.store.write_config(config)
         self.config = config
+
+    def change_mode(self, mode: object) -> None:
+        """Let the target be changed in another mode from now on, durably, after it was tried as for a new target.
+
+        The new configuration is written first: what a crash leaves of the trial then is the agent's own and no content. Only when nothing
+        is open, and nobody else is at work here.
+
+        Args:
+            mode: The mode's name; untrusted.
+
+        Raises:
+            TargetRefusedError: ``agent.target.mode``, ``agent.target.own_directory``, ``agent.target.mount_point``.
+            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``; the mode is as before.
+            OSError: It was not written.
+        """
+        before = self.config
+        config = TargetConfig.from_json_untrusted({**before.to_json(), "mode": mode})
+        if config.mode is before.mode:
+            return
+        check_mounts(config.root)
+        if os.path.lexists(config.staging):
+            raise TargetRefusedError(
+                "agent.target.own_directory",
+                "something stands where the agent works in this mode",
+                actual=config.staging,
+                hint="it is not the agent's: move it away",
+            )
+        drop_standby(self._files, before)  # in place, its names would be hard links that refuse every patch
+        self.store.write_config(config)
+        try:
+            check_staging(self._files, config)
+        except PatchwardenError:
+            self.store.write_config(before)
+            raise
+        self.config = config
+        self._cache = self._open_cache(config)
+
+    def _open_cache(self, config: TargetConfig) -> TreeCache:
+        return TreeCache(self._files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)
 
     def append_history(self, record: Record) -> None:
         """Add an ending to the local history, durably. Raises StateCorruptError."""

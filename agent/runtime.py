@@ -28,7 +28,7 @@ from agent.config import AgentConfig
 from agent.delivery import Delivery
 from agent.documents import adoption_body, drift_body, repair_body
 from agent.drift import NO_TREE, PASSING, is_full_due, own_moment_s, read_full_scan_ms
-from agent.errors import MetadataRefusedError, OutboxError, StateCorruptError
+from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.hooks import HookKind, Hooks, check_programs
@@ -429,6 +429,34 @@ class Agent:
             config = type(slot.config).from_json_untrusted({**slot.config.to_json(), "allowed": allowed})
             await run_blocking(slot.change, config)
 
+    async def change_mode(self, name: str, mode: object) -> None:
+        """Let a target be changed in another mode from now on, after it was tried; refused while anything is done with it.
+
+        Args:
+            name: The target's name.
+            mode: ``exchange`` or ``in-place``; untrusted.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``, ``agent.target.mode``, ``agent.target.own_directory``,
+                ``agent.target.mount_point``.
+            ApplyFailedError: ``agent.target.busy``, ``agent.target.no_exchange``, ``agent.target.no_in_place``.
+            UnavailableError: ``agent.state.in_use``, ``agent.state.write``, and what keeps an open application from being recovered.
+            CorruptionError: The agent's state is damaged.
+        """
+        slot = self._registry.get(name)
+        if self._lock(slot).locked():
+            raise _busy(name)
+        async with self._lock(slot):
+            lock_fd = await run_blocking(_hold, slot.store.path(LOCK_FILE))
+            try:
+                await self._lifecycle.recover(slot)
+                if self._lifecycle.is_open(slot):
+                    raise _busy(name)
+                await run_blocking(slot.change_mode, mode)
+            finally:
+                os.close(lock_fd)
+        self._note("agent.target.mode", {"target": name, "mode": slot.config.mode.value})
+
     async def set_hook(self, name: str, kind: HookKind, hook: object) -> None:
         """Let something run around changes of a target, or with None nothing any more.
 
@@ -688,6 +716,15 @@ def _rollback_order(slot: Target, patch_id: str, with_dependants: bool) -> tuple
     find_installed(state, patch_id)
     dependants = find_dependants(state, patch_id, slot.store.read_patch) if with_dependants else ()
     return (*dependants, patch_id)
+
+
+def _busy(name: str) -> ApplyFailedError:
+    return ApplyFailedError(
+        "agent.target.busy",
+        "something is being done with the target, or an application is open",
+        actual=name,
+        hint="try again",
+    )
 
 
 def _hold(path: str) -> int:

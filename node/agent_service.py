@@ -153,6 +153,7 @@ class AgentService:
             "agent.target.adopt": self.target_adopt,
             "agent.target.freeze": self.target_freeze,
             "agent.target.allow": self.target_allow,
+            "agent.target.mode": self.target_mode,
             "agent.target.hook": self.target_hook,
             "agent.target.remove": self.target_remove,
             "agent.split.list": self.split_list,
@@ -265,6 +266,12 @@ class AgentService:
         name, allowed = as_name(params, "target"), params.get("allowed") or []
         await self._agent.allow_target(name, allowed)
         return {"target": name, "allowed": allowed}
+
+    async def target_mode(self, params: Params) -> Document:
+        """Let a target be changed in another mode from now on, after it was tried."""
+        name, mode = as_name(params, "target"), as_name(params, "mode")
+        await self._agent.change_mode(name, mode)
+        return {"target": name, "mode": mode}
 
     async def target_hook(self, params: Params) -> Document:
         """Let something run around changes of a target, or nothing any more."""

@@ -55,6 +55,7 @@ target = group(
         "freeze": Place("node.cli.agent:target_freeze", "Stop all changes of a target."),
         "thaw": Place("node.cli.agent:target_thaw", "Allow changes of a frozen target again."),
         "allow": Place("node.cli.agent:target_allow", "Say what patches may do at a target besides changing text."),
+        "mode": Place("node.cli.agent:target_mode", "Say how patches get into a target: exchange or in-place."),
         "hook": Place("node.cli.agent:target_hook", "Say what runs before and after a change, and checks its health."),
         "remove": Place("node.cli.agent:target_remove", "Forget a target; its tree stays."),
     },
@@ -186,6 +187,19 @@ def target_allow(session: Session, name: str, allowed: tuple[str, ...]) -> None:
     """
     document = session.client().call("agent.target.allow", target=name, allowed=list(allowed))
     session.output.emit(document, [f"target {name} allows: {', '.join(document['allowed']) or 'nothing but text'}"])
+
+
+@click.command("mode", cls=Command, home=True, examples=("patchwarden agent target mode app in-place",))
+@_NAME
+@click.argument("mode", type=click.Choice(TARGET_MODES))
+@click.pass_obj
+def target_mode(session: Session, name: str, mode: str) -> None:
+    """Let patches get into TARGET in another way from now on, after it was tried as for a new target.
+
+    exchange: readers see the old tree or the new one. in-place: file by file. Refused while a patch is being applied.
+    """
+    document = session.client().call("agent.target.mode", target=name, mode=mode)
+    session.output.emit(document, [f"target {name} is changed in this mode: {document['mode']}"])
 
 
 @click.command(

@@ -146,6 +146,17 @@ async def test_removing_the_target_removes_it(world: World) -> None:
     assert (world.root / "README").stat().st_nlink == 1
 
 
+async def test_changed_in_place_from_now_on_there_is_none_and_its_names_are_in_nobodys_way(world: World) -> None:
+    """Names left in a standby tree would be hard links, which no patch in place may change."""
+    assert standby(world).exists()
+    await world.agent.change_mode(TARGET, "in-place")
+    assert not standby(world).exists()
+    assert (await apply(world, wide(world))).is_success
+    await world.agent.change_mode(TARGET, "exchange")
+    assert not (await world.agent.show_target(TARGET)).is_drifted
+    assert world.leftovers() == []
+
+
 async def test_file_system_that_lists_other_numbers_has_none(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
