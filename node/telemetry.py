@@ -144,6 +144,9 @@ class Metrics:
         self.patch_redirected = gauge(
             "patch_redirected", "Questions for a patch file that had to go elsewhere since the start"
         )
+        self.patch_spare_copies = gauge(
+            "patch_spare_copies", "Copies of patch files that a validator gave beyond the usual ones since the start"
+        )
         self.patch_store_bytes = gauge("patch_store_bytes", "Bytes of the patch files that are kept")
         self.certificate_days_left = gauge(
             "certificate_days_left", "Days until the first certificate of an organisation expires; negative after it"

@@ -162,7 +162,7 @@ class PatchFetcher:
         return None if job is None else min(job.size, len(job.plan.have) * CHUNK_BYTES)
 
     def is_fetching(self, digest: Digest) -> bool:
-        """Return whether somebody waits for the file now."""
+        """Return whether somebody here waits for the file now."""
         return digest in self._turns
 
     def document(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from node.distribution.places import Places
 from node.distribution.serving import PatchServer
 from node.sync import PeerLedger
 from wire.hashing import Digest
+from wire.keys import KeyId
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -27,7 +28,7 @@ class PatchFiles:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._store = node.patch_store
-        self.places = Places(node.config.patch_places, counts_takers=node.config.role == "validator")
+        self.places = Places(node.config.patch_places, is_rationed=node.config.role == "validator")
         self.fetcher = PatchFetcher(
             node.network.own.key_id,
             self._store,
@@ -50,7 +51,7 @@ class PatchFiles:
             self.places,
             remote=node.network.remote,
             is_exempt=node.relaying.server.is_exempt,
-            progress=self.fetcher.progress,
+            progress=self._progress,
             metrics=node.metrics,
         )
         self._server.register(node.network)
@@ -93,6 +94,7 @@ class PatchFiles:
             "places": self.places.limit,
             "places_used": self.places.used(trio.current_time()),
             "redirected": self.places.redirected,
+            "spare_given": self.places.spare_given,
             **self.fetcher.document(),
         }
 
@@ -101,7 +103,20 @@ class PatchFiles:
         metrics = self._node.metrics
         metrics.patch_places.set(self.places.used(trio.current_time()))
         metrics.patch_redirected.set(self.places.redirected)
+        metrics.patch_spare_copies.set(self.places.spare_given)
         metrics.patch_store_bytes.set(self._store.bytes_kept)
+
+    def _progress(self, digest: Digest, asker: KeyId) -> int | None:
+        """Return how many chunks are here of a file that the asker may wait for; None when it must look elsewhere.
+
+        Who follows this node waits for it from the beginning on. Nobody follows itself by any way, so nobody waits for itself; and
+        validators are asked by those alone who follow them.
+        """
+        chunks = self.fetcher.progress(digest)
+        if chunks is None and self.fetcher.is_fetching(digest):
+            followers = self._node.relaying.slots.followers(trio.current_time())
+            return 0 if any(each.key_id == asker for each in followers) else None
+        return chunks
 
     async def _needs(self) -> Needs:
         agent = self._node.agent

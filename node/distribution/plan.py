@@ -9,7 +9,7 @@
 
 A peer first says whether it has the file and under which root (`Found`). The root that most of them claim is chosen, one of them gives the
 list, and each of them is asked for chunks, a few at a time. Hosts ask validators one after the other and not beyond the first that has the
-file, so a validator's limit (`node.distribution.places`) holds for all validators together as long as nobody is stranded.
+file, so a validator's limit (`node.distribution.places`) holds for all validators together as long as nobody is stranded for long.
 
 Nobody is blamed for what somebody else has said: a peer lies when it breaks its own word, and those who claimed a root lie together
 when the whole does not hold. Source: docs/spec/network.md 9.
@@ -52,7 +52,11 @@ FIND_WAIT_S: Final = 0.5
 STRANDED_S: Final = 10.0
 """Who has waited for so long without getting anything says so to validators."""
 PATIENCE_S: Final = 60.0
-"""The same while hosts say that they are getting the file, or have no place just now; and half of when a fetch gives up."""
+PATIENCE_BYTES_PER_S: Final = 65_536
+"""The same while hosts say that they are getting the file, or have no place just now: so long, and the file's time at this rate; after
+twice as long a fetch gives up."""
+NEXT_VALIDATOR_S: Final = 60.0
+"""A stranded host asks one validator more after each such time."""
 SOON_PAUSE_S: Final = 0.25
 SOON_PAUSE_MAX_S: Final = 4.0
 """A host that is getting the file, or has no place, is asked again after a pause between these, twice as long each time."""
@@ -145,7 +149,6 @@ class _Peer:
     """What it said last; None before that, and after it has failed."""
     root: Digest | None = None
     """What it said last that the root is. Kept whatever happens later: it may prove to be a lie."""
-    progress: int = -1
     not_before: float = 0.0
     pauses: int = 0
     failures: int = 0
@@ -198,7 +201,10 @@ class FetchPlan:
         self._progress_at = now
         """When a chunk came last."""
         self._hope_at = now
-        """When a host that is getting the file had more of it than before, or one that has it had no place."""
+        """When a host said last that it is getting the file, or has it and no place."""
+        self._stranded_at: float | None = None
+        """Since when nobody has helped."""
+        self._patience_s = PATIENCE_S + size / PATIENCE_BYTES_PER_S
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -269,13 +275,13 @@ class FetchPlan:
         if any(peer.chunks for peer in self._peers.values()):
             return False
         waited = now - self._progress_at
-        return waited > PATIENCE_S or (waited > STRANDED_S and now - self._hope_at > STRANDED_S)
+        return waited > self._patience_s or (waited > STRANDED_S and now - self._hope_at > STRANDED_S)
 
     def is_hopeless(self, now: float) -> bool:
         """Return whether to give up: nobody has the file, or nothing has come for too long."""
         if self.is_complete:
             return False
-        if now - self._progress_at > 2 * PATIENCE_S:
+        if now - self._progress_at > 2 * self._patience_s:
             return True
         return all(
             peer.is_out
@@ -300,6 +306,10 @@ class FetchPlan:
         wanted = min(SOURCES, 1 + self._count // CHUNKS_PER_SOURCE)
         usable = sum(peer.gives and self._is_followed(peer) for peer in self._peers.values())
         is_stranded = self.is_stranded(now)
+        if not is_stranded:
+            self._stranded_at = None
+        elif self._stranded_at is None:
+            self._stranded_at = now
         if usable >= wanted and not is_stranded:
             return None
         hosts = [each for each in self._peers.values() if each.tier in (Tier.NAMED, Tier.NEAR)]
@@ -328,13 +338,18 @@ class FetchPlan:
                     return None
         validators = [each for each in self._peers.values() if each.tier is Tier.FIXED and not each.is_out]
         # Those that have failed come behind the others: they must not take the turns of one that answers.
+        more = 0 if self._stranded_at is None else int((now - self._stranded_at) / NEXT_VALIDATOR_S)
         for peer in sorted(validators, key=lambda each: (each.failures, each.order)):
-            is_pressed = is_stranded and not peer.failures and now - peer.pressed_at > SOON_PAUSE_MAX_S
-            is_due = peer.not_before <= now or is_pressed
+            # Whoever was asked before this node was stranded is told at once; after that with the pauses of any other answer.
+            is_news = is_stranded and not peer.failures and peer.pressed_at < (self._stranded_at or now)
+            is_due = peer.not_before <= now or is_news
             if is_due and not peer.gives and peer.asked_at is None:
                 return peer
-            if not is_stranded and (peer.asked_at is not None or peer.state not in (None, State.ABSENT)):
-                return None  # Those behind it are asked only if it cannot help.
+            is_able = peer.asked_at is not None or peer.state not in (None, State.ABSENT)
+            if is_able and not self._refuted:
+                if not more:
+                    return None  # Those behind it are asked only if it cannot help, or has not for too long.
+                more -= 1
         return None
 
     def _next_far(self, now: float) -> _Peer | None:
@@ -433,10 +448,8 @@ class FetchPlan:
             if self._first_here_at is None:
                 self._first_here_at = now
             return None
-        if found.state is State.COMING and self._count >= found.progress > peer.progress:
-            peer.progress, self._hope_at = found.progress, now
-        if found.state is State.BUSY and peer.tier is not Tier.FIXED:
-            self._hope_at = now  # In a crowd that is how waiting looks.
+        if found.state in (State.COMING, State.BUSY) and peer.tier is not Tier.FIXED:
+            self._hope_at = now  # In a crowd that is how waiting looks. How long it may go on, patience says.
         if found.state is State.ABSENT:
             self._pause(peer, now, LATER_PAUSE_S, LATER_PAUSE_MAX_S)
         elif peer.tier is Tier.FIXED:

@@ -60,7 +60,7 @@ class PatchServer:
         places: Who may take them.
         remote: Returns where a connected peer's connection comes from.
         is_exempt: Whether a peer needs no place.
-        progress: Returns how many chunks of a file are here that is being fetched now; None when it is not.
+        progress: Returns how many chunks of a file are here that is being fetched now; None when the asker must not wait for it.
         metrics: What is counted.
         machine: Threads.
     """
@@ -72,7 +72,7 @@ class PatchServer:
         *,
         remote: Callable[[KeyId], str],
         is_exempt: Callable[[KeyId], bool],
-        progress: Callable[[Digest], int | None],
+        progress: Callable[[Digest, KeyId], int | None],
         metrics: Metrics,
         machine: Machine = REAL_MACHINE,
     ) -> None:
@@ -101,10 +101,12 @@ class PatchServer:
         chunks = await self._list_of(digest)
         now = trio.current_time()
         if chunks is None:
-            progress = self._progress(digest)
+            progress = self._progress(digest, peer)
             state = State.ABSENT if progress is None else State.COMING
             return encode_found(Found(state, progress or 0, None, self._places.others(digest, peer, now)))
-        may = self._is_exempt(peer) or self._places.ask(digest, peer, address, is_stranded=is_stranded, now=now)
+        may = self._is_exempt(peer) or self._places.ask(
+            digest, peer, address, chunks=len(chunks.digests), is_stranded=is_stranded, now=now
+        )
         offers = self._places.others(digest, peer, now)
         return encode_found(Found(State.HERE if may else State.BUSY, len(chunks.digests), chunks.root, offers))
 
@@ -121,7 +123,8 @@ class PatchServer:
         digest_value, number_value = _request(payload, 2)
         digest = as_digest(digest_value, "file_digest")
         number = as_int(number_value, "number", maximum=CHUNKS_MAX - 1)
-        self._check_place(digest, peer)
+        if not self._is_exempt(peer) and not self._places.spend(digest, peer, trio.current_time()):
+            raise _busy()
         data = await self._machine.in_thread(
             self._store.read, digest, number * CHUNK_BYTES, CHUNK_BYTES, limiter=self._reading
         )
@@ -132,15 +135,23 @@ class PatchServer:
         """Free the asker's place."""
         digest_value, has_value = _request(payload, 2)
         digest = as_digest(digest_value, "file_digest")
-        self._places.done(digest, peer, has_file=as_bool(has_value, "has_file"), now=trio.current_time())
+        has_file = as_bool(has_value, "has_file")
+        chunks = await self._list_of(digest)
+        if chunks is not None:
+            count, now = len(chunks.digests), trio.current_time()
+            self._places.done(digest, peer, chunks=count, has_file=has_file, now=now)
         return encode(None)
 
     def _check_place(self, digest: Digest, peer: KeyId) -> None:
         if not self._is_exempt(peer) and not self._places.renew(digest, peer, trio.current_time()):
-            raise UnavailableError(BUSY, "the peer has no place for this file here", hint="ask for one first")
+            raise _busy()
 
     async def _list_of(self, digest: Digest) -> ChunkList | None:
         return await self._machine.in_thread(self._store.chunk_list, digest, limiter=self._reading)
+
+
+def _busy() -> UnavailableError:
+    return UnavailableError(BUSY, "the peer has no place for this file here", hint="ask for one first")
 
 
 def encode_find(digest: Digest, address: str | None, *, is_stranded: bool) -> bytes:

@@ -2,7 +2,7 @@
 
     python -m tests.bench [--quick] [--json FILE] [SECTION …]       sections: network profile failover agent patch replay command
 
-The sections `observers` and `distribution` run only when they are named: each takes as long as all the others together.
+The sections `observers`, `distribution` and `crowd` run only when they are named: each takes as long as all the others together.
 
 Never a timed test: nothing here fails because something was slow.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 from ledger import bodies
 from ledger.transaction import Transaction
 from provenance.diff_model import FileState
-from tests.bench import bench_audit, bench_distribution, bench_observers, bench_patch, bench_tree, machine
+from tests.bench import bench_audit, bench_crowd, bench_distribution, bench_observers, bench_patch, bench_tree, machine
 from tests.bench.http import LeanClient, submission
 from tests.bench.profile import profile
 from tests.testkit import patches
@@ -332,6 +332,15 @@ def bench_distributing(report: Report, quick: bool) -> None:
     bench_distribution.bench(add, quick)
 
 
+def bench_crowds(report: Report, quick: bool) -> None:
+    """Simulate crowds of hosts that want one patch file."""
+
+    def add(name: str, value: float, unit: str, note: str, digits: int) -> None:
+        report.add(name, value, unit, note, digits)
+
+    bench_crowd.bench(add, quick)
+
+
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "network": bench_network,
     "profile": bench_profile,
@@ -342,8 +351,9 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "command": bench_command,
     "observers": bench_observers_cost,
     "distribution": bench_distributing,
+    "crowd": bench_crowds,
 }
-BY_NAME_ONLY = frozenset({"observers", "distribution"})
+BY_NAME_ONLY = frozenset({"observers", "distribution", "crowd"})
 """They take longer than all the others together."""
 
 

@@ -80,12 +80,17 @@ class Node:
         self.metrics = Metrics()
         self.bytes_max = bytes_max
         self.store = PatchStore(directory, random_suffix=lambda: "x", bytes_max=bytes_max)
-        self.places = Places(places, counts_takers=is_validator)
+        self.places = Places(places, is_rationed=is_validator)
         self.near: list[str] = []
+        self.followers: set[KeyId] = set()
+        """Who may wait for this node from the beginning on."""
         self.fetcher = self._make_fetcher()
 
-        def progress(digest: Digest) -> int | None:
-            return self.fetcher.progress(digest)
+        def progress(digest: Digest, asker: KeyId) -> int | None:
+            chunks = self.fetcher.progress(digest)
+            if chunks is None and asker in self.followers and self.fetcher.is_fetching(digest):
+                return 0
+            return chunks
 
         self.server = PatchServer(
             self.store,

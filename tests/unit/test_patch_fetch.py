@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -455,6 +456,28 @@ async def test_a_validators_work_does_not_grow_with_the_hosts(
     assert trio.current_time() - begun < 5, "nobody was left to wait for somebody who waits itself"
     assert sum(validator.sent for validator in validators) <= min(hosts, 2) * len(CONTENT)
     assert sum(bool(validator.sent) for validator in validators) == 1, "all hosts go to the same one first"
+
+
+async def test_who_follows_a_host_that_looks_for_the_file_waits_for_it(mesh: Mesh, autojump_clock: MockClock) -> None:
+    mesh.chunk_s = 2.0
+    validator = mesh.add("v1", is_validator=True, places=2)
+    validator.store.put(CONTENT, FILE)
+    chain = [mesh.add(f"h{number}") for number in range(4)]
+    for source, host in pairwise(chain):
+        host.near, source.followers = [source.name], {host.key_id}
+    asked = []
+    honest_find = validator.find
+
+    async def find(peer: KeyId, digest: Digest, address: str | None, *, is_stranded: bool) -> Found:
+        asked.append(mesh.nodes[peer].name)
+        return await honest_find(peer, digest, address, is_stranded=is_stranded)
+
+    validator.find = find  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        for host in chain:
+            nursery.start_soon(fetch, host)
+    assert set(asked) == {"h0"}, "each of the others gets it from the one before, although that takes a while"
+    assert validator.sent == len(CONTENT)
 
 
 async def test_when_those_who_were_named_are_gone_validators_help_again(mesh: Mesh, autojump_clock: MockClock) -> None:

@@ -6,11 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+import trio
 
 from node.distribution.chunks import CHUNK_BYTES, ChunkList, count_chunks, read_list_untrusted, single_chunk
-from node.distribution.places import Places
+from node.distribution.places import Places, allowance
 from node.distribution.plan import Found, State
 from node.distribution.serving import (
+    BUSY,
     PatchServer,
     decode_chunk_untrusted,
     decode_found_untrusted,
@@ -23,8 +25,8 @@ from node.patch_store import PatchStore
 from node.telemetry import Metrics
 from tests.testkit.ledger import key_of
 from tests.testkit.patch_mesh import MACHINE
-from wire.codec import Value, encode
-from wire.errors import MalformedError, PatchwardenError
+from wire.codec import Value, decode_untrusted, encode
+from wire.errors import MalformedError, PatchwardenError, UnavailableError
 from wire.hashing import sha256
 from wire.keys import KeyId
 
@@ -45,12 +47,13 @@ class Served:
         self.store.put(CONTENT, FILE)
         self.progress: int | None = None
         self.metrics = Metrics()
+        self.places = Places(1, is_rationed=True)
         self.server = PatchServer(
             self.store,
-            Places(1, counts_takers=True),
+            self.places,
             remote=lambda _: "10.1.2.3:4711",
             is_exempt=lambda peer: peer == VALIDATOR,
-            progress=lambda _: self.progress,
+            progress=lambda _, asker: None if asker == OTHER else self.progress,
             metrics=self.metrics,
             machine=MACHINE,
         )
@@ -167,3 +170,29 @@ def test_how_many_chunks_a_file_has_and_how_long_they_are(size: int, count: int)
     single = single_chunk(size, FILE)
     assert (single is None) == (count > 1)
     assert single is None or single.digests == (FILE,)
+
+
+async def test_a_copy_has_an_end_chunk_by_chunk(served: Served) -> None:
+    await served.find(HOST, address=ADDRESS)
+    for _ in range(allowance(len(CHUNKS))):
+        await served.server.chunk(HOST, encode((FILE, 0)))
+    with pytest.raises(UnavailableError) as caught:
+        await served.server.chunk(HOST, encode((FILE, 0)))
+    assert caught.value.code == BUSY
+    assert (await served.find(HOST, address=ADDRESS)).state is State.BUSY, "it has had its copy"
+    for _ in range(2 * allowance(len(CHUNKS))):
+        await served.server.chunk(VALIDATOR, encode((FILE, 0)))
+
+
+async def test_only_who_may_wait_for_a_fetch_hears_of_it(served: Served) -> None:
+    served.store.remove(served.store.files()[0])
+    served.progress = 0
+    assert (await served.find(HOST)).state is State.COMING
+    assert (await served.find(OTHER)).state is State.ABSENT
+
+
+async def test_who_has_done_with_a_file_that_is_gone_meanwhile_frees_nothing(served: Served) -> None:
+    await served.find(HOST, address=ADDRESS)
+    served.store.remove(served.store.files()[0])
+    assert decode_untrusted(await served.server.done(HOST, encode((FILE, True))), bytes_max=16) is None
+    assert served.places.others(FILE, OTHER, trio.current_time()) == (SEEN,)
