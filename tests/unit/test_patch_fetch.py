@@ -161,6 +161,37 @@ async def test_a_false_chunk_convicts_who_sent_it_and_nobody_else(
     assert len(bad.asked_chunks) <= 2, "what was under way when it was found out"
 
 
+class SlowFalseChunk(FalseChunk):
+    """Sends something else just before it would be given up."""
+
+    async def chunk(self, peer: KeyId, digest: Digest, number: int) -> bytes | None:
+        await trio.sleep(9)
+        return await super().chunk(peer, digest, number)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_who_sends_something_else_slowly_gains_nothing(
+    mesh: Mesh, autojump_clock: MockClock, is_alone: bool
+) -> None:
+    bad = liar(mesh, "l1", SlowFalseChunk)
+    validator = holder(mesh, "v1", is_validator=True, places=2)
+    own = mesh.add("own")
+    own.near = ["l1"]
+    if not is_alone:
+        holder(mesh, "a")
+        own.near.append("a")
+    begun = trio.current_time()
+    assert await fetch(own)
+    assert_whole(own)
+    assert len(bad.asked_chunks) <= 2, "what was under way when it was found out"
+    if is_alone:
+        assert dropped(own) == {"l1": FALSE_CHUNK}
+        assert trio.current_time() - begun < 12
+    else:
+        assert reported(own, SLOW) == 1, "it was overtaken before it could lie"
+        assert validator.sent == 0
+
+
 class OtherList(Liar):
     async def list_chunks(self, peer: KeyId, digest: Digest, size: int) -> ChunkList | None:
         await trio.lowlevel.checkpoint()
