@@ -13,6 +13,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import select
 import stat
 import subprocess
@@ -36,6 +37,7 @@ from agent.limits import (
     HOOK_WORD_BYTES_MAX,
     HOOK_WORDS_MAX,
 )
+from agent.path_owners import find_weakness
 from agent.progress import STEP_APPLY, Tracker
 from agent.redaction import redact
 from wire.errors import MalformedError
@@ -45,7 +47,8 @@ HOOK_LOCK_FILE: Final = "hook.lock"
 _GUARD: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hook_guard.py")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLL_SECONDS: Final = 0.05
-_ANYBODY_WRITES: Final = stat.S_IWOTH
+_PATHS_IN_WORD: Final = re.compile(r"(?:^|(?<=[=:,]))/[^=:,]*")
+"""An absolute path within a word: `--directory=/srv/app`, or one of a list."""
 
 
 class HookKind(StrEnum):
@@ -336,12 +339,13 @@ def hold_hook_lock(directory: str) -> int:
     return _hold_lock(os.path.join(directory, HOOK_LOCK_FILE))
 
 
-def check_programs(hooks: Hooks, roots: Iterable[str]) -> None:
-    """Return when every hook's program can be run, and no word of one names anything inside a target.
+def check_programs(hooks: Hooks, roots: Iterable[str], uid: int | None = None) -> None:
+    """Return when every hook's program can be run, only root and the agent can change it, and no word names anything inside a target.
 
     Args:
         hooks: What an operator configured.
         roots: Roots of targets.
+        uid: The agent's user; None for the one who asks.
 
     Raises:
         TargetRefusedError: ``agent.hook.program``, ``agent.hook.inside_target``.
@@ -349,15 +353,17 @@ def check_programs(hooks: Hooks, roots: Iterable[str]) -> None:
     for kind, hook in hooks.all:
         for word in hook.argv:
             _check_outside(kind, word, roots)
-        _check_program(kind, hook.argv[0])
+        _check_program(kind, hook.argv[0], os.geteuid() if uid is None else uid)
 
 
 def _check_outside(kind: HookKind, word: str, roots: Iterable[str]) -> None:
-    if not word.startswith("/"):
-        return
-    place = os.path.realpath(word)
+    places = {
+        os.path.realpath(path)
+        for path in (word, word.partition("=")[2], *_PATHS_IN_WORD.findall(word))
+        if path.startswith("/")
+    }
     for root in roots:
-        if os.path.commonpath([root, place]) == root:
+        if any(os.path.commonpath([root, place]) == root for place in places):
             raise TargetRefusedError(
                 "agent.hook.inside_target",
                 f"a word of the {kind.value} hook names something inside a target, where a patch could change it",
@@ -366,19 +372,24 @@ def _check_outside(kind: HookKind, word: str, roots: Iterable[str]) -> None:
             )
 
 
-def _check_program(kind: HookKind, program: str) -> None:
+def _check_program(kind: HookKind, program: str, uid: int) -> None:
     try:
         status = os.stat(program)
+        weakness = find_weakness(program, uid)
     except OSError as error:
         raise _no_program(kind, program, f"cannot be found ({error.strerror})") from error
     if not stat.S_ISREG(status.st_mode) or not os.access(program, os.X_OK):
         raise _no_program(kind, program, "is no program that this agent may run")
-    if status.st_mode & _ANYBODY_WRITES:
-        raise _no_program(kind, program, "may be changed by anybody")
+    if weakness is not None:
+        what = "may be changed" if weakness.path == program else f"may be replaced at {weakness.path}"
+        hint = "it, and every directory on its way, belong to root or the agent's user, and nobody else may write there"
+        raise _no_program(kind, program, f"{what}: {weakness.by} may write there", hint)
 
 
-def _no_program(kind: HookKind, program: str, sentence: str) -> TargetRefusedError:
-    return TargetRefusedError("agent.hook.program", f"the program of the {kind.value} hook {sentence}", actual=program)
+def _no_program(kind: HookKind, program: str, sentence: str, hint: str = "") -> TargetRefusedError:
+    return TargetRefusedError(
+        "agent.hook.program", f"the program of the {kind.value} hook {sentence}", actual=program, hint=hint
+    )
 
 
 def _run_guarded(

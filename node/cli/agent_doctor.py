@@ -73,9 +73,9 @@ def examine(session: Session) -> Iterator[Finding]:
     yield from checks.check_outbox(agent)
     if not agent["targets"]:
         yield checks.Finding("targets", checks.Level.WARN, "guards nothing", "`patchwarden agent target add`")
-    judge_writing = home.path.stat().st_uid == uid
+    owner = home.path.stat().st_uid
     for target in agent["targets"]:
-        yield from checks.check_target(target, judge_writing=judge_writing)
+        yield from checks.check_target(target, judge_writing=owner == uid, uid=owner)
 
 
 def _lines(found: list[Finding], count: dict[str, int]) -> Iterator[str]:

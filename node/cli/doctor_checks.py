@@ -16,11 +16,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from agent.hooks import Hooks, check_programs
 from agent.limits import OUTBOX_REFUSALS_MAX, SPACE_RESERVE_BYTES
+from agent.path_owners import find_weakness
 from node.config import Home, NodeConfig
 from node.keystore import load_key
 from node.storage.leveldb import SPACE_RESERVE_BYTES as HOME_RESERVE_BYTES
-from wire.errors import PatchwardenError
+from wire.errors import PatchwardenError, RejectedError
 from wire.limits import MEBIBYTE
 
 Document = Mapping[str, Any]
@@ -96,7 +98,23 @@ def check_home(home: Home, uid: int) -> Iterator[Finding]:
         yield Finding("key", Level.OK, "node.key can be read by its owner alone")
     except PatchwardenError as error:
         yield Finding("key", Level.FAIL, f"{error.message} [{error.code}]", error.hint)
+    yield from _check_token(home)
     yield from _check_room("room", home.path, HOME_RESERVE_BYTES, None)
+
+
+def _check_token(home: Home) -> Iterator[Finding]:
+    """Yield whether somebody else may read what operates this host over HTTP; a node makes it at its first start."""
+    try:
+        status = home.token.stat()
+    except OSError:
+        return
+    if status.st_mode & _OTHERS:
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        said = f"others may read {home.token} (mode {mode}): whoever has it operates this host"
+        hint = f"stop the node, remove {home.token}, and start it: it makes a new one"
+        yield Finding("token", Level.FAIL, said, hint)
+    else:
+        yield Finding("token", Level.OK, "rpc.token can be read by its owner alone")
 
 
 def check_settings(config: NodeConfig) -> Iterator[Finding]:
@@ -246,13 +264,15 @@ def check_outbox(agent: Document) -> Iterator[Finding]:
         )
 
 
-def check_target(target: Document, *, judge_writing: bool) -> Iterator[Finding]:
-    """Yield whether one target is as recorded, and can be changed.
+def check_target(target: Document, *, judge_writing: bool, uid: int | None = None) -> Iterator[Finding]:
+    """Yield whether one target is as recorded, and can be changed by the agent and by nobody else.
 
     Args:
         target: As `agent.status` tells it.
         judge_writing: Whether who asks is who would write.
+        uid: The agent's user; None for the one who asks.
     """
+    uid = os.geteuid() if uid is None else uid
     name, root = target["name"], Path(target["root"])
 
     def found(check: str, level: Level, message: str, hint: str = "") -> Finding:
@@ -301,11 +321,16 @@ def check_target(target: Document, *, judge_writing: bool) -> Iterator[Finding]:
         yield found("staging", Level.FAIL, f"{error.filename}: {error.strerror}", "put the directory right")
         return
     yield from _check_room("room", root, SPACE_RESERVE_BYTES, name)
-    for kind, hook in target["hooks"].items():
-        if judge_writing and not os.access(hook["argv"][0], os.X_OK, effective_ids=True):
-            yield found(
-                "hook", Level.FAIL, f"the {kind} hook {hook['argv'][0]} cannot be run", "put it there, mode 0755"
-            )
+    weakness = find_weakness(str(root.parent), uid)
+    if weakness is not None:
+        said = f"{weakness.by} may put another directory in the place of {root}, at {weakness.path}"
+        level = Level.FAIL if weakness.anybody else Level.WARN
+        yield found("above", level, said, "give it to root or the agent's user, and let nobody else write there")
+    try:
+        if judge_writing:
+            check_programs(Hooks.from_json_untrusted(target["hooks"]), (target["root"],), uid)
+    except RejectedError as error:
+        yield found("hook", Level.FAIL, f"{error.message} [{error.code}]", error.hint or "put it there, mode 0755")
 
 
 def _check_room(check: str, path: Path, reserve: int, target: str | None) -> Iterator[Finding]:

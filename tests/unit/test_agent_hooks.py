@@ -18,6 +18,7 @@ from agent import hooks as hooks_module
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.hooks import Hook, HookKind, HookRunner, Hooks, check_programs, hold_hook_lock
 from agent.limits import HOOK_OUTPUT_BYTES_MAX, HOOK_SECONDS_MAX
+from agent.path_owners import Weakness, find_weakness
 from agent.redaction import REDACTED, redact
 from agent.results import Outcome, ResultCode, StepName
 from ledger.limits import DETAIL_BYTES_MAX
@@ -32,6 +33,7 @@ def script(directory: Path, name: str, text: str) -> str:
     """Return the path of a new program outside of every target."""
     place = directory / "hooks"
     place.mkdir(exist_ok=True)
+    place.chmod(0o755)
     path = place / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -285,11 +287,22 @@ def test_no_word_names_anything_inside_a_target(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(inside)
     roots = (os.path.realpath(root),)
-    for argv in ((str(inside),), (str(link),), ("/bin/sh", str(inside)), ("/bin/sh", str(root))):
+    for argv in (
+        (str(inside),),
+        (str(link),),
+        ("/bin/sh", str(inside)),
+        ("/bin/sh", str(root)),
+        (TRUE, f"--chdir={root}"),
+        (TRUE, f"--file={inside}=x"),
+        (TRUE, f"PATH=/usr/bin:{root}/bin"),
+        (TRUE, f"a,{link}"),
+    ):
         with pytest.raises(TargetRefusedError) as refused:
             check_programs(Hooks(after=Hook(argv)), roots)
         assert refused.value.code == "agent.hook.inside_target"
-    check_programs(Hooks(after=Hook((TRUE, "srv/check", "/etc"))), roots)
+    check_programs(
+        Hooks(after=Hook((TRUE, "srv/check", "/etc", "--chdir=/etc", "http://127.0.0.1:8080/health"))), roots
+    )
 
 
 def test_program_must_be_one_that_only_its_owner_changes(tmp_path: Path) -> None:
@@ -301,6 +314,54 @@ def test_program_must_be_one_that_only_its_owner_changes(tmp_path: Path) -> None
         with pytest.raises(TargetRefusedError) as refused:
             check_programs(Hooks(after=Hook((path,))), ())
         assert refused.value.code == "agent.hook.program"
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_nobody_else_may_put_another_program_in_its_place(tmp_path: Path, through_link: bool) -> None:
+    program = Path(script(tmp_path, "after", "exit 0"))
+    place, named = program.parent, program
+    if through_link:
+        place = tmp_path / "links"
+        place.mkdir()
+        named = place / "after"
+        named.symlink_to(program)
+    hooks = Hooks(after=Hook((str(named),)))
+    for mode, is_refused in ((0o755, False), (0o775, True), (0o777, True), (0o1777, False), (0o700, False)):
+        place.chmod(mode)
+        if not is_refused:
+            check_programs(hooks, ())
+            continue
+        with pytest.raises(TargetRefusedError) as refused:
+            check_programs(hooks, ())
+        assert refused.value.code == "agent.hook.program"
+        assert f"replaced at {place}" in refused.value.message
+    program.chmod(0o775)
+    with pytest.raises(TargetRefusedError, match="its group"):
+        check_programs(hooks, ())
+
+
+def test_what_belongs_to_another_user_is_no_hook_of_the_agent(tmp_path: Path) -> None:
+    program = Path(script(tmp_path, "after", "exit 0"))
+    check_programs(Hooks(after=Hook((str(program),))), (), os.geteuid())
+    weakness = find_weakness(str(program), os.geteuid() + 1)
+    # What root owns is nobody else's, whoever the agent is.
+    assert (weakness is None) == (os.geteuid() == 0)
+    if os.geteuid() == 0:
+        os.chown(program, 65_534, -1)
+        with pytest.raises(TargetRefusedError, match="to whom it belongs"):
+            check_programs(Hooks(after=Hook((str(program),))), ())
+        # In a directory with the sticky bit, an own file can be replaced by its owner.
+        program.parent.chmod(0o1777)
+        assert find_weakness(str(program), 0) == Weakness(str(program), "the user 65534, to whom it belongs,")
+
+
+def test_links_that_lead_nowhere_end(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to("one")
+    (tmp_path / "up").symlink_to("../" + tmp_path.name)
+    assert find_weakness(str(tmp_path / "up"), os.geteuid()) == find_weakness(str(tmp_path), os.geteuid())
+    with pytest.raises(OSError, match="symbolic links"):
+        find_weakness(str(tmp_path / "one"), os.geteuid())
 
 
 # Redaction

@@ -134,7 +134,8 @@ def test_a_target_that_cannot_be_changed_fails(tmp_path: Path, monkeypatch: pyte
         return [
             each
             for each in faults(checks.check_target(target(root, **changes), judge_writing=judge_writing))
-            if each[0] != "room"
+            # What stands above the tests' own directory is not theirs to say.
+            if each[0] not in ("room", "above")
         ]
 
     assert found() == []
@@ -147,6 +148,12 @@ def test_a_target_that_cannot_be_changed_fails(tmp_path: Path, monkeypatch: pyte
     assert "agent target remove app" in told.hint
     assert found(drifted=True, drifted_count=2, frozen=True) == [("tree", "fail"), ("frozen", "warn")]
     assert faults(checks.check_target(target(tmp_path / "gone"), judge_writing=True)) == [("staging", "fail")]
+    program = tmp_path / "hook"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert found(hooks={"after": {"argv": [str(program)]}}) == []
+    program.chmod(0o757)
+    assert found(hooks={"after": {"argv": [str(program)]}}) == [("hook", "fail")]
     hook = {"argv": [str(tmp_path / "gone")]}
     assert found(hooks={"after": hook}) == [("hook", "fail")]
     assert found(hooks={"after": hook}, judge_writing=False) == []
@@ -154,6 +161,27 @@ def test_a_target_that_cannot_be_changed_fails(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
     assert found() == [("staging", "fail"), ("writable", "fail")]
     assert found(judge_writing=False) == []
+
+
+def test_a_target_that_somebody_else_may_take_away_is_found(tmp_path: Path) -> None:
+    root = tmp_path / "srv" / "app"
+    root.mkdir(parents=True)
+
+    def found(mode: int, uid: int | None = None) -> list[tuple[str, str]]:
+        root.parent.chmod(mode)
+        return [
+            each
+            for each in faults(checks.check_target(target(root), judge_writing=False, uid=uid))
+            if each[0] == "above"
+        ]
+
+    is_clean = found(0o755) == []
+    assert found(0o777) == [("above", "fail")]
+    if is_clean:
+        assert found(0o775) == [("above", "warn")]
+        assert found(0o1777) == []
+        expected = [] if os.geteuid() == 0 else [("above", "warn")]
+        assert found(0o755, os.geteuid() + 1) == expected
 
 
 def test_a_mount_point_that_is_to_be_exchanged_fails() -> None:
@@ -189,8 +217,12 @@ def test_a_home_that_others_may_read_is_found(tmp_path: Path) -> None:
     home = make_home(tmp_path)
     home.path.chmod(0o755)
     home.node_key.chmod(0o640)
+    home.token.write_text("token")
+    home.token.chmod(0o644)
     found = [each for each in faults(checks.check_home(home, os.geteuid() + 1)) if each[0] != "room"]
-    assert found == [("home", "warn"), ("user", "warn"), ("key", "fail")]
+    assert found == [("home", "warn"), ("user", "warn"), ("key", "fail"), ("token", "fail")]
+    home.token.chmod(0o600)
+    assert ("token", "fail") not in faults(checks.check_home(home, os.geteuid()))
 
 
 class FakeClient:
