@@ -172,7 +172,7 @@ def _check_certificates(view: StateView, creator: CreatorIdentity, identity: Ide
 def why_not_counted(view: StateView, record: AttestationRecord, author: AuthorFacts) -> str | None:
     """Return why an attestation of a patch by `author` does not count now, or None: it does."""
     if not record.current:
-        return "a later one of the same attestor and role replaced it"
+        return "a later one of the same attestor, role and kind replaced it"
     identity = view.identity(record.identity_id)
     key = view.key(record.key_id)
     if identity is None or key is None:

@@ -342,7 +342,7 @@ class AttestationRecord(Record):
     tx_id: bytes
     """The recording transaction, 32 bytes."""
     current: bool
-    """False once a later one of the same attestor and role replaced it."""
+    """False once a later one of the same attestor, role and predicate type replaced it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +352,7 @@ class AttestationList(Record):
     payload_digests: tuple[bytes, ...]
     """Payload digests, 32 bytes each."""
     current: tuple[tuple[str, str, bytes], ...]
-    """Identity id, role and payload digest of the ones that are current, in order of recording."""
+    """Identity id, role and payload digest of the ones that are current, in order of recording: one for each attestor, role and kind."""
 
 
 @dataclass(frozen=True, slots=True)

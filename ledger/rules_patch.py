@@ -170,8 +170,12 @@ def attest_patch(view: StateView, context: Context, body: PatchAttest) -> Effect
             f"at most {ATTESTATIONS_PER_PATCH_MAX}",
         )
     records: dict[bytes, Record] = {}
-    for identity_id, role, older_digest in known.current:
-        if (identity_id, role) == (attestor, statement.role):
+    current = []
+    for each in known.current:
+        older = view.attestation(each[2])
+        assert older is not None, "listed attestations are recorded"
+        # A scan does not take a review back: what is replaced is what the same person said of the same kind in the same role.
+        if (*each[:2], older.predicate_type) == (attestor, statement.role, statement.predicate_type):
             if context.signer.identity_id != attestor:
                 raise refuse(
                     "patch.relay_not_first",
@@ -180,10 +184,9 @@ def attest_patch(view: StateView, context: Context, body: PatchAttest) -> Effect
                     context.signer.identity_id,
                     hint="let the attestor submit the attestation",
                 )
-            older = view.attestation(older_digest)
-            assert older is not None, "listed attestations are recorded"
-            records[attestation_key(older_digest)] = replace(older, current=False)
-    current = tuple(each for each in known.current if each[:2] != (attestor, statement.role))
+            records[attestation_key(each[2])] = replace(older, current=False)
+        else:
+            current.append(each)
     records[attestation_key(digest)] = AttestationRecord(
         patch_id=body.patch_id,
         payload_digest=digest,

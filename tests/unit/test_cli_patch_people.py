@@ -162,7 +162,7 @@ def test_stripped_rejection_and_replaced_verdict_are_told(tmp_path: Path, chain:
         ("carol@gamma", None, "reject", "yes"),
         ("bob@beta", None, "reject", "yes"),
     ]
-    assert document["voices"][1]["why_not"] == "a later one of the same attestor and role replaced it"
+    assert document["voices"][1]["why_not"] == "a later one of the same attestor, role and kind replaced it"
     assert document["counts"]["rejecters"] == 2
     assert "not in this file" in run("patch", "verify", tmp_path / "fix.patch", *LEDGER).out
 

@@ -11,10 +11,12 @@ from ledger import bodies
 from ledger.keyspace import patch_key
 from ledger.limits import ATTESTATIONS_PER_PATCH_MAX
 from provenance import patchfile
+from provenance.attestation import build_predicate_attestation
 from provenance.diff_model import FileState
 from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from provenance.metadata import CreatorIdentity
 from provenance.patchfile import build_patch_file
+from provenance.predicates import PREDICATE_VULNS
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.certificates import make_chain
@@ -238,6 +240,39 @@ def test_one_person_s_two_roles_are_two_verdicts(chain: Chain) -> None:
     chain.attest(patches.approve(data), by="bob@beta")
     chain.attest(patches.approve(data, role="compliance", verdict="reject"), by="bob@beta")
     assert [each.current for each in chain.view.attestations(patch_id)] == [True, True]
+
+
+def test_one_person_s_attestations_of_different_kinds_stand_side_by_side(chain: Chain) -> None:
+    """A scan or a test result takes no review back, and a newer result takes back the older result alone."""
+    data = patches.make_patch()
+    patch_id = chain.publish(data)
+    verified = verify_patch_untrusted(data)
+    predicate = b'{"scanner":{"uri":"pkg:x","result":[]}}'
+    kinds = (PREDICATE_VULNS, "https://example.org/licence/v1")
+    chain.attest(patches.approve(data), by="bob@beta")
+    for kind in kinds:
+        envelope = build_predicate_attestation(
+            verified, kind, predicate, "security-review", key_of("bob@beta"), "bob@beta", "", patches.LATER
+        )
+        chain.submit(bodies.PatchAttest(patch_id, encode_envelope(envelope)), by="bob@beta")
+    assert [(each.verdict, each.current) for each in chain.view.attestations(patch_id)] == [
+        ("approve", True),
+        ("none", True),
+        ("none", True),
+    ]
+    chain.attest(patches.approve(data, verdict="reject"), by="bob@beta")
+    records = chain.view.attestations(patch_id)
+    assert [each.current for each in records] == [False, True, True, True]
+    listed = chain.view.attestation_list(patch_id).current
+    assert listed == tuple((each.identity_id, each.role, each.payload_digest) for each in records[1:])
+    # Whoever relays may bring a first word of a kind, and no second.
+    newer = build_predicate_attestation(
+        verified, kinds[0], predicate, "security-review", key_of("bob@beta"), "bob@beta", "again", patches.LATER
+    )
+    assert (
+        chain.refused(bodies.PatchAttest(patch_id, encode_envelope(newer)), "dave@acme")
+        == "ledger.patch.relay_not_first"
+    )
 
 
 def test_who_may_submit_an_attestation(chain: Chain) -> None:
