@@ -102,6 +102,8 @@ def _check_stopped_by_the_split_view(cluster: Cluster, host: NodeProcess) -> Non
     tree.mkdir()
     at_home = ("--home", host.home)
     run_json("agent", "target", "add", "app", tree, "--component", "frames", *at_home)
+    assert run_json("agent", "target", "mode", "app", "in-place", *at_home) == {"target": "app", "mode": "in-place"}
+    assert run_json("agent", "target", "show", "app", *at_home)["mode"] == "in-place"
     patch = tree.with_name("any.patch")
     patch.write_bytes(b"whatever: it is not read")
     for start in (False, True):
