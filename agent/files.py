@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
 TEMPORARY_SUFFIX: Final = ".new"
 """What `Files.replace` writes to first; a crash may leave it, and the next replacement removes it."""
+_REMOVED_DEPTH_MAX: Final = 120
+"""Directories inside one another that are removed from below; each holds a descriptor."""
 PRIVATE_FILE_MODE: Final = 0o600
 PRIVATE_DIRECTORY_MODE: Final = 0o700
 
@@ -237,7 +240,15 @@ class Files:
         with suppress(FileNotFoundError):
             self._remove_entry(parent_fd, name)
 
-    def _remove_entry(self, parent_fd: int, name: bytes) -> None:
+    def _remove_entry(self, parent_fd: int, name: bytes, top_fd: int = -1, depth: int = 0) -> None:
+        """Remove one entry of an open directory.
+
+        Args:
+            parent_fd: The directory.
+            name: The entry.
+            top_fd: The uppermost directory that is being removed; -1 for the entry itself.
+            depth: How far below it the entry is.
+        """
         status = os.lstat(name, dir_fd=parent_fd)
         if not stat.S_ISDIR(status.st_mode):
             self.unlink(name, dir_fd=parent_fd)
@@ -245,13 +256,30 @@ class Files:
         if os.geteuid() != 0 and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
             # A directory that its owner may not write (mode 0555) must be opened up before it can be emptied.
             self.change_mode(name, PRIVATE_DIRECTORY_MODE, dir_fd=parent_fd)
+        if depth > _REMOVED_DEPTH_MAX:
+            # Whoever nests directories without end must not exhaust the agent's stack or descriptors: what is deep goes up first.
+            place = next(b"%d" % n for n in itertools.count() if not _is_there(b"%d" % n, top_fd))
+            self.move(name, place, source_fd=parent_fd, destination_fd=top_fd)
+            return
         descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
         try:
-            for child in os.listdir(descriptor):
-                self._remove_entry(descriptor, os.fsencode(child))
+            # A second time only where something deep came up.
+            while children := os.listdir(descriptor):
+                for child in children:
+                    self._remove_entry(descriptor, os.fsencode(child), descriptor if depth == 0 else top_fd, depth + 1)
+                if depth:
+                    break
         finally:
             os.close(descriptor)
         self.remove_directory(name, dir_fd=parent_fd)
+
+
+def _is_there(name: bytes, directory_fd: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ SETTLED_NS: Final = 50_000_000
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPE_BITS: Final = 0o170000
 _KINDS: Final = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
-_NAMES: Final = "utf-8"
-_ANY: Final = "surrogateescape"
-"""What `os.fsencode` does, without its price."""
+NAMES_ENCODING: Final = sys.getfilesystemencoding()
+NAMES_ERRORS: Final = sys.getfilesystemencodeerrors()
+"""How `os.fsencode` makes bytes of a name; a scan encodes very many, and does without the call."""
 _new_entry: Final = tuple.__new__
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -228,7 +229,12 @@ class _Scan:
             )
         try:
             with os.scandir(descriptor) as names:
-                found = sorted([(each.name.encode(_NAMES, _ANY), each.stat(follow_symlinks=False)) for each in names])
+                found = sorted(
+                    [
+                        (each.name.encode(NAMES_ENCODING, NAMES_ERRORS), each.stat(follow_symlinks=False))
+                        for each in names
+                    ]
+                )
         except OSError as error:
             raise unreadable(prefix or b".", error) from error
         entries, device, known = self._entries, self._device, self._known.get

@@ -25,7 +25,7 @@ from agent.manifest import read_manifest, write_manifest
 from agent.plan import Plan
 from agent.progress import FILES, STEP_SCAN, Tracker
 from agent.record_log import Record, RecordLog, read_records
-from agent.standby import drop_standby, has_standby, paths_within
+from agent.standby import drop_standby, paths_within
 from agent.switch import Journal
 from agent.target import (
     HISTORY_FILE,
@@ -90,7 +90,7 @@ class TargetStatus:
             "frozen": self.config.frozen,
             "hooks": self.config.hooks.to_json(),
             "mode": self.config.mode.value,
-            "standby": has_standby(self.config),
+            "standby": self.config.mode is Mode.EXCHANGE and os.path.lexists(self.config.standby),
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex() if self.has_baseline else None,
             "drifted": self.is_drifted,

@@ -22,8 +22,8 @@ from typing import Final
 
 from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, opened_directory
-from agent.inventory import Entry, Inventory, entry_of, is_git_internal, read_digest
-from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN
+from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
+from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
 from agent.new_files import make_file, own_name, read_attributes
 from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
@@ -52,8 +52,16 @@ def standby_tree(config: TargetConfig) -> str:
 
 
 def has_standby(config: TargetConfig) -> bool:
-    """Return whether something stands where a target's standby tree would be."""
-    return config.mode is Mode.EXCHANGE and os.path.lexists(config.standby)
+    """Return whether something stands where a target's standby tree would be. Raises OSError: a disk that fails has not said no."""
+    if config.mode is not Mode.EXCHANGE:
+        return False
+    try:
+        os.lstat(config.standby)
+    except OSError as error:
+        if is_missing(error):
+            return False
+        raise
+    return True
 
 
 def is_wide(entries: Collection[bytes]) -> bool:
@@ -383,7 +391,7 @@ class _Walk:
         prefix, get = path + b"/" if path else b"", self._expected.get
         within, right, wrong = self._within, self._right, self._look.wrong
         for each in found:
-            name = each.name.encode("utf-8", "surrogateescape")
+            name = each.name.encode(NAMES_ENCODING, NAMES_ERRORS)
             child = prefix + name
             wanted = get(child)
             if wanted is None:
@@ -515,19 +523,22 @@ def _is_directory(name: bytes, above_fd: int) -> bool:
 def _has_name(standby_fd: int, path: bytes, entry: Entry) -> bool:
     try:
         with _opened(os.path.dirname(path), standby_fd) as descriptor:
-            return os.lstat(os.path.basename(path), dir_fd=descriptor).st_ino == entry.inode
+            status = os.lstat(os.path.basename(path), dir_fd=descriptor)
+            return (status.st_dev, status.st_ino) == (entry.device, entry.inode)
     except OSError:
         return False
 
 
-def _count_names(descriptor: int, inode: int) -> int:
+def _count_names(descriptor: int, inode: int, depth: int = 0) -> int:
+    if depth > TREE_DEPTH_MAX:
+        return 0
     with os.scandir(descriptor) as names:
         found = [(each.name, each.inode(), each.is_dir(follow_symlinks=False)) for each in names]
     count = 0
     for name, number, is_directory in found:
         if is_directory:
             with _opened(os.fsencode(name), descriptor) as below:
-                count += _count_names(below, inode)
+                count += _count_names(below, inode, depth + 1)
         else:
             count += number == inode
     return count

@@ -257,6 +257,18 @@ def _directory_for_file(world: World, tree: Path) -> None:
     (tree / "README/inner").write_bytes(b"planted\n")
 
 
+def _nested_without_end(world: World, tree: Path) -> None:
+    """More levels than descriptors or stack frames."""
+    inside = os.open(tree / "bin", os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(1500):
+        os.mkdir("0", dir_fd=inside)
+        below = os.open("0", os.O_RDONLY | os.O_DIRECTORY, dir_fd=inside)
+        os.close(inside)
+        inside = below
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=inside))
+    os.close(inside)
+
+
 def _missing(world: World, tree: Path) -> None:
     shutil.rmtree(tree / "data")
     (tree / "README").unlink()
@@ -287,6 +299,7 @@ TAMPERINGS = (
     _link_to_live,
     _file_for_directory,
     _directory_for_file,
+    _nested_without_end,
     _missing,
     _link_for_root,
     _open_above,
