@@ -1,7 +1,9 @@
 """The template gallery: policies for the usual regimes, each with cases that show every one of its rules.
 
 A template is a folder of `policies/gallery`: ``about.md`` (a title, an empty line, what it demands), policies, and ``cases.json``. Its
-policies come on top of the default set's; one with the same name takes that one's place.
+policies come on top of the default set's; one with the same name takes that one's place. Where two templates contradict each other, a
+folder ``with-OTHER`` in one of them holds what takes the place of the other's policies when both are chosen, and cases of the two
+together. ``whole.json`` are cases in which all templates are satisfied.
 
 Source: docs/spec/policy.md 9.
 """
@@ -20,7 +22,21 @@ from agent.policy_text import default_policy_set
 _GALLERY: Final = "gallery"
 _CASES: Final = "cases.json"
 _ABOUT: Final = "about.md"
+_WHOLE: Final = "whole.json"
+_BESIDE: Final = "with-"
 _POLICY_SUFFIX: Final = ".cedar"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a template says differently of another one when both are chosen."""
+
+    other: str
+    """Name of the other template."""
+    policies: tuple[tuple[str, str], ...]
+    """Name and text, sorted by name; each takes the place of a policy of the other template."""
+    cases: bytes
+    """JSON: they hold for the default set with both templates on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +52,18 @@ class Template:
     """Name and text, sorted by name."""
     cases: bytes
     """JSON (`agent.policy_cases`): they hold for the default set with this template on it."""
+    beside: tuple[Beside, ...] = ()
+    """In order of name."""
 
 
 def default_cases() -> bytes:
     """Return the cases of the default set."""
     return _folder().joinpath(_CASES).read_bytes()
+
+
+def whole_cases() -> bytes:
+    """Return the cases in which every template is satisfied: they hold for the default set with any of them on it, and with all."""
+    return _folder().joinpath(_GALLERY, _WHOLE).read_bytes()
 
 
 def list_templates() -> tuple[Template, ...]:
@@ -67,6 +90,8 @@ def get_template(name: str) -> Template:
 def with_templates(templates: Sequence[Template]) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return the default set with the templates on it: the schema, and each policy as (name, text) sorted by name.
 
+    The order of the templates does not count.
+
     Raises:
         PolicyRefusedError: ``agent.policy.template_conflict``: two templates have a policy of the same name.
     """
@@ -82,18 +107,40 @@ def with_templates(templates: Sequence[Template]) -> tuple[str, tuple[tuple[str,
                     hint="take one of them, and write the other's rule under another name",
                 )
             texts[name] = text
+    for beside in besides(templates):
+        texts.update(beside.policies)
     return schema, tuple(sorted(texts.items()))
+
+
+def besides(templates: Sequence[Template]) -> tuple[Beside, ...]:
+    """Return what the templates say differently of each other."""
+    names = {template.name for template in templates}
+    return tuple(beside for template in templates for beside in template.beside if beside.other in names)
 
 
 def _read(folder: Traversable) -> Template:
     title, _, about = folder.joinpath(_ABOUT).read_text(encoding="utf-8").partition("\n\n")
-    policies = {
+    inner = sorted((entry for entry in folder.iterdir() if entry.name.startswith(_BESIDE)), key=lambda each: each.name)
+    return Template(
+        folder.name,
+        title.strip(),
+        " ".join(about.split()),
+        _policies(folder),
+        folder.joinpath(_CASES).read_bytes(),
+        tuple(
+            Beside(each.name.removeprefix(_BESIDE), _policies(each), each.joinpath(_CASES).read_bytes())
+            for each in inner
+        ),
+    )
+
+
+def _policies(folder: Traversable) -> tuple[tuple[str, str], ...]:
+    texts = {
         entry.name.removesuffix(_POLICY_SUFFIX): entry.read_text(encoding="utf-8")
         for entry in folder.iterdir()
         if entry.name.endswith(_POLICY_SUFFIX)
     }
-    cases = folder.joinpath(_CASES).read_bytes()
-    return Template(folder.name, title.strip(), " ".join(about.split()), tuple(sorted(policies.items())), cases)
+    return tuple(sorted(texts.items()))
 
 
 def _folder() -> Traversable:

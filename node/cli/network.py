@@ -211,11 +211,15 @@ def show(session: Session, file: Path) -> None:
     )
 
 
-def read_policy_set(folder: Path | None) -> tuple[str, tuple[tuple[str, str], ...]]:
+def read_policy_set(folder: Path | None, *, may_be_empty: bool = False) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return schema and policies: those in a folder, checked, or the built-in set.
 
+    Args:
+        folder: Where they are; None for the built-in set.
+        may_be_empty: Whether somebody asked for a set without policies, which denies everything; otherwise it is taken for a mistyped path.
+
     Raises:
-        CommandError: ``cli.policy.folder``: it does not hold exactly one schema.
+        CommandError: ``cli.policy.folder``: it does not hold exactly one schema. ``cli.policy.empty``: it holds no policy.
         PolicyRefusedError: ``agent.policy.*``.
     """
     from agent.policy_text import check_policy_set, default_policy_set
@@ -235,6 +239,13 @@ def read_policy_set(folder: Path | None) -> tuple[str, tuple[tuple[str, str], ..
         (path.name.removesuffix(POLICY_SUFFIX), read_text(path, MEBIBYTE))
         for path in sorted(folder.glob(f"*{POLICY_SUFFIX}"))
     )
+    if not policies and not may_be_empty:
+        raise CommandError(
+            "cli.policy.empty",
+            f"{folder} holds no policies, and a set without policies denies everything",
+            expected=f"files that end with {POLICY_SUFFIX}",
+            hint="name the directory with the policies; `policy lint` and `policy propose` take none with --deny-everything",
+        )
     check_policy_set(schema, policies)
     return schema, policies
 

@@ -50,3 +50,6 @@ DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 EXISTING_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, exists=True)
 PATH: Final = click.Path(path_type=Path)
 PATH_OR_DASH: Final = click.Path(path_type=Path, allow_dash=True)
+DENY_EVERYTHING: Final = click.option(
+    "--deny-everything", is_flag=True, help="Take a DIR without policies, too: a set that denies everything."
+)

@@ -10,7 +10,7 @@ from node.cli.command import Command, Session, group
 from node.cli.consistency import CONSISTENCY, as_of_text
 from node.cli.lazy import Place
 from node.cli.output import fields, table
-from node.cli.params import EXISTING_DIRECTORY, FILE
+from node.cli.params import DENY_EVERYTHING, EXISTING_DIRECTORY, FILE
 from node.cli.proof import PROOF, proven_lines, write_state_proof
 
 policy = group(
@@ -39,8 +39,9 @@ _FOLDER = click.argument("folder", type=EXISTING_DIRECTORY, required=False, meta
 
 @click.command("lint", cls=Command, examples=("patchwarden policy lint policies/",))
 @_FOLDER
+@DENY_EVERYTHING
 @click.pass_obj
-def lint(session: Session, folder: Path | None) -> None:
+def lint(session: Session, folder: Path | None, *, deny_everything: bool) -> None:
     """Check the policy set in DIR (.cedar files and a .cedarschema) as the network would: parse, validate, try out.
 
     Without DIR, the built-in set. Exit code 1 with the first fault.
@@ -49,7 +50,7 @@ def lint(session: Session, folder: Path | None) -> None:
     from ledger.records import hash_policy
     from node.cli.network import read_policy_set
 
-    schema, policies = read_policy_set(folder)
+    schema, policies = read_policy_set(folder, may_be_empty=deny_everything)
     checked = check_policy_set(schema, policies)
     rules = [
         {"name": rule.name, "effect": rule.effect, "reason": rule.reason}
@@ -60,7 +61,8 @@ def lint(session: Session, folder: Path | None) -> None:
         document,
         [
             *table([(rule["name"], rule["effect"], rule["reason"]) for rule in rules], ("policy", "effect", "reason")),
-            f"{len(rules)} policies, hash {document['policy_hash']}",
+            f"{len(rules)} policies, hash {document['policy_hash']}"
+            + ("" if rules else ": this set denies everything"),
         ],
     )
 

@@ -19,7 +19,7 @@ import click
 
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
-from node.cli.params import DIGEST, EXISTING_DIRECTORY, FILE
+from node.cli.params import DENY_EVERYTHING, DIGEST, EXISTING_DIRECTORY, FILE
 
 if TYPE_CHECKING:
     from node.cli.policy_source import NamedSet
@@ -45,9 +45,10 @@ _WHY = click.option("--description", default="", metavar="TEXT", help="Why, for 
     metavar="HEIGHT",
     help="The first height at which it is in force. Default: that of the deciding vote.",
 )
+@DENY_EVERYTHING
 @_WHY
 @click.pass_obj
-def propose(session: Session, folder: Path, activate: int | None, description: str) -> None:
+def propose(session: Session, folder: Path, activate: int | None, description: str, *, deny_everything: bool) -> None:
     """Check the policy set in DIR and propose it: as the network would, with the network's own cases, and with DIR/cases/*.json.
 
     Nothing is proposed when one of the cases comes out otherwise.
@@ -58,7 +59,7 @@ def propose(session: Session, folder: Path, activate: int | None, description: s
     from node.cli.policy_source import CASES_FOLDER, NamedSet, find_cases, network_cases
     from node.cli.submit import submit_body
 
-    policy_set = NamedSet(str(folder), *read_policy_set(folder))
+    policy_set = NamedSet(str(folder), *read_policy_set(folder, may_be_empty=deny_everything))
     checks = [_run(policy_set, "network's", network_cases(session))]
     if any((folder / CASES_FOLDER).glob("*.json")):
         checks.append(_run(policy_set, "set's", find_cases(folder, ())))
@@ -79,7 +80,7 @@ def propose(session: Session, folder: Path, activate: int | None, description: s
     submit_body(
         session,
         ProposalCreate(action, description),
-        (("proposed", f"policy set of {len(policy_set.policies)} policies"), ("in force", when), ("checked", said)),
+        (("proposed", _what(policy_set)), ("in force", when), ("checked", said)),
     )
 
 
@@ -158,6 +159,7 @@ def review(session: Session, proposal: str) -> None:
         answer,
         [
             f"proposal:  {proposal} ({document['status']}) by {document['proposer']}",
+            *([] if policy_set.policies else ["policies:  none: this set denies everything"]),
             f"in force:  {'with the deciding vote' if activate is None else f'from height {activate}'}",
             f"checks:    {verdict}",
             f"cases:     {cases}",
@@ -167,6 +169,11 @@ def review(session: Session, proposal: str) -> None:
     )
     if not sound:
         click.get_current_context().exit(1)
+
+
+def _what(policy_set: NamedSet) -> str:
+    count = len(policy_set.policies)
+    return f"policy set of {count} policies" + ("" if count else ": it denies everything")
 
 
 def _run(policy_set: NamedSet, whose: str, cases: Any) -> dict[str, Any]:

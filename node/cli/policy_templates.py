@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,10 @@ from node.cli.output import table
 
 if TYPE_CHECKING:
     from agent.gallery import Template
+
+_EMERGENCY: Final = "emergency"
+_EMERGENCY_CASE: Final = "an emergency"
+"""The case of that template that shows what it lets in at once."""
 
 
 @click.command(
@@ -51,8 +55,11 @@ def templates(session: Session, name: str | None) -> None:
 @click.option("--template", "names", multiple=True, metavar="NAME", help="A template of the gallery; several times.")
 @click.pass_obj
 def init(session: Session, folder: Path, names: tuple[str, ...]) -> None:
-    """Write the built-in set with templates on it to the new directory DIR: the schema, a file for each policy, and cases."""
-    from agent.gallery import default_cases, get_template, with_templates
+    """Write the built-in set with templates on it to the new directory DIR: the schema, a file for each policy, and cases.
+
+    Several templates are put together: a patch must satisfy all of them. What one of them lets through and another one forbids is said.
+    """
+    from agent.gallery import besides, default_cases, get_template, whole_cases, with_templates
     from agent.policy_text import default_policy_set
     from node.cli.files import write_file
     from node.cli.network import POLICY_SUFFIX, SCHEMA_SUFFIX
@@ -74,26 +81,68 @@ def init(session: Session, folder: Path, names: tuple[str, ...]) -> None:
     for each in chosen:
         own = {name for name, _ in each.policies} | kept
         write_file(cases_folder / f"{each.name}.json", _cases(each.cases, own if len(chosen) > 1 else None, set()))
+    joint = besides(chosen)
+    pairs = [(template, beside) for template in chosen for beside in template.beside if beside in joint]
+    for template, beside in pairs:
+        rules = {name for each in (template, get_template(beside.other)) for name, _ in each.policies} | kept
+        path = cases_folder / f"{template.name}-with-{beside.other}.json"
+        write_file(path, _cases(beside.cases, rules, set()))
+    if len(chosen) > 1:
+        write_file(cases_folder / "whole.json", whole_cases())
+    eased = [
+        {"template": template.name, "other": beside.other, "policies": [name for name, _ in beside.policies]}
+        for template, beside in pairs
+    ]
+    remaining = _emergency_needs(schema, policies, chosen)
     document = {
         "folder": str(folder),
         "templates": [each.name for each in chosen],
         "policies": [name for name, _ in policies],
+        "replaced": eased,
+        "emergency_forbidden_by": remaining,
     }
+    lines = [f"wrote {len(policies)} policies, the schema and cases to {folder}"]
+    for change in eased:
+        lines.append(
+            f"note: {change['template']} has its own form of {', '.join(change['policies'])} of {change['other']}"
+        )
+    if remaining:
+        lines.append(
+            f"note: an emergency must still satisfy {', '.join(remaining)}; exempt it there where it should not"
+        )
     session.output.emit(
-        document,
-        [
-            f"wrote {len(policies)} policies, the schema and cases to {folder}",
-            f"next: change what is yours in them, then patchwarden policy test {folder}",
-        ],
+        document, [*lines, f"next: change what is yours in them, then patchwarden policy test {folder}"]
     )
 
 
+def _emergency_needs(schema: str, policies: tuple[tuple[str, str], ...], chosen: list[Template]) -> list[str]:
+    """Return the rules of other templates that forbid what the template `emergency` lets in at once; they hold for it, too."""
+    from agent.policy_cases import read_cases_untrusted
+    from node.cli.policy_source import NamedSet, run_over
+
+    emergency = next((each for each in chosen if each.name == _EMERGENCY), None)
+    if emergency is None or len(chosen) == 1:
+        return []
+    case = next(each for each in read_cases_untrusted(emergency.cases) if each.name == _EMERGENCY_CASE)
+    return list(run_over(NamedSet("", schema, policies), (case,)).results[0].forbidden_by)
+
+
 def _cases(cases: bytes, among: set[str] | None, overridden: set[str]) -> bytes:
-    """Return the cases without those that name rules which something else has replaced, each about the rules `among` only."""
+    """Return the cases without those that name rules which something else has replaced, each about the rules `among` only.
+
+    A rule that is not among those is not looked at, so none of the cases expects it either.
+    """
     kept = [case for case in json.loads(cases) if not overridden & set(case.get("forbidden_by", ()))]
     if among is not None:
-        kept = [{**case, "among": sorted(among)} for case in kept]
+        kept = [_about(case, among) for case in kept]
     return (json.dumps(kept, indent=2) + "\n").encode()
+
+
+def _about(case: dict[str, Any], among: set[str]) -> dict[str, Any]:
+    limited = {**case, "among": sorted(among)}
+    if "forbidden_by" in case:
+        limited["forbidden_by"] = [rule for rule in case["forbidden_by"] if rule in among]
+    return limited
 
 
 def _document(template: Template) -> dict[str, Any]:

@@ -94,6 +94,16 @@ def test_own_set_is_tested(tmp_path: Path) -> None:
     assert refused("policy", "lint", folder).startswith("agent.policy.")
 
 
+def test_directory_without_policies_is_taken_only_when_asked_for(tmp_path: Path) -> None:
+    assert refused("policy", "lint", tmp_path) == "cli.policy.empty"
+    assert refused("policy", "test", tmp_path) == "cli.policy.empty"
+    assert refused("policy", "diff", tmp_path, "default") == "cli.policy.empty"
+    assert refused("governance", "propose", "set-policy", tmp_path, "--key", "none") == "cli.policy.empty"
+    assert run_json("policy", "lint", tmp_path, "--deny-everything")["policies"] == []
+    assert "this set denies everything" in run("policy", "lint", tmp_path, "--deny-everything").out
+    assert "denies everything" not in run("policy", "lint").out
+
+
 def test_facts_are_a_beginning_for_cases(tmp_path: Path) -> None:
     facts = json.loads(run("policy", "facts").out)
     cases = write_cases(tmp_path / "cases.json", [{"expect": "allow", "facts": facts}])
