@@ -283,11 +283,16 @@ class FetchPlan:
             return False
         if now - self._progress_at > 2 * self._patience_s:
             return True
+        # Three failures may be over in a second, as those of a machine that is about to start or has too much to do.
+        is_late = now - self._progress_at > STRANDED_S
         return all(
             peer.is_out
             or (
                 not peer.has_hope
-                and (peer.failures >= CANDIDATE_FAILURES_MAX or (peer.state is State.ABSENT and peer.asked_at is None))
+                and (
+                    (peer.failures >= CANDIDATE_FAILURES_MAX and is_late)
+                    or (peer.state is State.ABSENT and peer.asked_at is None)
+                )
             )
             for peer in self._peers.values()
         )
@@ -534,6 +539,9 @@ class FetchPlan:
             return False
         was_resting = peer.not_before - now > LATER_PAUSE_S
         self._fail(peer, now)
+        if ask.kind is Kind.FIND:
+            # With longer and longer pauses: it may be the only one that has the file.
+            return peer.failures == CANDIDATE_FAILURES_MAX
         if (is_late and ask.kind is Kind.CHUNK) or peer.failures >= CANDIDATE_FAILURES_MAX:
             self._rest(peer, now)
             return not was_resting
@@ -580,7 +588,7 @@ class FetchPlan:
     def _fail(self, peer: _Peer, now: float) -> None:
         peer.state = None
         peer.failures += 1
-        self._pause(peer, now, SOON_PAUSE_S, SOON_PAUSE_MAX_S)
+        self._pause(peer, now, SOON_PAUSE_S, REST_S)
 
     @staticmethod
     def _rest(peer: _Peer, now: float) -> None:

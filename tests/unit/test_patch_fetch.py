@@ -511,6 +511,23 @@ async def test_who_follows_a_host_that_looks_for_the_file_waits_for_it(mesh: Mes
     assert validator.sent == len(CONTENT)
 
 
+async def test_three_failures_in_a_second_are_no_reason_to_give_up(mesh: Mesh, autojump_clock: MockClock) -> None:
+    mesh.add("v1", is_validator=True, places=2).store.put(CONTENT, FILE)
+    mesh.away.add("v1")
+    own = mesh.add("own")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch, own)
+        await trio.sleep(5)
+        assert own.fetcher.is_fetching(FILE)
+        mesh.away.clear()
+    assert_whole(own)
+    mesh.away.add("v1")
+    own.store.remove(own.store.files()[0])
+    begun = trio.current_time()
+    assert not await fetch(own)
+    assert 10 < trio.current_time() - begun < 20, "nor to wait for long"
+
+
 async def test_when_those_who_were_named_are_gone_validators_help_again(mesh: Mesh, autojump_clock: MockClock) -> None:
     validator = mesh.add("v1", is_validator=True, places=1)
     validator.store.put(CONTENT, FILE)
