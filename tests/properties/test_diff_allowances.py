@@ -67,7 +67,7 @@ def test_the_corpus_is_what_its_index_says() -> None:
     assert all(CORPUS.values())
 
 
-@examples(25)
+@examples(15)
 @given(wide_changes())
 def test_the_difference_of_any_two_trees_means_the_same_to_every_tool(change: Change) -> None:
     try:
@@ -113,7 +113,7 @@ def edited_texts(draw: st.DrawFn) -> bytes:
     return text
 
 
-@examples(40)
+@examples(30)
 @given(edited_texts())
 def test_an_edited_diff_that_we_accept_means_the_same_to_every_tool(text: bytes) -> None:
     try:
@@ -126,7 +126,7 @@ def test_an_edited_diff_that_we_accept_means_the_same_to_every_tool(text: bytes)
         check(comparison)
 
 
-@examples(12)
+@examples(10)
 @given(wide_changes(), st.sampled_from([(), ("-M",), ("-M", "-C", "--find-copies-harder"), ("-D", "--no-renames")]))
 def test_what_git_prints_is_imported_to_what_git_makes_of_it(change: Change, options: tuple[str, ...]) -> None:
     """Git's own text, delta and literal, renames and copies as git finds them: what the import takes, git applies to the same tree."""
