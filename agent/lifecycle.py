@@ -47,7 +47,7 @@ from agent.registry import Target
 from agent.results import Outcome, ResultCode, StepName, StepResult, done_code, result_code
 from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
 from agent.switch import Journal, Phase, Side
-from agent.target import JOURNAL_FILE, Installed
+from agent.target import JOURNAL_FILE, Installed, Mode
 from ledger.block import ZERO_DIGEST
 from ledger.bodies import DeploymentIntent, DeploymentOutcome
 from wire import canonical_json
@@ -320,8 +320,10 @@ class Lifecycle:
         decision = judged.decision
         assert decision is not None, "what was announced was decided"
         count = self._outbox.unacknowledged + self._alone
-        if count > self._config.unacknowledged_intents_max:
-            return outcome
+        bound = self._config.unacknowledged_intents_max
+        if count > bound:
+            used = f"; {count - 1} of at most {bound} changes already wait for the ledger to have their intents"
+            return _adding(outcome, used) if bound else outcome
         verdict = self._policies.get(self._ledger.view().policy(decision.policy_version)).evaluate(
             facts_alone(decision.facts, count)
         )
@@ -391,7 +393,8 @@ class Lifecycle:
         settled = await run_blocking(self._settle, slot, intent.sequence, problem is None, made, changed)
         if settled.is_done and settled.journal is not None:
             done = replace(outcome, tree_after=settled.journal.tree_after, hooks=tuple(hooks.runs))
-            message = f"{len(judged.plan.changes)} paths changed in one switch"
+            how = "file by file, in place" if slot.config.mode is Mode.IN_PLACE else "in one switch"
+            message = f"{len(judged.plan.changes)} paths changed {how}"
             return _passed(done, StepName.APPLY, f"{message}; {warning}" if warning else message)
         if hooks.runs and settled.side is Side.OLD:
             await self._restore(slot, hooks)
@@ -658,6 +661,12 @@ def _ended(slot: Target, judged: Judged, tree: Digest | None) -> Outcome:
 
 def _passed(outcome: Outcome, step: StepName, message: str) -> Outcome:
     return replace(outcome, steps=(*outcome.steps, StepResult(step, True, "", message)))
+
+
+def _adding(outcome: Outcome, words: str) -> Outcome:
+    """Return an outcome whose last step has failed, with more words about why."""
+    last = replace(outcome.steps[-1], message=outcome.steps[-1].message + words)
+    return replace(outcome, message=outcome.message + words, steps=(*outcome.steps[:-1], last))
 
 
 def _failed(outcome: Outcome, step: StepName, error: PatchwardenError) -> Outcome:

@@ -47,7 +47,7 @@ from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.progress import FILES, KIBIBYTES, Tracker
 from agent.results import StepName, StepResult
-from agent.rollback import ReadPatch, check_newest, known_author, tree_before
+from agent.rollback import ReadPatch, check_newest, height_of, known_author, tree_before
 from agent.rollout import find_emergencies, find_rollout
 from agent.split_views import SplitViews
 from agent.standby import names_in_standby
@@ -348,7 +348,9 @@ class _Rollback(_Run):
         installed = check_newest(case.state, patch.patch_id, case.read_patch)
         self._judged.patch = patch
         self._judged.restores = tree_before(case.view, installed, self._look(patch).tree_digest)
-        return f"installed since height {installed.height}, and no other patch stands on it"
+        height = height_of(case.view, case.host.identity, case.config.name, installed)
+        since = "installed, not yet on the ledger" if height is None else f"installed since height {height}"
+        return f"{since}, and no other patch stands on it"
 
     def _plan(self) -> str:
         self._check_hooks()

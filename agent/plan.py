@@ -48,6 +48,8 @@ class Plan:
     """Digest and mode of every touched path and copied file before; None where nothing may be."""
     removes_directories: bool = False
     """Whether directories that the patch empties are removed; otherwise they stay, empty."""
+    is_reverse: bool = False
+    """Whether it undoes a patch: what stands there before is what the patch had made."""
 
 
 OwnNames = Callable[[bytes, Entry], int]
@@ -138,7 +140,7 @@ def _make_plan(
 
     def read(path: str) -> FileState | None:
         state = _read_state(root_fd, inventory, path, links=links)
-        _check_image("pre_image", path, state, expected[path])
+        _check_image("pre_image", path, state, expected[path], reverse=reverse)
         if state is not None:
             present.add(path)
         return state
@@ -153,7 +155,7 @@ def _make_plan(
         if progress is not None:
             progress(count)
     for path, state in post.items():
-        _check_image("post_image", path, state, promised[path])
+        _check_image("post_image", path, state, promised[path], reverse=reverse)
     changes = tuple(
         PlannedChange(path.encode(), post[path], _inherits(path, sources, present))
         for path in sorted(post, key=str.encode)
@@ -162,7 +164,7 @@ def _make_plan(
     for change in changes:
         _check_preservable(change, inventory, own_names, is_copy=change.path in copies)
     images = {path.encode(): image for path, image in expected.items()}
-    return Plan(changes, images, reverse or Allowance.REMOVE_DIRECTORY in patch.metadata.allowances)
+    return Plan(changes, images, reverse or Allowance.REMOVE_DIRECTORY in patch.metadata.allowances, reverse)
 
 
 def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
@@ -174,7 +176,8 @@ def check_pre_images(plan: Plan, root_fd: int, inventory: Inventory) -> None:
     """
     for path, image in plan.pre_images.items():
         links = image is not None and image.mode == MODE_LINK
-        _check_image("pre_image", path.decode(), _read_state(root_fd, inventory, path.decode(), links=links), image)
+        state = _read_state(root_fd, inventory, path.decode(), links=links)
+        _check_image("pre_image", path.decode(), state, image, reverse=plan.is_reverse)
 
 
 def emptied_directories(plan: Plan, inventory: Inventory) -> tuple[bytes, ...]:
@@ -284,17 +287,20 @@ def _check_directories(root_fd: int, path: bytes) -> None:
             )
 
 
-def _check_image(rule: str, path: str, state: FileState | None, image: FileImage | None) -> None:
+def _check_image(rule: str, path: str, state: FileState | None, image: FileImage | None, *, reverse: bool) -> None:
     found = None if state is None else FileImage.of(state)
     if found == image:
         return
-    which = "before" if rule == "pre_image" else "after"
+    is_now = rule == "pre_image"
+    hint = (
+        "put back what the patch had made there" if reverse else "the patch was made for another state of this target"
+    )
     raise ApplyRefusedError(
         f"agent.apply.{rule}",
-        f"{path} {which} the patch is not what its author signed",
+        f"{path} {'after' if is_now == reverse else 'before'} the patch is not what its author signed",
         expected=_show(image),
         actual=_show(found),
-        hint="the patch was made for another state of this target" if rule == "pre_image" else "",
+        hint=hint if is_now else "",
         details={"path": path},
     )
 

@@ -120,6 +120,21 @@ def tree_before(view: StateView, installed: Installed, tree: Digest) -> Digest |
     return Digest(record.tree_before) if record is not None and record.tree_after == tree else None
 
 
+def height_of(view: StateView, host: str, target: str, installed: Installed) -> int | None:
+    """Return the height at which the intent of an installed patch was committed; None while the ledger is not known to have it.
+
+    Of a change without acknowledgement whose intent was signed again meanwhile, the ledger only tells by the outcome: then its height.
+    """
+    if installed.height:
+        return installed.height
+    record = view.deployment(bytes.fromhex(installed.intent_tx))
+    if record is not None and record.intent_height is not None:
+        return record.intent_height
+    known = view.target(host, target)
+    heights = dict(known.installed) if known is not None else {}
+    return heights.get(bytes.fromhex(installed.patch_id))
+
+
 def _names(patch_ids: tuple[str, ...]) -> str:
     more = ", …" if len(patch_ids) > _NAMED_MAX else ""
     return ", ".join(patch_ids[:_NAMED_MAX]) + more

@@ -39,7 +39,7 @@ from agent.policy_cache import PolicyCache
 from agent.progress import ACTION_DRIFT, Progress
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
-from agent.rollback import find_dependants, find_installed, is_file_of
+from agent.rollback import find_dependants, find_installed, height_of, is_file_of
 from agent.split_views import SplitViewStatus
 from agent.target import LOCK_FILE
 from agent.turns import CHANNEL, OpenTurn, Retries, find_open_turns
@@ -389,7 +389,7 @@ class Agent:
         """
         slot = self._registry.get(name)
         async with self._lock(slot):
-            return await run_blocking(slot.status)
+            return self._with_heights(await run_blocking(slot.status))
 
     async def glance_at_target(self, name: str) -> TargetStatus:
         """Return the target's status without waiting for a change that is under way: then as it was seen last, and told to be busy.
@@ -399,7 +399,7 @@ class Agent:
         """
         slot = self._registry.get(name)
         if self._lock(slot).locked():
-            return await run_blocking(slot.status_while_busy)
+            return self._with_heights(await run_blocking(slot.status_while_busy))
         return await self.show_target(name)
 
     async def adopt_target(self, name: str) -> TargetStatus:
@@ -688,6 +688,15 @@ class Agent:
             await trio.sleep(interval_s)
 
     # Small things
+
+    def _with_heights(self, status: TargetStatus) -> TargetStatus:
+        """Return the status with the heights that the ledger has given intents since, of changes that did not wait for it."""
+        installed = status.state.installed
+        if all(each.height for each in installed):
+            return status
+        host, name, view = self._config.identity_id, status.config.name, self._ledger.view()
+        told = tuple(replace(each, height=height_of(view, host, name, each) or 0) for each in installed)
+        return replace(status, state=replace(status.state, installed=told))
 
     async def _report_adoption(self, status: TargetStatus) -> None:
         await self._delivery.queue(HostReport("adopt", status.config.name, adoption_body(status)))

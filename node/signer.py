@@ -13,6 +13,7 @@ import os
 import selectors
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -146,14 +147,37 @@ class CommandSigner:
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
-        """Leave neither the process nor a pipe behind. What the program itself started and left behind is its own business."""
+        """Leave neither the process nor a pipe behind; with one that did not end, nothing that it started.
+
+        It stays in this process's group, so that it may ask a person at the terminal. What one that has ended left is its own business.
+        """
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None, "both were asked for as pipes"
             with suppress(OSError):
                 pipe.close()
         if process.poll() is None:
-            process.kill()
+            for pid in _stopped_family(process.pid):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
+
+
+def _stopped_family(pid: int) -> list[int]:
+    """Return a child of this process and everything that it has started, each stopped before its children are looked up.
+
+    What is stopped starts nothing more and reaps nothing, so that no number can be another process's by now.
+    """
+    family, ahead = [], [pid]
+    while ahead:
+        each = ahead.pop()
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(each, signal.SIGSTOP)
+        family.append(each)
+        with suppress(OSError):  # It is gone, or this system does not tell.
+            for task in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{task}/children", encoding="ascii") as file:
+                    ahead += map(int, file.read().split())
+    return family
 
 
 def signer_command(text: str) -> tuple[str, ...]:

@@ -642,7 +642,8 @@ def _target_lines(document: dict[str, Any]) -> list[str]:
     )
     lines.append(f"installed: {len(document['installed'])}")
     lines += [
-        f"  {each['patch_id']} (release counter {each['release_counter']}, height {each['height']})"
+        f"  {each['patch_id']} (release counter {each['release_counter']}, "
+        + (f"height {each['height']})" if each["height"] else "not yet on the ledger)")
         for each in document["installed"]
     ]
     return lines

@@ -15,7 +15,7 @@ import pytest
 from agent.applying import settle
 from agent.files import Files
 from agent.host_checks import explain
-from agent.results import ResultCode
+from agent.results import ResultCode, StepName
 from agent.switch import Side, read_journal
 from agent.target import JOURNAL_FILE, MANIFEST_FILE
 from provenance.diff_model import Allowance, FileState
@@ -95,6 +95,8 @@ async def test_every_kind_of_change_gives_the_tree_of_an_exchange(tmp_path: Path
         assert outcome.is_success, outcome.message
         assert outcome.tree_after == world.digest()
         assert world.leftovers() == []
+        (told,) = [each.message for each in outcome.steps if each.step is StepName.APPLY]
+        assert told.endswith({"exchange": "in one switch", "in-place": "file by file, in place"}[mode])
         shown = await world.agent.show_target(TARGET)
         assert (shown.config.mode, shown.is_drifted) == (mode, False)
         digests.append(outcome.tree_after)

@@ -13,7 +13,7 @@ from agent.gallery import get_template, with_templates
 from agent.policy_text import default_policy_set
 from agent.results import Outcome, ResultCode, StepName
 from ledger import bodies
-from ledger.transaction import decode_transaction_untrusted
+from ledger.transaction import TxId, decode_transaction_untrusted
 from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
@@ -79,6 +79,18 @@ def kinds(world: World) -> list[str]:
     ]
 
 
+def intents_of(world: World) -> list[TxId]:
+    found = [decode_transaction_untrusted(raw) for raw in world.ledger.submitted]
+    return [each.tx_id for each in found if isinstance(each.body, bodies.DeploymentIntent)]
+
+
+async def rolled_back(world: World, patch_id: str) -> str:
+    """Return what a rollback would say of the patch and the target's history."""
+    now(world)
+    (outcome,) = await world.agent.rollback(patch_id, TARGET, OPERATOR, explain=True)
+    return next(each.message for each in outcome.steps if each.step is StepName.VALIDATE_METADATA)
+
+
 @pytest.mark.parametrize(
     ("policies", "bound"),
     [(offline_hosts(), 0), (default_policy_set(), 5), (allowing(0), 5)],
@@ -112,7 +124,12 @@ async def test_records_of_a_host_that_went_on_come_later_and_in_order(tmp_path: 
     tree = world.digest()
     outcome = await apply(world, files[3])
     assert (outcome.code, world.digest()) == (ResultCode.LEDGER_UNAVAILABLE, tree)
+    assert "; 3 of at most 3 changes already wait" in outcome.message
+    assert outcome.steps[-2].message == outcome.message
     assert kinds(world) == []
+    installed = (await world.agent.show_target(TARGET)).state.installed
+    assert [each.height for each in installed] == [0, 0, 0]
+    assert "installed, not yet on the ledger" in await rolled_back(world, installed[-1].patch_id)
 
     world.ledger.is_offline = False
     await world.agent._delivery.deliver(5.0)
@@ -126,6 +143,11 @@ async def test_records_of_a_host_that_went_on_come_later_and_in_order(tmp_path: 
     target = world.chain.view.target(HOST, TARGET)
     assert target is not None
     assert target.tree_digest == world.digest()
+    # As soon as the ledger has the intents, their heights are told.
+    told = (await world.agent.show_target(TARGET)).state.installed
+    heights = [location.height for location in map(world.chain.view.location, intents_of(world)) if location][:3]
+    assert [each.height for each in told] == heights
+    assert f"installed since height {heights[-1]}," in await rolled_back(world, told[-1].patch_id)
     assert [each.hex() for each, _ in target.installed] == [
         split_patch_file_untrusted(each).patch_id for each in files[:3]
     ]

@@ -264,6 +264,8 @@ async def test_file_that_is_not_what_the_patch_made_refuses(world: World) -> Non
     await world.agent.adopt_target(TARGET)
     outcome = await undo(world, patch_id)
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.pre_image")
+    assert "src/frame.c after the patch is not what its author signed" in outcome.message
+    assert outcome.hint == "put back what the patch had made there"
     assert (world.root / "src/frame.c").read_bytes() == b"else\n"
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,37 @@ def test_endless_output_is_cut_off(tmp_path: Path) -> None:
 def test_program_that_does_not_end_in_time_is_ended(tmp_path: Path, text: str) -> None:
     error = refusal(signer_of(tmp_path, text, timeout_s=0.4))
     assert (type(error), error.code) == (SignerUnavailableError, "node.signer.timeout")
+
+
+@pytest.mark.skipif(
+    not os.path.exists(f"/proc/self/task/{os.getpid()}/children"),
+    reason="the system does not tell a process's children",
+)
+def test_what_a_program_started_ends_with_it_when_it_runs_over_time(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    text = f"""import os, subprocess, time
+inner = "import os, subprocess, time; own = subprocess.Popen(['sleep', '600'], start_new_session=True); "
+inner += "open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{own.pid}} end'); time.sleep(600)"
+subprocess.Popen([{sys.executable!r}, '-I', '-S', '-c', inner])
+time.sleep(600)"""
+    error = refusal(signer_of(tmp_path, text, timeout_s=5.0))
+    assert error.code == "node.signer.timeout"
+    # A machine too slow to have started them in time has nothing to end.
+    text = pids.read_text() if pids.exists() else ""
+    found = text.split()[:2] if text.endswith("end") else []
+    deadline = time.monotonic() + 30
+    for pid in map(int, found):
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:
