@@ -229,7 +229,7 @@ def _read_modes(reader: Reader, *, links: bool) -> tuple[ChangeKind, int | None,
 
 def _parse_mode(text: bytes, line: int, *, links: bool = False) -> int:
     if _MODE.fullmatch(text) is None:
-        raise refusal("mode", "a mode has six octal digits", line, actual=text)
+        raise refusal("mode", "a mode has six octal digits", line, actual=text.decode("latin-1"))
     mode = int(text, 8)
     if links and mode == MODE_LINK:
         return mode
@@ -238,10 +238,10 @@ def _parse_mode(text: bytes, line: int, *, links: bool = False) -> int:
             "file_type",
             "only regular files are accepted, and links where the author allows them (symlink)",
             line,
-            actual=text,
+            actual=text.decode("latin-1"),
         )
     if mode not in MODES:
-        raise refusal("mode", "a mode is 100644 or 100755", line, actual=text)
+        raise refusal("mode", "a mode is 100644 or 100755", line, actual=text.decode("latin-1"))
     return mode
 
 

@@ -161,7 +161,7 @@ def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
             raise MakeRefusedError(
                 "provenance.make.mode",
                 f"{path!a}: a mode is 100644 or 100755",
-                hint="Allow links (symlink) to have one." if state.mode == MODE_LINK else "",
+                hint="Leave it out of the patch, or say --allow symlink." if state.mode == MODE_LINK else "",
                 actual=f"{state.mode:06o}",
             )
     old_content = b"" if pair.old is None else pair.old.content
@@ -171,7 +171,7 @@ def _describe(pair: _Pair, allowed: frozenset[Allowance]) -> FileChange:
         raise MakeRefusedError(
             "provenance.make.binary",
             f"{pair.new_path!a}: a file with NUL bytes has no text diff",
-            hint="Leave it out of the patch, or allow binary changes (binary), which only git's tools and the agent apply.",
+            hint="Leave it out of the patch, or say --allow binary; only git's tools and the agent apply such changes.",
         )
     if is_binary:
         return _describe_binary(pair, old_content, new_content)

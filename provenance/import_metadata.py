@@ -142,7 +142,7 @@ def read_metadata(header: bytes, file_name: str = "") -> ForeignMetadata:
     title, description = _title_and_description(parts)
     name, email = _author(parts)
     references = _references(f"{file_name}\n{text}", parts)
-    origin = parts.text("origin", "applied-upstream") or (parts.commit and f"commit {parts.commit}")
+    origin = parts.text("origin") or (parts.commit and f"commit {parts.commit}")
     trailers = tuple(_trailers(parts))
     return ForeignMetadata(
         # "=?" in a title could be decoded by a mail reader; no title may have it.

@@ -30,6 +30,7 @@ _DATE: Final = re.compile(
     rb"[ \t]+(?:(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2}) (?P<time>[0-9]{2}:[0-9]{2})(?P<seconds>:[0-9]{2}(?:\.[0-9]+)?)?"
     rb"(?: (?P<zone>[+-][0-9]{4}))?|[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} (?:[A-Z]{3,5} )?[0-9]{4}(?: [+-][0-9]{4})?)[ \t]*"
 )
+_MODE_SUBMODULE: Final = 0o160000
 _BINARY_PART: Final = re.compile(rb"(literal|delta) (0|[1-9][0-9]{0,8})")
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
@@ -209,14 +210,18 @@ class Reader:
         try:
             mode = int(text, 8)
         except ValueError:
-            raise refusal("mode", "a mode is 100644 or 100755", self.index, actual=text) from None
+            raise refusal("mode", "a mode is 100644 or 100755", self.index, actual=text.decode("latin-1")) from None
         if mode == 0o100664:
             # Old git versions recorded group-writable files; git itself has long read them so.
             self._note(self.index, "mode 100664 is read as 100644")
             mode = 0o100644
         if mode not in (*MODES, MODE_LINK):
+            what = "a submodule is another repository's commit and no file: " if mode == _MODE_SUBMODULE else ""
             raise refusal(
-                "mode", "only links and regular files with mode 100644 or 100755 are accepted", self.index, actual=text
+                "mode",
+                f"{what}only links and regular files with mode 100644 or 100755 are accepted",
+                self.index,
+                actual=text.decode("latin-1"),
             )
         return mode
 

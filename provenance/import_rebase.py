@@ -53,7 +53,7 @@ def rebase(foreign: ForeignPatch, read: ReadState, *, strip: int | None = None) 
         raise ImportRefusedError(
             "provenance.import.strip_ambiguous",
             "the names fit the base with and without their first component",
-            hint="Say which is meant: strip 1 or strip 0.",
+            hint="Say which is meant: --strip 1 takes the first component away, --strip 0 leaves it.",
         )
     if 1 in results:
         return results[1]

@@ -45,6 +45,8 @@ class Source:
     """Leading components of its names to take away, if the series says so."""
     metadata: ForeignMetadata | None = None
     """What is known about it from elsewhere, such as a commit; None to read its own header."""
+    refusal: RejectedError | None = None
+    """Why it could not be taken from where it stands; it is refused with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Refused:
 
     name: str
     error: RejectedError
-    """`provenance.import.*`, `provenance.make.*` or `provenance.diff.*`."""
+    """`provenance.import.*`, `provenance.make.*` or `provenance.diff.*`, or the source's own refusal."""
 
 
 def split_mailbox_untrusted(data: bytes) -> tuple[bytes, ...]:
@@ -137,8 +139,10 @@ def import_one(source: Source, read: ReadState, allowed: frozenset[Allowance] = 
     """Return one patch made exact for the base behind `read`.
 
     Raises:
-        RejectedError: `provenance.import.*`, `provenance.make.*`, `provenance.diff.*`.
+        RejectedError: `provenance.import.*`, `provenance.make.*`, `provenance.diff.*`, or the source's own refusal.
     """
+    if source.refusal is not None:
+        raise source.refusal
     foreign = read_foreign_patch_untrusted(source.data, file_name=source.name)
     if source.metadata is not None:
         foreign = replace(foreign, metadata=source.metadata)

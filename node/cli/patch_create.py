@@ -32,6 +32,7 @@ _AUTHOR: Final = re.compile(r"\s*(?P<name>[^<>]+?)\s*<(?P<email>[^<>\s]+)>\s*")
 _SECTION: Final = re.compile(rb"^diff --git ", re.MULTILINE)
 _ANY_DIFF: Final = b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-x\n+y\n"
 """What a header is read in front of: it says nothing about the diff that follows, which may be long."""
+_LINK_MODE: Final = re.compile(rb"^(?:(?:new file|deleted file|new|old) mode|index [0-9a-f.]+) 120000$", re.MULTILINE)
 _MAIL_SIGNATURE: Final = re.compile(rb"\n-- \n[^\n]{0,80}\n*\Z")
 """What git format-patch writes after a diff: two dashes, and git's version."""
 _MAIL_SIGNATURE_BYTES_MAX: Final = 4096
@@ -383,7 +384,22 @@ def _parse(raw_diff: bytes, allowed: Sequence[str], *, shown: bool) -> Diff:
                 progress=lambda done: progress.update(done // KIBIBYTE),
             )
     except DiffRefusedError as error:
-        raise DiffRefusedError(error.code, error.message, hint=error.hint or hint, details=error.details) from error
+        better = _allow_hint(error.code, raw_diff) or error.hint or hint
+        raise DiffRefusedError(error.code, error.message, hint=better, details=error.details) from error
+
+
+def _allow_hint(code: str, raw_diff: bytes) -> str:
+    """Return which option the refused diff needs to be read, or "" where none would do."""
+    if code == "provenance.diff.binary":
+        shown = b"\nGIT binary patch\n" in raw_diff
+        return (
+            "--allow binary signs binary changes, too"
+            if shown
+            else "print it with git diff --binary, and say --allow binary"
+        )
+    if code == "provenance.diff.file_type" and _LINK_MODE.search(raw_diff) is not None:
+        return "--allow symlink signs symbolic links, too"
+    return ""
 
 
 def _series_states(base: Any, diffs: Sequence[Diff]) -> list[tuple[Any, Any]]:

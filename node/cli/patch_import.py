@@ -144,7 +144,10 @@ def _emit_set(session: Session, results: list[Imported | Refused], out: Path, *,
 
     refused = [each for each in results if isinstance(each, Refused)]
     accepted = [each for each in results if isinstance(each, Imported)]
-    lines = [f"refused  {each.name}: {each.error.message} ({each.error.code})" for each in refused]
+    lines = []
+    for each in refused:
+        lines.append(f"refused  {each.name}: {each.error.message} ({each.error.code})")
+        lines += [f"  try: {each.error.hint}"] if each.error.hint else []
     if not accepted or (refused and not skip_refused):
         for line in lines:
             session.output.note(line)
@@ -160,7 +163,15 @@ def _emit_set(session: Session, results: list[Imported | Refused], out: Path, *,
     document = {
         "directory": str(out),
         "patches": entries,
-        "refused": [{"source": each.name, "code": each.error.code, "message": each.error.message} for each in refused],
+        "refused": [
+            {
+                "source": each.name,
+                "code": each.error.code,
+                "message": each.error.message,
+                "hint": each.error.hint,
+            }
+            for each in refused
+        ],
     }
     for entry in entries:
         lines += ["", *fields(_rows(entry, "exact diff", out / entry["file"])), *_note_lines(entry)]

@@ -25,7 +25,8 @@ SERIES_FILE_BYTES_MAX: Final = 1024 * 1024
 SERIES_FILE: Final = "series"
 GIT_SECONDS_MAX: Final = 120
 _RANGE: Final = re.compile(r"(?P<old>[^.\s-](?:\S*?[^.\s])?)\.\.(?P<new>[^.\s-]\S*)")
-_STRIP: Final = re.compile(r"-p([01])")
+_STRIP: Final = re.compile(r"-p([0-9]{1,3})")
+_STRIPS: Final = (0, 1)
 _OPTIONS: Final = (
     *("-c", "core.quotePath=false", "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false"),
     *("-c", "log.showSignature=false", "-c", "diff.renameLimit=1000"),
@@ -70,9 +71,11 @@ def from_file(path: Path) -> tuple[list[Source], list[str]]:
 def from_series(path: Path) -> list[Source]:
     """Return the patches of a quilt series: `path` is the series file, or the directory that holds one.
 
+    An entry that cannot be taken is a source with its refusal: ``cli.series.entry`` (no file beside the series), ``cli.series.strip``,
+    ``cli.series.option`` or ``cli.file.*``.
+
     Raises:
-        FileError: ``cli.file.*``.
-        CommandError: ``cli.series.entry``.
+        FileError: ``cli.file.*``: of the series file.
     """
     series = path / SERIES_FILE if path.is_dir() else path
     sources = []
@@ -84,19 +87,43 @@ def from_series(path: Path) -> list[Source]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        name, options = words[0], words[1:]
-        strips = [_STRIP.fullmatch(option) for option in options]
-        place = os.path.normpath(os.path.join(series.parent, name))
-        if None in strips or len(strips) > 1 or not place.startswith(os.path.normpath(series.parent) + os.sep):
-            raise CommandError(
-                "cli.series.entry",
-                f"{series} line {number}: a patch of the series is a file beside it, with -p0 or -p1 at most",
-                actual=line.strip(),
-                details={"line": number},
-            )
-        strip = int(strips[0][1]) if strips and strips[0] else 1
-        sources.append(Source(name, read_file(Path(place), PATCH_FILE_BYTES_MAX), strip))
+        try:
+            sources.append(_from_entry(series, number, words[0], words[1:]))
+        except CommandError as error:
+            sources.append(Source(words[0], b"", refusal=error))
     return sources
+
+
+def _from_entry(series: Path, number: int, name: str, options: list[str]) -> Source:
+    """Return the patch of one line of a quilt series.
+
+    Raises:
+        CommandError: ``cli.series.*``, ``cli.file.*``.
+    """
+    where = f"{series} line {number}"
+    beside = os.path.normpath(series.parent) + os.sep
+    place = os.path.normpath(os.path.join(series.parent, name))
+    if not place.startswith(beside):
+        raise CommandError(
+            "cli.series.entry", f"{where}: a patch of the series is a file beside it", actual=name,
+            details={"line": number},
+        )  # fmt: skip
+    strip = 1
+    for option in options:
+        match = _STRIP.fullmatch(option)
+        if match is None:
+            raise CommandError(
+                "cli.series.option", f"{where}: of quilt's options only -p0 and -p1 are known", actual=option,
+                hint="a patch that quilt applies with -R must be turned round first, for example with interdiff FILE /dev/null",
+                details={"line": number},
+            )  # fmt: skip
+        strip = int(match[1])
+        if strip not in _STRIPS:
+            raise CommandError(
+                "cli.series.strip", f"{where}: the names of a patch lose one leading component or none", expected="-p1 or -p0",
+                actual=option, hint=f"refresh it in quilt with: quilt refresh -p1 {name}", details={"line": number},
+            )  # fmt: skip
+    return Source(name, read_file(Path(place), PATCH_FILE_BYTES_MAX), strip)
 
 
 class GitRange:

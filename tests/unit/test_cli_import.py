@@ -219,10 +219,68 @@ def test_a_series_with_a_refused_patch_is_kept_only_if_asked(tmp_path: Path, bas
     ]
 
 
-@pytest.mark.parametrize("line", ["../outside.patch", "/etc/passwd", "x.patch -p2", "x.patch -p1 -R", ".."])
-def test_a_series_names_files_beside_it(tmp_path: Path, base: Path, line: str) -> None:
-    arguments = ("patch", "import", "--series", quilt(tmp_path, line), "--base", base, "--out", tmp_path / "exact")
-    assert refused(*arguments) == "cli.series.entry"
+@pytest.mark.parametrize(
+    ("line", "code", "sentence"),
+    [
+        (
+            "../outside.patch",
+            "cli.series.entry",
+            "line 1: a patch of the series is a file beside it: got ../outside.patch",
+        ),
+        ("/etc/passwd", "cli.series.entry", "a file beside it: got /etc/passwd"),
+        ("..", "cli.series.entry", "a file beside it: got .."),
+        ("step-1.patch -p2", "cli.series.strip", "lose one leading component or none: expected -p1 or -p0, got -p2"),
+        ("step-1.patch -p1 -R", "cli.series.option", "of quilt's options only -p0 and -p1 are known: got -R"),
+        ("gone.patch", "cli.file.unreadable", "gone.patch cannot be read: no such file"),
+    ],
+)
+def test_an_entry_of_a_series_that_cannot_be_taken_says_why_and_may_be_left_out(
+    tmp_path: Path, base: Path, line: str, code: str, sentence: str
+) -> None:
+    out = tmp_path / "exact"
+    arguments = ("patch", "import", "--series", quilt(tmp_path, line), "--base", base, "--out", out)
+    assert refused(*arguments) == "cli.import.refused"
+    assert sentence in run(*arguments).err
+    assert not out.exists()
+    document = run_json(*arguments, "--skip-refused")
+    assert [(each["source"], each["code"]) for each in document["refused"]] == [(line.split(maxsplit=1)[0], code)]
+    assert len(document["patches"]) == 3
+
+
+def test_a_refused_binary_change_names_the_option_that_takes_it(git: Any, tmp_path: Path, base: Path) -> None:
+    (tmp_path / "repository" / "logo").write_bytes(b"\0logo")
+    (tmp_path / "repository" / "latest").symlink_to("logo")
+    git("add", "logo", "latest")
+    git("commit", "-q", "-m", "a logo")
+    (tmp_path / "logo.patch").write_bytes(git("diff", "--binary", "HEAD~1", "--", "logo"))
+    (tmp_path / "latest.patch").write_bytes(git("diff", "HEAD~1", "--", "latest"))
+    (tmp_path / "unshown.patch").write_bytes(git("diff", "HEAD~1", "--", "logo"))
+    (tmp_path / "all.mbox").write_bytes(git("format-patch", "--stdout", "v1..main"))
+    out = ("--base", base, "--out", tmp_path / "exact")
+    for name, option in (("logo", "binary"), ("latest", "symlink")):
+        assert f"--allow {option}" in run("patch", "import", tmp_path / f"{name}.patch", *out).err
+    assert (
+        "  try: Leave it out of the patch, or say --allow " in run("patch", "import", tmp_path / "all.mbox", *out).err
+    )
+    answer = run("patch", "import", tmp_path / "all.mbox", *out, "--skip-refused", "-o", "json")
+    assert ["--allow" in each["hint"] for each in answer.document["refused"]] == [True]
+    created = ("--key", tmp_path / "alice.key", "--reason", "a logo", "--category", "feature", "--base", base)
+    save_key(tmp_path / "alice.key", patches.ALICE)
+    for name, hint in (
+        ("logo", "--allow binary signs"),
+        ("latest", "--allow symlink signs"),
+        ("unshown", "print it with git diff --binary, and say --allow binary"),
+    ):
+        diff = ("--diff", tmp_path / f"{name}.patch", "--author", "A <a@b.c>", "--out", tmp_path / "x.patch")
+        assert hint in run("patch", "create", *created, *diff).err
+    assert not (tmp_path / "x.patch").exists()
+
+
+def test_names_that_fit_twice_name_the_option_that_says_which(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "new.diff").write_text("--- /dev/null\n+++ new/x\n@@ -0,0 +1 @@\n+x\n")
+    answer = run("patch", "import", tmp_path / "new.diff", "--base", base, "--out", tmp_path / "out.diff")
+    assert "[provenance.import.strip_ambiguous]" in answer.err
+    assert "--strip 1 takes the first component away" in answer.err
 
 
 def test_a_mailbox_becomes_a_set(git: Any, tmp_path: Path, base: Path) -> None:

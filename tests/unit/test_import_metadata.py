@@ -45,6 +45,12 @@ def test_a_git_mail_gives_author_title_description_and_references() -> None:
     assert metadata.category == "security-update"
 
 
+def test_applied_upstream_is_no_origin_and_stays_a_line() -> None:
+    metadata = read_metadata(b"Description: fix it\nApplied-Upstream: 1.3, https://example.org/commit/1\n")
+    assert metadata.origin == ""
+    assert metadata.trailers == ("Applied-Upstream: 1.3, https://example.org/commit/1",)
+
+
 def test_a_dep3_header_gives_the_same_and_the_origin() -> None:
     metadata = read_metadata(DEP3.encode())
     assert metadata.title == "check bounds before reading"

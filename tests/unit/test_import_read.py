@@ -172,6 +172,21 @@ def test_what_cannot_be_read_in_one_way_is_refused(data: bytes, rule: str, line:
 
 
 @pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [
+        (b"160000", "line 2: a submodule is another repository's commit and no file: only links and regular files "
+         "with mode 100644 or 100755 are accepted: got 160000"),
+        (b"100600", "line 2: only links and regular files with mode 100644 or 100755 are accepted: got 100600"),
+        (b"rwx\xff", "line 2: a mode is 100644 or 100755: got rwx\\xff"),
+    ],
+)  # fmt: skip
+def test_a_refused_mode_is_shown_as_it_is_written(mode: bytes, sentence: str) -> None:
+    with pytest.raises(ImportRefusedError) as caught:
+        read_foreign_patch_untrusted(b"diff --git a/x b/x\nnew file mode " + mode + b"\n")
+    assert caught.value.message == sentence
+
+
+@pytest.mark.parametrize(
     ("limit", "value"), [("PATCH_FILE_BYTES_MAX", 2 * len(PLAIN)), ("FOREIGN_LINES_MAX", 14), ("FOREIGN_FILES_MAX", 2)]
 )
 def test_a_patch_beyond_a_limit_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
