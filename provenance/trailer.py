@@ -134,7 +134,7 @@ def read_trailer(
     attestations: list[Attestation] = []
     refused: list[RefusedAttestation] = []
     seal: ReleaseSeal | None = None
-    seen: set[object] = set()
+    said: dict[object, object] = {}
     for index, envelope in enumerate(envelopes, FIRST_INDEX):
         try:
             statement = _read_statement(envelope)
@@ -143,7 +143,7 @@ def read_trailer(
                 seal = _read_seal(index, envelope, statement, envelopes, binding, metadata)
                 continue
             attestation = _read_attestation(index, envelope, statement, binding, author_key)
-            _check_new(attestation, seen)
+            _check_new(attestation, said)
         except AttestationRefusedError as error:
             refused.append(RefusedAttestation(index, error.code, error.message))
         else:
@@ -194,15 +194,18 @@ def _read_attestation(
     )
 
 
-def _check_new(attestation: Attestation, seen: set[object]) -> None:
-    """Refuse a claim that was already made: one person's two signatures must never look like two approvals."""
-    claims: list[object] = [attestation.payload_digest]
+def _check_new(attestation: Attestation, said: dict[object, object]) -> None:
+    """Refuse a claim that was already made: one person's two signatures must never look like two approvals.
+
+    Who has changed their mind may change it back: what is compared is the last word of a key in a role.
+    """
+    claims: dict[object, object] = {attestation.payload_digest: True}
     if attestation.predicate_type == PREDICATE_REVIEW:
-        claims.append((attestation.keyid, attestation.role, attestation.verdict))
-    for claim in claims:
-        if claim in seen:
+        claims[attestation.keyid, attestation.role] = attestation.verdict
+    for claim, content in claims.items():
+        if said.get(claim) == content:
             raise _refuse("duplicate", "the same key already said the same in the same role", None, attestation.keyid)
-    seen.update(claims)
+    said.update(claims)
 
 
 def _read_seal(  # noqa: PLR0917 - everything that a seal is compared with

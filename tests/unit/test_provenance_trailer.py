@@ -223,6 +223,22 @@ def test_the_same_approval_in_other_words_counts_once() -> None:
     assert refused_code(with_envelope(approve(PATCH), as_another)) == "provenance.attestation.duplicate"
 
 
+def test_who_changed_their_mind_may_change_it_back() -> None:
+    data = approve(approve(PATCH), verdict="reject")
+    back = build_attestation(VERIFIED, "security-review", "approve", BOB, "bob@beta", "fixed", "2026-11-23T00:00:00Z")
+    data = with_envelope(data, back)
+    assert [each.verdict for each in verify_patch_untrusted(data).attestations] == [
+        Verdict.APPROVE,
+        Verdict.REJECT,
+        Verdict.APPROVE,
+    ]
+    again = build_attestation(VERIFIED, "security-review", "approve", BOB, "bob@beta", "!", "2026-11-24T00:00:00Z")
+    assert refused_code(with_envelope(data, again)) == "provenance.attestation.duplicate"
+    # The first approval itself cannot be played again after the rejection.
+    replayed = approve(approve(PATCH), verdict="reject") + trailer_lines(approve(PATCH))[1] + b"\n"
+    assert refused_code(replayed) == "provenance.attestation.duplicate"
+
+
 def test_the_same_test_result_counts_once_and_another_run_counts() -> None:
     tested = add_test_result(PATCH)
     assert refused_code(tested + trailer_lines(tested)[1] + b"\n") == "provenance.attestation.duplicate"
