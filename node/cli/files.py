@@ -51,6 +51,20 @@ def read_text(path: Path, bytes_max: int) -> str:
         raise FileError("cli.file.not_utf8", f"{path} is not UTF-8 text", actual=f"byte {error.start}") from error
 
 
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Return when nobody's file is lost by writing `path`: before anything costly is done or asked.
+
+    Raises:
+        FileError: ``cli.file.exists``.
+    """
+    if not force and path != STANDARD and path.is_file():
+        raise FileError(
+            "cli.file.exists",
+            f"{path} exists and is not overwritten",
+            hint="choose another name for the output, or say --force",
+        )
+
+
 def write_file(path: Path, data: Content, *, mode: int = FILE_MODE, replace: bool = True) -> None:
     """Make `path` hold exactly `data`, in one piece or several, durably; whoever reads it meanwhile sees what was there before.
 

@@ -53,3 +53,4 @@ PATH_OR_DASH: Final = click.Path(path_type=Path, allow_dash=True)
 DENY_EVERYTHING: Final = click.option(
     "--deny-everything", is_flag=True, help="Take a DIR without policies, too: a set that denies everything."
 )
+FORCE: Final = click.option("--force", is_flag=True, help="Overwrite the file that --out names, if it is there.")

@@ -14,7 +14,7 @@ import click
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, PATH, PATH_OR_DASH
+from node.cli.params import ALLOWANCES, DIGEST, EXISTING_DIRECTORY, FILE, FILE_OR_DASH, FORCE, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -136,13 +136,14 @@ _REFERENCE: Final = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,19}\b")
     metavar="FILE|DIR",
     help="Where the signed patch file goes; with --set a new directory.",
 )
+@FORCE
 @click.pass_obj
-def create(session: Session, /, out: Path, **given: Any) -> None:
+def create(session: Session, /, out: Path, *, force: bool, **given: Any) -> None:
     """Sign a diff together with its provenance.
 
     The diff must say exactly one thing: where tools would disagree about it, it is refused, and `patch import` makes it exact.
     """
-    from node.cli.files import write_file
+    from node.cli.files import refuse_existing, write_file
 
     if (given["diff_path"] is None) == (given["set_path"] is None):
         raise click.UsageError("name one of --diff and --set")
@@ -151,8 +152,10 @@ def create(session: Session, /, out: Path, **given: Any) -> None:
         return
     if given["category"] is None:
         raise click.UsageError("say what kind of change it is: --category")
+    refuse_existing(out, force=force)
     key = session.key()
     data, patch = _build(session, key, given)
+    refuse_existing(out, force=force)
     write_file(out, data)
     document = _document(out, patch)
     if str(out) == "-":

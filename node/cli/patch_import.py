@@ -11,7 +11,7 @@ import click
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
 from node.cli.output import fields
-from node.cli.params import ALLOWANCES, EXISTING_DIRECTORY, FILE_OR_DASH, PATH, PATH_OR_DASH
+from node.cli.params import ALLOWANCES, EXISTING_DIRECTORY, FILE_OR_DASH, FORCE, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
     from provenance.import_rebase import ReadState
@@ -63,8 +63,9 @@ if TYPE_CHECKING:
     metavar="FILE|DIR",
     help="Where the exact diff goes; a new directory for several patches.",
 )
+@FORCE
 @click.pass_obj
-def import_patch(session: Session, /, file: Path | None, out: Path, **given: Any) -> None:
+def import_patch(session: Session, /, file: Path | None, out: Path, *, force: bool, **given: Any) -> None:
     """Make somebody's diffs exact for the tree DIR.
 
     FILE is what git format-patch, quilt, Debian (DEP-3) or `diff -u` made, or a mailbox or pull request's .patch with several. Hunks may
@@ -74,9 +75,11 @@ def import_patch(session: Session, /, file: Path | None, out: Path, **given: Any
     """
     from dataclasses import replace
 
+    from node.cli.files import refuse_existing
     from provenance.diff_model import Allowance
     from provenance.import_series import import_series
 
+    refuse_existing(out, force=force)
     allowed = frozenset(Allowance(each) for each in given["allow"])
     sources, said, read = _sources(file, given)
     if given["strip"] is not None:

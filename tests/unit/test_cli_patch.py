@@ -115,6 +115,7 @@ def test_created_patch_verifies_and_says_what_was_given(desk: Desk) -> None:
 def test_tree_that_is_patched_already_gives_the_same_metadata(desk: Desk) -> None:
     before = desk.create()["patch_id"], verify_patch_untrusted(desk.patch.read_bytes()).metadata.affected_components
     (desk.tree / "src/frame.c").write_bytes(patches.AFTER["src/frame.c"].content)  # type: ignore[union-attr]
+    desk.patch.unlink()
     desk.create()
     assert verify_patch_untrusted(desk.patch.read_bytes()).metadata.affected_components == before[1]
 
@@ -185,7 +186,9 @@ def test_what_git_prints_of_a_copied_file_is_signed_from_either_tree_and_shown(d
     jsonschema.validate(document, schema_document())
     assert document["affected_components"][0]["change"] == "copy"
     (desk.root / "after" / "other.c").write_bytes(b"not what the diff makes\n")
-    arguments = desk.create_arguments(diff=diff, base=desk.root / "after", tests=desk.tree / "tests")
+    arguments = desk.create_arguments(
+        diff=diff, base=desk.root / "after", tests=desk.tree / "tests", out=desk.root / "other.patch"
+    )
     assert refused(*arguments).startswith("provenance.apply.")
 
 
@@ -245,6 +248,25 @@ def test_diff_that_is_not_exact_is_refused(desk: Desk, diff: bytes, code: str) -
     assert not desk.patch.exists()
 
 
+def test_file_that_is_there_is_overwritten_only_by_force(desk: Desk) -> None:
+    """A patch file gathers attestations: to sign anew over it would lose them."""
+    desk.create()
+    before = desk.patch.read_bytes()
+    answer = run(*desk.create_arguments(), "-o", "json")
+    assert (answer.code, answer.error["code"]) == (1, "cli.file.exists")
+    assert "--force" in answer.error["hint"]
+    assert desk.patch.read_bytes() == before
+    assert run(*desk.create_arguments(release_counter=9), "--force").code == 0
+    assert verify_patch_untrusted(desk.patch.read_bytes()).metadata.release_counter == 9
+    exact = desk.root / "exact.diff"
+    importing = ("patch", "import", desk.root / "fix.diff", "--base", desk.tree, "--out", exact)
+    exact.write_bytes(b"somebody's work\n")
+    assert refused(*importing) == "cli.file.exists"
+    assert exact.read_bytes() == b"somebody's work\n"
+    assert run(*importing, "--force").code == 0
+    assert b"diff --git" in exact.read_bytes()
+
+
 def test_options_become_metadata(desk: Desk) -> None:
     ids = sorted(("ab" * 32, "cd" * 32))
     desk.create(
@@ -267,7 +289,8 @@ def test_components_of_single_paths(desk: Desk) -> None:
     assert [each.name for each in verify_patch_untrusted(desk.patch.read_bytes()).metadata.affected_components] == [
         "parser"
     ]
-    assert refused(*desk.create_arguments(), "--component-of", "src/other.c", "parser", code=2) == "cli.usage"
+    arguments = (*desk.create_arguments(), "--component-of", "src/other.c", "parser", "--force")
+    assert refused(*arguments, code=2) == "cli.usage"
 
 
 def test_link_in_the_tree_is_refused(desk: Desk) -> None:
