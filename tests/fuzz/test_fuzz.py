@@ -61,6 +61,7 @@ BEHIND_OTHER_DOORS = {
     "LedgerReplica.execute_now_untrusted": "block, transaction",
     "_decode_untrusted": "block, transaction",
     "CheckpointWatch.take_untrusted": "checkpoint",
+    "CheckpointWatch.take_blocks_untrusted": "block, certificates",
     "_set_from_value_untrusted": "header",
     "_validator_from_value_untrusted": "header",
 }
