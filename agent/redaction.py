@@ -24,18 +24,25 @@ _RULES: Final = (
     ),
     # https://user:password@host
     re.compile(r"(?<=://)[^\s/@]{1,512}(?=@)"),
-    # password=…, "token": "…", API_KEY: …, --secret …
+    # curl -u user:password, --user=user:password
+    re.compile(r"((?<![^\s\"'])(?:-u|-U|--user|--proxy-user)[= ]\s{0,8}[\"']?[^\s:\"']{1,128}:)[^\s\"']+"),
+    # sshpass -p password, mysql -ppassword
+    re.compile(r"(\bsshpass(?:\s+-[a-oq-zA-Z]\S{0,64}){0,4}\s+-p\s{0,8})(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"']+)"),
+    re.compile(r"(\b(?:mysql|mysqldump|mysqladmin|mariadb)\b[^\n]{0,200}?\s-p)(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"']+)"),
+    # password=…, "token": "…", API_KEY: …, --secret …, the password is …
     re.compile(
         r"(?i)(?<![a-z])((?:[a-z0-9_.-]{0,64})(?:passwd|password|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
-        r"|credentials?)[a-z0-9_]{0,32}[\"']?(?:\s*[=:]\s*|\s+))(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"']+)"
+        r"|credentials?)[a-z0-9_]{0,32}[\"']?(?:\s*(?:=>|[=:])\s*|\s+(?:(?:is|was|are)\b(?:\s*[=:])?\s*(?=\S))?))(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"']+)"
     ),
     # Well-known forms of tokens.
     re.compile(
-        r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|xox[abprs]-[A-Za-z0-9-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl(?:pat|ptt|dt|rt|soat|ft|cbt)-[\w-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}"
+        r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}|(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{10,}|sk-[\w-]{20,}|npm_[A-Za-z0-9]{30,}"
+        r"|pypi-[\w-]{20,}|hvs\.[\w-]{20,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
     ),
+    re.compile(r"(?i)\bAGE-SECRET-KEY-[A-Z0-9-]{10,}"),
 )
-_NAMED_RULE: Final = 4
-"""Of the rules, the one that keeps a name and hides its value."""
+"""Each hides what it finds; one with a group keeps that, the name of what is hidden."""
 
 
 def redact(raw: bytes, bytes_max: int) -> str:
@@ -44,8 +51,8 @@ def redact(raw: bytes, bytes_max: int) -> str:
     Lines stay lines. Other control characters and bytes that are no text are written as `\xNN`.
     """
     text = normalize("NFC", raw.decode("utf-8", errors="backslashreplace"))
-    for index, rule in enumerate(_RULES):
-        text = rule.sub(rf"\g<1>{REDACTED}" if index == _NAMED_RULE else REDACTED, text)
+    for rule in _RULES:
+        text = rule.sub(rf"\g<1>{REDACTED}" if rule.groups else REDACTED, text)
     printable = "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
     # Again: what is written for a control character ends in a letter, with which an accent behind it forms another one.
     clean = normalize("NFC", printable).strip("\n")

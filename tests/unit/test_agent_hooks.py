@@ -380,6 +380,17 @@ SECRETS = [
     "hunter2\nAAAA\n-----END PRIVATE KEY-----",
     "AWS_SECRET_ACCESS_KEY=hunter2",
     "client_secret = hunter2",
+    "the password is hunter2",
+    "Password is: hunter2",
+    "your token was 'hunter2'",
+    "password => hunter2",
+    "curl -u admin:hunter2 https://host",
+    "curl --user 'admin:hunter2' https://host",
+    "curl -x proxy --proxy-user=admin:hunter2 https://host",
+    "sshpass -phunter2 ssh host",
+    "sshpass -p 'hunter2' ssh host",
+    "sshpass -v -p hunter2 ssh host",
+    "mysql -h db -u root -phunter2 app",
 ]
 
 
@@ -397,8 +408,34 @@ def test_text_that_is_no_secret_stays_and_is_printable() -> None:
     cut = redact("é".encode() * 100, 21)
     assert len(cut.encode()) <= 21
     assert cut.startswith("…")
-    for name in ("ghp_" + "a" * 36, "AKIA" + "A" * 16, "xoxb-" + "1" * 12):
-        assert redact(f"found {name} there".encode(), 100) == f"found {REDACTED} there"
+    for words in ("apt-get -u upgrade now", "mkdir -p /srv/app", "ssh -p 22 host", "sort -u a b", "task-1 of skills"):
+        assert redact(words.encode(), 100) == words
+
+
+TOKENS = (
+    "ghp_" + "a" * 36,
+    "github_" + "pat_" + "a" * 30,
+    "glpat" + "-" + "a1-" * 8,
+    "AKIA" + "A" * 16,
+    "ASIA" + "A" * 16,
+    "xoxb-" + "1" * 12,
+    "sk_" + "live_" + "a1" * 12,
+    "rk_" + "test_" + "a1" * 12,
+    "sk-" + "a1_-" * 8,
+    "npm_" + "a" * 36,
+    "AGE-SECRET-" + "KEY-1" + "Q" * 58,
+)
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_tokens_of_known_forms_are_hidden(token: str) -> None:
+    assert redact(f"found {token} there".encode(), 200) == f"found {REDACTED} there"
+
+
+def test_looking_for_secrets_takes_no_more_time_than_text_has() -> None:
+    """No text makes a rule try every way to read it: this would take minutes."""
+    for part in ("password is ", "sshpass -a ", "mysql -", "-u a:", "sk-", "token ", "AGE-SECRET-KEY-", "mysql \t"):
+        assert redact((part * (65_536 // len(part))).encode(), 2048)
 
 
 # Around a change
