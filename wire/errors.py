@@ -20,6 +20,7 @@ SHOWN_CHARACTERS_MAX = 120
 """How much of an expected or actual value an error shows; enough for a digest in hexadecimal, far below a payload."""
 
 _SHOWN_INTEGER_BITS_MAX = 4096
+_ELLIPSIS = "…"
 
 _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
@@ -31,7 +32,9 @@ def show_value(value: object) -> str:
         text = head.hex() if head else "no bytes"
     elif isinstance(value, str):
         # Cut before escaping, so that a huge text costs nothing; escape, so that control characters never reach a terminal.
-        text = ascii(value[: SHOWN_CHARACTERS_MAX + 1])[1:-1] or "an empty text"
+        # Our own sentences say … for what is left out, and nobody is misled by that one.
+        parts = value[: SHOWN_CHARACTERS_MAX + 1].split(_ELLIPSIS)
+        text = _ELLIPSIS.join(ascii(each)[1:-1] for each in parts) or "an empty text"
     elif isinstance(value, int) and value.bit_length() > _SHOWN_INTEGER_BITS_MAX:
         text = f"an integer of {value.bit_length()} bits"  # Python refuses to print the longest ones
     else:

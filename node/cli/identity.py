@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +57,7 @@ _ROLES = click.option(
     multiple=True,
     required=True,
     metavar="ROLE",
-    help="administrator, developer, attestor:NAME, host, auditor or validator; may be given several times.",
+    help="administrator, developer, attestor:NAME, host, auditor, release-manager or validator; may be given several times.",
 )
 _CERTIFICATE = click.option(
     "--certificate",
@@ -135,7 +136,8 @@ def show(session: Session, identity: str, height: int | None, consistency: str |
         session.output.emit(proven, proven_lines(proven))
         return
     document = session.client().call("identities.get", identity=identity, height=height, consistency=consistency)
-    session.output.emit(document, _lines(document))
+    now_ms = _block_time_ms(session.client(), height) if document.get("role_terms") else 0
+    session.output.emit(document, _lines(document, now_ms))
 
 
 @click.command(
@@ -149,9 +151,11 @@ def show(session: Session, identity: str, height: int | None, consistency: str |
 @click.pass_obj
 def list_identities(session: Session, organisation: str | None, role: str | None) -> None:
     """List identities in order of their ids."""
-    found = all_identities(session.client(), organisation=organisation, role=role)
+    client = session.client()
+    found = all_identities(client, organisation=organisation, role=role)
+    now_ms = _block_time_ms(client, None) if any(each.get("role_terms") for each in found) else 0
     rows = [
-        (each["identity"], each["status"], ", ".join(each["roles"]), len(each["keys"]), each["display_name"])
+        (each["identity"], each["status"], _roles_text(each, now_ms), len(each["keys"]), each["display_name"])
         for each in found
     ]
     session.output.emit(found, table(rows, ("identity", "status", "roles", "keys", "name")))
@@ -407,7 +411,27 @@ def _only_key(client: NodeClient, identity: str) -> str:
     return str(keys[0])
 
 
-def _lines(document: dict[str, Any]) -> list[str]:
+def _block_time_ms(client: NodeClient, height: int | None) -> int:
+    """Return the time of a past block, or that of one that would be made now: by that alone is told whether a role counts."""
+    if height is not None:
+        return int(client.call("blocks.get", height=height)["time_ms"])
+    newest = int(client.call("blocks.get", height=client.call("status")["height"])["time_ms"])
+    return max(newest, time.time_ns() // 1_000_000)
+
+
+def _roles_text(document: dict[str, Any], now_ms: int) -> str:
+    """Return the roles, each with whether it counts in a block of `now_ms` where it is bound to a time."""
+    standing = {each["role"]: _standing(each, now_ms) for each in document.get("role_terms", ())}
+    return ", ".join(f"{role}{standing.get(role, '')}" for role in document["roles"])
+
+
+def _standing(term: dict[str, Any], now_ms: int) -> str:
+    if term["until_ms"] is not None and now_ms > term["until_ms"]:
+        return " (ended)"
+    return " (not begun)" if term["from_ms"] is not None and now_ms < term["from_ms"] else ""
+
+
+def _lines(document: dict[str, Any], now_ms: int) -> list[str]:
     from node.cli.audit_trace import term_text
 
     lines = list(
@@ -416,9 +440,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 ("identity", document["identity"]),
                 ("name", document["display_name"]),
                 ("organisation", document["organisation"]),
-                ("roles", ", ".join(document["roles"])),
+                ("roles", _roles_text(document, now_ms)),
                 *(
-                    (f"  {each['role']}", term_text(each["from_ms"], each["until_ms"]))
+                    (f"  {each['role']}", term_text(each["from_ms"], each["until_ms"]) + _standing(each, now_ms))
                     for each in document.get("role_terms", ())
                 ),
                 ("status", document["status"]),

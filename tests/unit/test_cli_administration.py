@@ -18,7 +18,7 @@ from ledger.state import StateView
 from ledger.transaction import decode_transaction_untrusted
 from node.cli import client as client_module
 from node.cli.command import Session
-from node.documents import identity_document, organisation_document
+from node.documents import header_document, identity_document, organisation_document
 from node.identity_documents import administration_document
 from node.identity_services import IdentityServices
 from node.local.protocol import decode_blob_untrusted
@@ -59,6 +59,10 @@ class LedgerNode:
                     for each in view.identities(params["after"] or "")
                     if each.organisation == params["organisation"]
                 ]
+            case "blocks.get":
+                header = view.header_at(params["height"])
+                assert header is not None
+                return header_document(header)
             case "organisations.list":
                 return [organisation_document(each, "active") for each in view.organisations()]
             case "tx.submit":
@@ -158,6 +162,23 @@ def test_act_is_withdrawn(chain: Chain, keys: dict[str, Path]) -> None:
     (act,) = run_json("identity", "pending", "acme", "--all")["acts"]
     assert act["status"] == "withdrawn"
     assert "withdrawn" in run("identity", "pending", "acme", "--all").out
+
+
+def test_term_that_has_ended_or_not_begun_is_shown_as_such(
+    chain: Chain, keys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time of a block that would be made now: the ledger's newest, or this machine's where that is later."""
+    ada = ("--key", keys["ada@acme"])
+    run_json("identity", "set-term", "alice@acme", "--role", "developer", "--until", "2999-12-31T00:00:00Z", *ada)
+    assert "ended" not in run("identity", "show", "alice@acme").out
+    monkeypatch.setattr("time.time_ns", lambda: 32_503_680_001_000 * 1_000_000)  # in the year 3000
+    text = run("identity", "show", "alice@acme").out
+    assert "roles:        developer (ended)\n" in text
+    assert "until 2999-12-31 00:00:00 (ended)\n" in text
+    assert " developer (ended) " in run("identity", "list", "--organisation", "acme").out
+    run_json("identity", "set-term", "alice@acme", "--role", "developer", "--from", "3500-01-01T00:00:00Z", *ada)
+    assert "developer (not begun)" in run("identity", "show", "alice@acme").out
+    assert "release-manager" in run("identity", "register", "--help").out
 
 
 def test_terms_are_shown(chain: Chain, keys: dict[str, Path]) -> None:

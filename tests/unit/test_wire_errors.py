@@ -55,6 +55,13 @@ def test_shown_text_brings_no_control_characters_to_a_terminal() -> None:
     assert show_value("a\x1b[31mb\n\u202e") == "a\\x1b[31mb\\n\\u202e"
 
 
+def test_ellipsis_of_our_own_sentences_is_shown_as_it_is_and_nothing_else() -> None:
+    assert show_value("CVE-YYYY-NNNN or http(s)://…") == "CVE-YYYY-NNNN or http(s)://…"
+    assert show_value("…\u2025\u202e…\x1b\u0435") == "…\\u2025\\u202e…\\x1b\\u0435"
+    error = RejectedError("wire.test.rule", "no", expected="PROGRAM [ARGUMENT…]", actual="\u202e")
+    assert error.message == "no: expected PROGRAM [ARGUMENT…], got \\u202e"
+
+
 def test_shown_integer_too_long_for_python_to_print_is_described() -> None:
     assert show_value(1 << 100_000) == "an integer of 100001 bits"
 
