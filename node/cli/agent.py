@@ -329,7 +329,7 @@ def apply(session: Session, patch: str, name: str) -> None:
 @click.command(
     "rollback",
     cls=Command,
-    home=True,
+    node=True,
     examples=(
         "patchwarden agent rollback 3f2a… --target app",
         "patchwarden agent rollback 3f2a… --target app --with-dependants --explain",
@@ -401,7 +401,7 @@ def status(session: Session) -> None:
 @click.command(
     "drift",
     cls=Command,
-    home=True,
+    node=True,
     examples=("patchwarden agent drift", "patchwarden agent drift --target app --full"),
 )
 @click.option("--target", "name", metavar="TARGET", help="Only this one. Default: all.")

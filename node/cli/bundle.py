@@ -170,7 +170,7 @@ def import_bundle(session: Session, file: Path) -> None:
     )
 
 
-@click.command("outbox", cls=Command, home=True, examples=("patchwarden agent outbox",))
+@click.command("outbox", cls=Command, node=True, examples=("patchwarden agent outbox",))
 @click.pass_obj
 def outbox(session: Session) -> None:
     """List what this host still has to tell the ledger, in its order."""

@@ -106,6 +106,9 @@ ROUTES: Final[Mapping[str, Route]] = {
     "agent.progress": Route("GET", "/v1/agent/progress"),
     "agent.explain": Route("POST", "/v1/agent/explain", is_long=True),
     "agent.apply": Route("POST", "/v1/agent/apply", is_long=True),
+    "agent.rollback": Route("POST", "/v1/agent/rollback", is_long=True),
+    "agent.drift": Route("POST", "/v1/agent/drift", is_long=True),
+    "agent.outbox": Route("GET", "/v1/agent/outbox"),
 }
 
 

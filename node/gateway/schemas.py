@@ -49,6 +49,25 @@ class AgentRequest(Request):
     patch_id: Hex32 | None = None
 
 
+class RollbackRequest(Request):
+    """An installed patch that one of this host's targets is to lose."""
+
+    target: Name
+    patch_id: Hex32
+    with_dependants: bool = False
+    """Whether what stands on it goes first, the newest first."""
+    explain: bool = False
+    """Whether only the decision is wanted; nothing is changed then."""
+
+
+class DriftRequest(Request):
+    """Which of this host's targets to compare with their records: one, or all."""
+
+    target: Name | None = None
+    full: bool = False
+    """Whether every file is read, also those whose status has not changed."""
+
+
 class Problem(BaseModel):
     """Problem details, RFC 9457; further members are extensions of one problem, such as `tx_id`."""
 

@@ -450,7 +450,15 @@ def test_agent_over_http_needs_the_homes_token(net: Devnet, workshop: Path) -> N
     create(net, workshop, "http.patch")
     arguments = ("agent", "explain", workshop / "http.patch", "--target", "nothing", "--rpc", net.rpc("web1"))
     assert refused(*arguments) == "node.auth.required"
-    assert refused(*arguments, "--home", net.home("web1")) == "agent.target.unknown"
+    host = ("--rpc", net.rpc("web1"), "--home", net.home("web1"))
+    assert refused(*arguments, *host[2:]) == "agent.target.unknown"
+    assert (
+        refused("agent", "rollback", "0" * 64, "--target", "nothing", "--rpc", net.rpc("web1")) == "node.auth.required"
+    )
+    assert refused("agent", "rollback", "0" * 64, "--target", "nothing", *host) == "agent.target.unknown"
+    assert refused("agent", "drift", "--target", "nothing", *host) == "agent.target.unknown"
+    assert run_json("agent", "drift", "--full", *host) == []
+    assert isinstance(run_json("agent", "outbox", *host), list)
 
 
 # -- nodes and audits --------------------------------------------------------------------------------------------------

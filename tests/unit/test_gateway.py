@@ -319,10 +319,12 @@ def test_bug_in_a_route_is_a_problem_without_its_text(run: Callable[..., None]) 
 def test_agent_operations_need_the_token(run: Callable[..., None], authorization: str | None) -> None:
     async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
         headers = {} if authorization is None else {"authorization": authorization.encode()}
-        for path in ("/v1/agent/apply", "/v1/agent/explain"):
+        for path in ("/v1/agent/apply", "/v1/agent/explain", "/v1/agent/rollback"):
             response = await client.post(path, json={"target": "app", "patch_id": DIGEST}, headers=headers)
             _is_problem(response, 401, "node.auth.required")
             assert response.headers["www-authenticate"] == "Bearer"
+        _is_problem(await client.post("/v1/agent/drift", json={}, headers=headers), 401, "node.auth.required")
+        _is_problem(await client.get("/v1/agent/outbox", headers=headers), 401, "node.auth.required")
         assert core.calls == []
 
     run(scenario)
@@ -349,6 +351,53 @@ def test_how_far_an_agent_is_can_be_asked_without_a_token(run: Callable[..., Non
         assert response.json() == {"target": "app", "work": None}
         assert core.calls == [("agent.progress", {"target": "app"})]
         assert (await client.get("/v1/agent/progress")).status_code == 422
+
+    run(scenario)
+
+
+def test_rollback_drift_and_outbox_are_asked_for_with_all_that_they_take(run: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        core.answers |= {"agent.rollback": {"outcomes": []}, "agent.drift": [], "agent.outbox": []}
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        undo = {"target": "app", "patch_id": DIGEST}
+        more = undo | {"with_dependants": True, "explain": True}
+        for body in (undo, more):
+            assert (await client.post("/v1/agent/rollback", json=body, headers=headers)).json() == {"outcomes": []}
+        for looked_at in ({}, {"target": "app", "full": True}):
+            assert (await client.post("/v1/agent/drift", json=looked_at, headers=headers)).json() == []
+        for query in ("", "?after=7&limit=3"):
+            assert (await client.get(f"/v1/agent/outbox{query}", headers=headers)).json() == []
+        assert core.calls == [
+            ("agent.rollback", undo | {"with_dependants": False, "explain": False}),
+            ("agent.rollback", more),
+            ("agent.drift", {"target": None, "full": False}),
+            ("agent.drift", {"target": "app", "full": True}),
+            ("agent.outbox", {"after": 0, "limit": 64}),
+            ("agent.outbox", {"after": 7, "limit": 3}),
+        ]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/agent/rollback", {"target": "app"}),
+        ("/v1/agent/rollback", {"target": "app", "patch_id": "12"}),
+        ("/v1/agent/rollback", {"target": "app", "patch_id": DIGEST, "explain": "yes"}),
+        ("/v1/agent/rollback", {"target": "app", "patch_id": DIGEST, "force": True}),
+        ("/v1/agent/drift", {"full": 1}),
+        ("/v1/agent/drift", {"target": ""}),
+    ],
+)
+def test_what_an_agent_operation_does_not_take_is_refused_and_nothing_is_asked(
+    run: Callable[..., None], path: str, body: dict[str, object]
+) -> None:
+    async def scenario(client: httpx.AsyncClient, core: FakeCore) -> None:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        _is_problem(await client.post(path, json=body, headers=headers), 422, "node.http.invalid_request")
+        _is_problem(await client.get("/v1/agent/outbox?limit=65", headers=headers), 422, "node.http.invalid_request")
+        assert core.calls == []
 
     run(scenario)
 
