@@ -6,6 +6,8 @@ for any lines, at the end of a line for any rest of it. Further words in front o
 
 The commands of a page run in one shell, in order, in an empty directory; each must succeed. What differs from run to run is known by its
 form: digests, keys, signatures, times. Such a text may be another one, but the same one wherever the page shows the same one.
+Where a network runs (blocks ``console devnet``) heights, ages, sizes and ports differ as well, and are not compared. The directory is
+``/srv/try`` on every page.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ PROMPT: Final = "$ "
 ANYTHING: Final = "…"
 COMMAND_SECONDS_MAX: Final = 300
 OUTPUT_BYTES_MAX: Final = 1 << 20
+SHOWN_DIRECTORY: Final = "/srv/try"
+NETWORKED: Final = "devnet"
+"""The word in front of blocks whose commands talk to a running network."""
 _FENCE: Final = re.compile(r"```(?P<words>[a-z ]*)$")
 _HERE: Final = re.compile(r"<<'(?P<mark>[A-Z]+)'")
 _TIME: Final = (
@@ -40,6 +45,11 @@ _VARYING: Final = re.compile(
     rf"(?P<time>{_TIME})|did:key:z[1-9A-HJ-NP-Za-km-z]{{40,}}|SHA256:[A-Za-z0-9+/]{{43}}|"
     r"(?:[0-9A-Fa-f]{2}:){7,}[0-9A-Fa-f]{2}|[0-9a-f]{16,}|[A-Za-z0-9+/]{40,}={0,2}"
 )
+_MEASURE: Final = re.compile(
+    r"^(?:height|bytes|blocks|taken): +\d.*$|^ *\d+\.\d(?=  \d{4}-)|\b(?:height:? +|blocks? |log )\d+(?: to \d+)?|\b\d+ (?:bytes|blocks)\b|"
+    r"\b\d+ ms old|\b\d+\.\d s\b|\b\d+ MiB are free|127\.0\.0\.1:\d+|/tcp/\d+|\b[0-9a-f]{12}\b|  \d{4,}$"
+)
+"""What a network and a machine differ in from run to run: heights, ages, sizes, free room, ports, and digests cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,11 @@ def _blank(line: str) -> str:
     return _VARYING.sub(lambda found: "<time>" if found["time"] else "<varies>", line)
 
 
+def without_measures(lines: Sequence[str]) -> list[str]:
+    """Return the lines without what differs where a network runs, and with one space where columns have several."""
+    return [re.sub(r"(?<=\S) {2,}", " ", _MEASURE.sub("<measure>", line)) for line in lines]
+
+
 def matches(shown: Sequence[str], actual: Sequence[str], names: Names) -> bool:
     """Return whether a command printed what the page shows."""
     if not shown:
@@ -189,11 +204,14 @@ def open_shell(directory: Path) -> Iterator[Shell]:
     tools = directory.with_name(f"{directory.name}.bin")
     tools.mkdir()
     command = tools / "patchwarden"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m node.cli "$@"\n')
+    # Whether a command takes long enough to say how far it is depends on the machine.
+    main = "import node.cli.output; node.cli.output.NOTE_INTERVAL_S = 1e9; from node.cli.main import main; main()"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -P -c "{main}" "$@"\n')
     command.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PATCHWARDEN_", "GIT_", "LC_"))}
     kept.pop("PYTHONPATH", None)
     settings = {
+        "SOURCE": str(ROOT),
         "PATH": f"{tools}:{os.environ['PATH']}",
         "LC_ALL": "C",
         "TZ": "UTC",
@@ -224,17 +242,25 @@ def run_page(text: str, directory: Path, needs: Collection[str] = (), *, write: 
             if not step.needs <= set(needs):
                 continue
             code, printed = shell.run(step.command)
+            printed = printed.replace(str(directory), SHOWN_DIRECTORY)
             actual = [line.rstrip() for line in printed.rstrip("\n").splitlines()]
             if code != 0:
                 raise NotAsShownError(f"line {step.line}: exit status {code}: {step.command}\n{printed}")
             if not write:
-                if not matches(step.output, actual, names):
+                ways = (
+                    (without_measures(step.output), without_measures(actual))
+                    if NETWORKED in step.needs
+                    else (step.output, actual)
+                )
+                if not matches(*ways, names):
                     shown = "\n".join(step.output)
                     raise NotAsShownError(
                         f"line {step.line}: {step.command}\n--- shown:\n{shown}\n--- printed:\n{printed}"
                     )
                 continue
-            if any(line.endswith(ANYTHING) for line in step.output) and matches(step.output, actual, Names()):
+            if any(line.endswith(ANYTHING) for line in step.output) and matches(
+                without_measures(step.output), without_measures(actual), Names()
+            ):
                 continue
             start = step.output_start - 1 + shift
             lines[start : start + len(step.output)] = actual

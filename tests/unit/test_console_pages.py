@@ -149,6 +149,46 @@ def test_what_is_shown_as_the_same_is_the_same_and_what_differs_differs() -> Non
     assert not holds((ONE,), ("x",))
 
 
+NETWORKED = [
+    ("height:      5", "height:      12"),
+    ("ok    admit: 63311 bytes; replica at height 5, 759 ms old", "ok    admit: 72819 bytes; replica at height 36, 4120 ms old"),
+    ("ok    replica: height 14, 0.2 s old; decides up to 60 s", "ok    replica: height 3, 11.9 s old; decides up to 60 s"),
+    ("      5.0  2026-11-22 22:45:47  patch 9b5e00547d41 published  [log 5, certified by block 5, c458c10e4407…]",
+     "     32.0  2026-11-22 20:50:09  patch 8482203f4d3e published  [log 6, certified by block 32, 0164419a997f…]"),
+    ("21     host.report  volume  -       51c183217240…  50038", "21     host.report  volume  -       9900c526930a…  50107"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shown", "actual"), NETWORKED)
+def test_heights_ages_and_sizes_may_differ_where_a_network_runs_and_nowhere_else(
+    tmp_path: Path, shown: str, actual: str
+) -> None:
+    lines = (f"$ cat <<'END'\n{actual}\nEND", shown)
+    check(tmp_path, *lines, words="console devnet", needs=("devnet",))
+    with pytest.raises(NotAsShownError):
+        check(tmp_path / "work", *lines)
+
+
+@pytest.mark.parametrize(
+    ("shown", "actual"),
+    [
+        ("installed: 1", "installed: 0"),
+        ("result:   SUCCESS", "result:   ERROR_POLICY_DENIED"),
+        ("ok    replica: height 14, 0.2 s old", "FAIL  replica: height 14, 0.2 s old"),
+        ("ok    app tree: as recorded, 1 patches installed", "ok    app tree: as recorded, 2 patches installed"),
+        ("exit code 1", "exit code 3"),
+        ("workers 4", "workers 64"),
+    ],
+)
+def test_what_a_network_answers_may_not_differ(tmp_path: Path, shown: str, actual: str) -> None:
+    with pytest.raises(NotAsShownError):
+        check(tmp_path, f"$ echo '{actual}'", shown, words="console devnet", needs=("devnet",))
+
+
+def test_the_directory_has_one_name_on_every_page(tmp_path: Path) -> None:
+    assert check(tmp_path, "$ pwd", "/srv/try")
+
+
 def test_any_lines_may_stand_for_three_dots() -> None:
     assert matches(("a", "…", "d"), ("a", "b", "c", "d"), Names())
     assert matches(("a", "…"), ("a",), Names())
