@@ -16,7 +16,7 @@ from agent.results import Outcome
 from ledger.bodies import DeploymentOutcome
 from ledger.limits import DETAIL_BYTES_MAX, REPORT_BYTES_MAX
 from wire import canonical_json
-from wire.hashing import sha256
+from wire.hashing import Digest, sha256
 
 _MESSAGE_CHARACTERS_MAX: Final = 2000
 _PROBLEM_CHARACTERS_MAX: Final = 500
@@ -99,6 +99,19 @@ def drift_body(status: TargetStatus) -> bytes:
     if status.tree_digest is None:
         document |= {"problem": _text(status.problem)[:_PROBLEM_CHARACTERS_MAX], "problem_code": status.problem_code}
     return _bounded(document, [_text(path) for path in status.drifted_paths])
+
+
+def removal_body(recorded: Digest) -> bytes:
+    """Return the body of a drift report that says that a target is guarded no more: whatever its tree becomes, no record explains it."""
+    document = {
+        "version": 1,
+        "tree_digest": None,
+        "recorded_tree_digest": recorded.hex(),
+        "paths_count": 0,
+        "problem": "the host guards this tree no longer: its operator has removed the target",
+        "problem_code": "agent.target.removed",
+    }
+    return _bounded(document, [])
 
 
 def repair_body(status: TargetStatus) -> bytes:

@@ -26,9 +26,9 @@ from agent.blocking import run_blocking, write_error
 from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.delivery import Delivery
-from agent.documents import adoption_body, drift_body, repair_body
+from agent.documents import adoption_body, drift_body, removal_body, repair_body
 from agent.drift import NO_TREE, PASSING, is_full_due, own_moment_s, read_full_scan_ms
-from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError
+from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError, TargetRefusedError
 from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.hooks import HookKind, Hooks, check_programs
@@ -46,7 +46,7 @@ from agent.turns import CHANNEL, OpenTurn, Retries, find_open_turns
 from ledger.bodies import HostReport
 from ledger.transaction import Transaction, build_transaction
 from wire.errors import RejectedError, UnavailableError
-from wire.hashing import sha256
+from wire.hashing import Digest, sha256
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -479,10 +479,21 @@ class Agent:
             await run_blocking(slot.change, replace(slot.config, hooks=hooks))
 
     async def remove_target(self, name: str) -> None:
-        """Forget a target; its tree and its history stay. Raises TargetRefusedError, StateWriteError."""
+        """Forget a target, and tell the ledger that nobody vouches for its tree from now on; the tree and its history stay.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``.
+            UnavailableError: ``agent.outbox.full``, ``agent.state.*``: it is still guarded.
+            CorruptionError: The agent's state is damaged.
+        """
         slot = self._registry.get(name)
         async with self._registry_lock, self._lock(slot):
             await self._lifecycle.recover(slot)
+            recorded = await run_blocking(_recorded_tree, slot)
+            if recorded is not None:
+                # If this is as far as it comes, the next look finds the tree as recorded, and tells that, too.
+                await run_blocking(slot.mark_drift_reported, NO_TREE)
+            await self._delivery.queue(HostReport("drift", name, removal_body(recorded or NO_TREE)))
             await run_blocking(self._registry.remove, name)
 
     async def history(self, name: str, limit: int = _HISTORY_DEFAULT) -> tuple[dict[str, Any], ...]:
@@ -717,6 +728,14 @@ class Agent:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._config.directory, name)
+
+
+def _recorded_tree(slot: Target) -> Digest | None:
+    """Return the recorded tree digest of a target, or None where its record is lost or damaged."""
+    try:
+        return slot.state().tree_digest
+    except (TargetRefusedError, StateCorruptError):
+        return None
 
 
 def _rollback_order(slot: Target, patch_id: str, with_dependants: bool) -> tuple[str, ...]:

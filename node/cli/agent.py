@@ -287,7 +287,7 @@ def target_thaw(session: Session, name: str) -> None:
 @_NAME
 @click.pass_obj
 def target_remove(session: Session, name: str) -> None:
-    """Forget TARGET. Its tree, its history and its release counters stay."""
+    """Forget TARGET, and tell the ledger that it is not guarded any more. Its tree, its history and its release counters stay."""
     document = session.client().call("agent.target.remove", target=name)
     session.output.emit(document, [f"target {name} is no longer guarded"])
 

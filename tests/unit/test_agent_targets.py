@@ -325,6 +325,44 @@ async def test_removed_target_is_gone_and_its_tree_stays(world: World) -> None:
     assert world.agent.list_targets() == ()
 
 
+async def test_ledger_hears_that_a_target_is_not_guarded_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.outbox.OUTBOX_ENTRIES_MAX", 0)
+    with pytest.raises(UnavailableError) as caught:
+        await world.agent.remove_target(TARGET)
+    assert caught.value.code == "agent.outbox.full"
+    assert world.agent.list_targets() == (TARGET,)
+    monkeypatch.undo()
+    await world.agent.remove_target(TARGET)
+    await world.agent._delivery.deliver(5.0)
+    told = world.reports()[-1]
+    assert (told.report_kind, told.target) == ("drift", TARGET)
+    assert json.loads(told.body) == {
+        "version": 1,
+        "tree_digest": None,
+        "recorded_tree_digest": world.digest().hex(),
+        "paths_count": 0,
+        "problem": "the host guards this tree no longer: its operator has removed the target",
+        "problem_code": "agent.target.removed",
+    }
+    await world.add_target()
+    await world.agent._delivery.deliver(5.0)
+    assert world.reports()[-1].report_kind == "adopt"
+
+
+async def test_target_whose_removal_was_interrupted_is_guarded_and_told_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.agent._registry, "remove", lambda name: (_ for _ in ()).throw(OSError(5, "killed here")))
+    with pytest.raises(StateWriteError):
+        await world.agent.remove_target(TARGET)
+    world.reopen()
+    assert await world.agent.check_drift() == ()
+    await world.agent._delivery.deliver(5.0)
+    assert [body.report_kind for body in world.reports()] == ["adopt", "drift", "repair"]
+
+
 async def test_target_added_again_has_what_its_tree_shows_to_be_installed(world: World, tmp_path: Path) -> None:
     data = world.release()
     assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
