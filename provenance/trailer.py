@@ -9,7 +9,7 @@ Source: docs/spec/patch-file.md 6 and 7.4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -118,7 +118,11 @@ class Trailer(NamedTuple):
 
 
 def read_trailer(
-    envelopes: Sequence[Envelope], binding: Binding, metadata: PatchMetadata, author_key: PublicKey
+    envelopes: Sequence[Envelope],
+    binding: Binding,
+    metadata: PatchMetadata,
+    author_key: PublicKey,
+    broken_seal: Callable[[InvalidMetadataError], None] | None = None,
 ) -> Trailer:
     """Return the attestations that hold for the bound patch, those set aside, and the seal.
 
@@ -127,6 +131,8 @@ def read_trailer(
         binding: What they must be about.
         metadata: The author's, for what a seal repeats of it.
         author_key: The author's key, under which nobody approves.
+        broken_seal: Told of a seal that does not hold; the trailer is then read as if it had none. Only for whoever tells a person about
+            the file: None, for everybody else, refuses it.
 
     Raises:
         InvalidMetadataError: ``provenance.seal.*``, and what a seal's own fields break.
@@ -140,7 +146,12 @@ def read_trailer(
             statement = _read_statement(envelope)
             if isinstance(statement, SealStatement):
                 # A seal is no attestation: its failures are not set aside, so they leave through this `try` as InvalidMetadataError.
-                seal = _read_seal(index, envelope, statement, envelopes, binding, metadata)
+                try:
+                    seal = _read_seal(index, envelope, statement, envelopes, binding, metadata)
+                except InvalidMetadataError as error:
+                    if broken_seal is None:
+                        raise
+                    broken_seal(error)
                 continue
             attestation = _read_attestation(index, envelope, statement, binding, author_key)
             _check_new(attestation, said)
@@ -149,9 +160,13 @@ def read_trailer(
         else:
             attestations.append(attestation)
     if seal is not None and refused:
-        raise _refuse_seal(
+        broken = _refuse_seal(
             "attestation_refused", f"the sealed trailer line {refused[0].index + 1} does not hold: {refused[0].message}"
         )
+        if broken_seal is None:
+            raise broken
+        broken_seal(broken)
+        seal = None
     return Trailer(tuple(attestations), tuple(refused), seal)
 
 

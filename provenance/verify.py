@@ -173,12 +173,18 @@ def extract_metadata(signed: SignedPatch) -> DescribedPatch:
     return DescribedPatch(signed, metadata)
 
 
-def check_metadata(described: DescribedPatch, progress: Callable[[int], None] | None = None) -> VerifiedPatch:
+def check_metadata(
+    described: DescribedPatch,
+    progress: Callable[[int], None] | None = None,
+    broken_seal: Callable[[InvalidMetadataError], None] | None = None,
+) -> VerifiedPatch:
     """Return the verified patch: the metadata describes the diff, every attestation kept is bound and signed, a seal holds.
 
     Args:
         described: The patch.
         progress: Told how many bytes of the diff are read.
+        broken_seal: Told of a seal that does not hold, in place of a refusal; what is returned then is for telling a person about the file,
+            and for nothing else. None: such a file is refused.
 
     Raises:
         DiffRefusedError: ``provenance.diff.*``.
@@ -199,7 +205,7 @@ def check_metadata(described: DescribedPatch, progress: Callable[[int], None] | 
     # Its first step has hashed the body, and compared.
     patch_id, payload_digest = PatchId(signed.statement.digests[0]), author.payload_digest
     binding = Binding(patch_id, metadata.patch_diff.sha256, payload_digest.hex())
-    trailer = read_trailer(signed.envelopes[1:], binding, metadata, signed.author_key)
+    trailer = read_trailer(signed.envelopes[1:], binding, metadata, signed.author_key, broken_seal)
     return VerifiedPatch(
         patch_id=patch_id,
         file=signed.file,

@@ -19,6 +19,7 @@ from node.cli.output import table, time_text
 
 if TYPE_CHECKING:
     from provenance.verify import VerifiedPatch
+    from wire.errors import RejectedError
 
 COUNTS: Final = "yes"
 HOLDS: Final = "signature"
@@ -66,10 +67,17 @@ class Voice:
     """Of a vulnerability scan."""
     properties: list[str] = field(default_factory=list)
     """What a verifier vouches for."""
+    is_forged: bool = False
+    """Whether the key is not of whom the line names."""
 
 
-def voices_of_file(patch: VerifiedPatch) -> list[Voice]:
-    """Return everybody who speaks in the file, in its order; nothing is known of the ledger yet."""
+def voices_of_file(patch: VerifiedPatch, forged: Mapping[int, RejectedError] | None = None) -> list[Voice]:
+    """Return everybody who speaks in the file, in its order; nothing is known of the ledger yet but whose names are forged.
+
+    Args:
+        patch: The file.
+        forged: Why a line does not speak for whom it names, by its index in the trailer.
+    """
     from provenance.intoto import decode_statement_untrusted
     from provenance.predicates import read_predicate_untrusted
     from provenance.statement import ATTESTATION_SUBJECTS
@@ -109,14 +117,21 @@ def voices_of_file(patch: VerifiedPatch) -> list[Voice]:
             Voice(seal.index + 1, "seal", seal.identity, _organisation(seal.identity), "seal", None,
                   f"seal over {len(seal.attestations)}", None, seal.time, seal.payload_digest.hex())
         )  # fmt: skip
-    return sorted(found, key=lambda each: each.line or 0)
+    refused = {index + 1: error.message for index, error in (forged or {}).items()}
+    told = [
+        replace(each, valid=NOT_COUNTED, why_not=refused[each.line], is_forged=True) if each.line in refused else each
+        for each in found
+    ]
+    return sorted(told, key=lambda each: each.line or 0)
 
 
 def with_ledger(
     voices: list[Voice],
     record: dict[str, Any] | None,
     attestations: list[dict[str, Any]],
+    *,
     author_refusal: str | None,
+    seal_refusal: str | None,
     published_ms: int | None,
 ) -> list[Voice]:
     """Return the voices with what the ledger says about each, and those that only the ledger has.
@@ -126,6 +141,7 @@ def with_ledger(
         record: The published patch, or None.
         attestations: Everything recorded about it, judged by the node.
         author_refusal: Why the author's key or identity does not hold, or None.
+        seal_refusal: Why the seal does not count, or None.
         published_ms: Time of the block that published it.
     """
     recorded = {each["payload_digest"]: each for each in attestations}
@@ -140,6 +156,11 @@ def with_ledger(
                 replace(voice, identity=name, organisation=_organisation(name), valid=valid, why_not=refusal,
                         recorded_height=height, recorded_time_ms=published_ms)
             )  # fmt: skip
+        elif voice.is_forged:
+            told.append(voice)
+        elif voice.what == "seal":
+            valid = COUNTS if seal_refusal is None else NOT_COUNTED
+            told.append(replace(voice, valid=valid, why_not=seal_refusal))
         elif voice.what == "attestation":
             entry = recorded.pop(voice.payload_digest or "", None)
             told.append(
@@ -184,7 +205,10 @@ def people_lines(voices: list[Voice]) -> Iterator[str]:
         if voice.findings or voice.properties:
             yield f"  {voice.identity} {_content(voice)}"
     counts = _counts(voices)
-    asked = any(voice.valid == COUNTS or voice.recorded_height is not None for voice in voices)
+    # A ledger that was asked has judged the author.
+    asked = any(
+        (voice.what == "author" and voice.valid != HOLDS) or voice.recorded_height is not None for voice in voices
+    )
     which = "that count" if asked else "whose signatures hold (no ledger was asked whether they count)"
     yield (
         f"approvals {which}: {counts['approvers']} people of {counts['approver_organisations']} organisations; "
@@ -200,7 +224,7 @@ def _counts(voices: list[Voice]) -> dict[str, int]:
         "approver_organisations": len({each.organisation for each in approving}),
         "rejecters": len({each.identity for each in heard if each.verdict == "reject"}),
         "statements": sum(each.verdict is None for each in heard),
-        "set_aside": sum(each.valid == NOT_COUNTED for each in voices if each.what != "author"),
+        "set_aside": sum(each.valid == NOT_COUNTED for each in voices if each.what not in ("author", "seal")),
     }
 
 

@@ -24,18 +24,23 @@ import click
 from node.cli.command import Command, Session
 from node.cli.output import Progress
 from node.cli.params import EXISTING_DIRECTORY, FILE, FILE_OR_DASH
+from node.cli.patch_names import UNKNOWN_KEY, Names
 from node.cli.patch_people import Voice, people_document, people_lines, voices_of_file, with_ledger, with_receipt
-from node.cli.trusted import read_trusted, trust_options
+from node.cli.trusted import read_genesis, read_trusted, trust_options
 from wire.errors import RejectedError
 
 if TYPE_CHECKING:
     from ledger.trust import TrustedHead
     from provenance.diff_model import FileState
+    from provenance.errors import InvalidMetadataError
+    from provenance.trailer import Attestation, ReleaseSeal
     from provenance.verify import VerifiedPatch
 
 PASSED: Final = "passed"
 WARNING: Final = "warning"
 FAILED: Final = "failed"
+NOT_RECORDED: Final = "cli.verify.not_recorded"
+NOT_COUNTED_CODE: Final = "cli.verify.set_aside"
 _MARKS: Final = {PASSED: "ok  ", WARNING: "note", FAILED: "FAIL"}
 
 
@@ -57,6 +62,20 @@ class Report:
             self.add(step, FAILED, error.message, error.code)
             return False
         return True
+
+    def refuse(self, step: str, error: RejectedError, prefix: str = "") -> None:
+        """Note why a line does not speak for whom it names: a failure, but a note where the ledger knows neither name nor key."""
+        result = WARNING if error.code == UNKNOWN_KEY else FAILED
+        self.add(step, result, f"{prefix}{error.message}", error.code)
+
+    def note(self, step: str, check: Callable[[], str]) -> str | None:
+        """Run one check whose refusal sets something aside and fails nothing; return why, or None."""
+        try:
+            self.add(step, PASSED, check())
+        except RejectedError as error:
+            self.add(step, WARNING, f"set aside: {error.message}", error.code)
+            return error.message
+        return None
 
     @property
     def is_valid(self) -> bool:
@@ -102,12 +121,14 @@ def verify(  # noqa: PLR0917 - one parameter for each option
     patch = _verify_file(file, report, shown=shown)
     voices: list[Voice] = []
     if patch is not None:
-        voices = voices_of_file(patch)
+        members, names = _whose_keys(session, genesis)
+        forged = _verify_trailer(patch, names, report)
+        voices = voices_of_file(patch, forged)
         if base is not None:
             with Progress("files compared", len(patch.diff.files), shown=shown) as progress:
                 _verify_base(patch, base, report, progress)
         if session.has_node:
-            voices = _verify_ledger(session, patch, report, voices)
+            voices = _verify_ledger(session, patch, members, report, voices)
         if trusted is not None:
             voices = _verify_receipts(patch, trusted, receipts, report, voices)
     document = {
@@ -133,6 +154,7 @@ def _verify_file(file: Path, report: Report, *, shown: bool) -> VerifiedPatch | 
 
     data = read_file(file, PATCH_FILE_BYTES_MAX)
     step = "author's signature"
+    broken_seals: list[InvalidMetadataError] = []
     try:
         signed = check_signature_untrusted(data)
         report.add(step, PASSED, f"key {signed.author_key.key_id_hex} signed this body and this diff")
@@ -143,23 +165,50 @@ def _verify_file(file: Path, report: Report, *, shown: bool) -> VerifiedPatch | 
         with Progress(
             "KiB of diff read", described.metadata.patch_diff.size_bytes // KIBIBYTE, shown=shown
         ) as progress:
-            patch = check_metadata(described, lambda done: progress.update(done // KIBIBYTE))
+            patch = check_metadata(described, lambda done: progress.update(done // KIBIBYTE), broken_seals.append)
     except RejectedError as error:
         report.add(step, FAILED, error.message, error.code)
         return None
     summary = patch.metadata.patch_diff
     report.add(step, PASSED, f"one meaning, {summary.files} files as described, digest {summary.sha256}")
+    for broken in broken_seals:
+        report.add("release seal", FAILED, broken.message, broken.code)
+    return patch
+
+
+def _whose_keys(session: Session, genesis: Path | None) -> tuple[list[dict[str, Any]], Names]:
+    """Return every identity of the ledger where one is asked, and whose keys are whose by whoever is believed."""
+    from node.cli.identity import all_identities
+
+    if session.has_node:
+        members = all_identities(session.client())
+        return members, Names.of_ledger(members)
+    return [], Names.nobody_asked() if genesis is None else Names.of_genesis(read_genesis(genesis))
+
+
+def _verify_trailer(patch: VerifiedPatch, names: Names, report: Report) -> dict[int, RejectedError]:
+    """Note what the lines behind the author's prove, and return why those do not speak that bear another one's name, by index."""
+    forged: dict[int, RejectedError] = {}
     for each in patch.attestations:
         said = each.verdict.value if each.verdict else each.predicate_type
-        report.add(
-            "attestation", PASSED, f"{said} by {each.identity} as {each.role}: bound to this patch, signature holds"
-        )
+        refusal = names.refusal(each.identity, each.keyid)
+        if refusal is None:
+            what = f"{said} by {each.identity} as {each.role}: bound to this patch, signature holds"
+            report.add("attestation", PASSED, what)
+        else:
+            forged[each.index] = refusal
+            report.refuse("attestation", refusal, f"trailer line {each.index + 1}, {said} as {each.role}: ")
     for refused in patch.attestations_refused:
         report.add("attestation", FAILED, f"trailer line {refused.index + 1}: {refused.message}", refused.code)
     if patch.seal is not None:
-        count = len(patch.seal.attestations)
-        report.add("release seal", PASSED, f"by {patch.seal.identity} over exactly these {count} attestations")
-    return patch
+        refusal = names.refusal(patch.seal.identity, patch.seal.keyid)
+        if refusal is None:
+            count = len(patch.seal.attestations)
+            report.add("release seal", PASSED, f"by {patch.seal.identity} over exactly these {count} attestations")
+        else:
+            forged[patch.seal.index] = refusal
+            report.refuse("release seal", refusal)
+    return forged
 
 
 def _verify_base(patch: VerifiedPatch, base: Path, report: Report, progress: Progress) -> None:
@@ -198,13 +247,14 @@ def _verify_base(patch: VerifiedPatch, base: Path, report: Report, progress: Pro
     report.attempt("base", check)
 
 
-def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report, voices: list[Voice]) -> list[Voice]:
-    from node.cli.identity import all_identities
+def _verify_ledger(
+    session: Session, patch: VerifiedPatch, members: list[dict[str, Any]], report: Report, voices: list[Voice]
+) -> list[Voice]:
     from node.cli.patch_files import find_record
 
     client = session.client()
     status = client.call("status")
-    owners = {key["key_id"]: (identity, key) for identity in all_identities(client) for key in identity["keys"]}
+    owners = {key["key_id"]: (identity, key) for identity in members for key in identity["keys"]}
     height = int(status["height"])
     record = find_record(client, patch.patch_id)
     recorded_height = height if record is None else int(record["published_height"])
@@ -217,30 +267,57 @@ def _verify_ledger(session: Session, patch: VerifiedPatch, report: Report, voice
         )
     else:
         report.attempt("publication", lambda: _check_record(patch, record))
-    recorded = {} if record is None else {each["payload_digest"]: each for each in record["attestations"]}
-    for each in patch.attestations:
-        entry = recorded.get(each.payload_digest.hex())
+    judged = [] if record is None else client.call("patches.attestations", patch_id=patch.patch_id)
+    forged = {voice.line for voice in voices if voice.is_forged}
+    own = [each for each in patch.attestations if each.index + 1 not in forged]
+    _verify_attestors(own, {each["payload_digest"]: each for each in judged}, report)
+    seal_refusal = None
+    seal = patch.seal
+    if seal is not None and seal.index + 1 not in forged:
+        home = None if owner is None else owner[0]["organisation"]
+        seal_refusal = report.note("sealer", lambda: _check_sealer(seal, owners.get(seal.keyid), home, height))
+    published_ms = None if record is None else client.call("blocks.get", height=recorded_height)["time_ms"]
+    return with_ledger(
+        voices,
+        record,
+        judged,
+        author_refusal=author_refusal,
+        seal_refusal=seal_refusal,
+        published_ms=published_ms,
+    )
+
+
+def _verify_attestors(attestations: list[Attestation], recorded: dict[str, dict[str, Any]], report: Report) -> None:
+    """Note of each attestation whether it counts, as the node judges it; what is set aside is no failure of the file."""
+    for each in attestations:
+        entry = recorded.pop(each.payload_digest.hex(), None)
         step = f"attestor {each.identity}"
-        if record is not None and entry is None:
-            report.add(step, WARNING, f"the attestation as {each.role} is not recorded, so it does not count")
-            continue
-        at = height if entry is None else int(entry["recorded_height"])
-        holder = owners.get(each.keyid)
-        report.attempt(
-            step,
-            lambda each=each, at=at, holder=holder: _check_attestor(each.identity, each.role, holder, at),  # type: ignore[misc]
-        )
-    in_file = {each.payload_digest.hex() for each in patch.attestations}
-    for digest, entry in recorded.items():
-        if digest not in in_file and entry["current"]:
+        if entry is None:
+            report.add(step, WARNING, f"set aside: the attestation as {each.role} is not recorded", NOT_RECORDED)
+        elif not entry["counts"]:
+            report.add(step, WARNING, f"set aside: {entry['why_not']}", NOT_COUNTED_CODE)
+        else:
+            report.add(step, PASSED, f"{each.role}, of {entry['organisation']}, recorded at {entry['recorded_height']}")
+    for entry in recorded.values():
+        if entry["current"]:
             report.add(
                 "ledger",
                 WARNING,
                 f"also recorded: {entry['verdict']} by {entry['identity']} as {entry['role']}, not in this file",
             )
-    judged = [] if record is None else client.call("patches.attestations", patch_id=patch.patch_id)
-    published_ms = None if record is None else client.call("blocks.get", height=recorded_height)["time_ms"]
-    return with_ledger(voices, record, judged, author_refusal, published_ms)
+
+
+def _check_sealer(
+    seal: ReleaseSeal, owner: tuple[dict[str, Any], dict[str, Any]] | None, home: str | None, height: int
+) -> str:
+    """Check what a host asks of a seal: that its signer may speak now, and is of the author's organisation or an attestor."""
+    identity, key = _holder(owner, f"the key that signed as {seal.identity}")
+    if identity["status"] != "active":
+        raise _refusal("status", f"{identity['identity']} is {identity['status']}")
+    _check_valid(identity, key, height)
+    if identity["organisation"] != home and not any(role.startswith("attestor:") for role in identity["roles"]):
+        raise _refusal("role", f"{seal.identity} is neither of the author's organisation nor an attestor")
+    return f"{seal.identity}, of {identity['organisation']}, key valid at height {height}"
 
 
 def _check_author(owner: tuple[dict[str, Any], dict[str, Any]] | None, height: int) -> str:
@@ -249,16 +326,6 @@ def _check_author(owner: tuple[dict[str, Any], dict[str, Any]] | None, height: i
     if "developer" not in identity["roles"]:
         raise _refusal("role", f"{identity['identity']} does not hold the role developer")
     return f"{identity['identity']}, developer, key valid at height {height}"
-
-
-def _check_attestor(name: str, role: str, owner: tuple[dict[str, Any], dict[str, Any]] | None, height: int) -> str:
-    identity, key = _holder(owner, f"the key that signed as {name}")
-    if identity["identity"] != name:
-        raise _refusal("identity", f"the key is {identity['identity']}'s, not {name}'s")
-    _check_valid(identity, key, height)
-    if f"attestor:{role}" not in identity["roles"]:
-        raise _refusal("role", f"{name} does not hold the role attestor:{role}")
-    return f"{role}, of {identity['organisation']}, key valid at height {height}"
 
 
 def _check_record(patch: VerifiedPatch, record: dict[str, Any]) -> str:

@@ -12,14 +12,16 @@ from ledger import bodies
 from node import documents
 from node.attestation_documents import judged_attestations
 from node.cli import client as client_module
-from provenance.attestation import build_predicate_attestation
+from node.cli.patch_names import Names
+from provenance.attestation import build_predicate_attestation, build_seal
 from provenance.patchfile import append_attestation
 from provenance.predicates import PREDICATE_SVR, PREDICATE_VULNS
-from provenance.verify import verify_patch_untrusted
+from provenance.verify import decode_trailer_untrusted, verify_patch_untrusted
 from tests.testkit import patches
 from tests.testkit.cli import run, run_json
 from tests.testkit.ledger import Chain, administrator_of, attest_body, key_of
-from wire.envelope import encode_envelope
+from wire import canonical_json
+from wire.envelope import encode_envelope, sign_envelope
 from wire.errors import RejectedError
 
 
@@ -90,6 +92,28 @@ def scan(data: bytes) -> bytes:
     result = [{"id": "CVE-2026-0002", "severity": [{"method": "cvss_score", "score": "9.8"}]}]
     predicate = {"scanner": {"uri": "pkg:github/aquasecurity/trivy", "result": result}}
     return state(data, "scan@beta", "vulnerability-scan", PREDICATE_VULNS, predicate)
+
+
+def sealed(data: bytes, signer: str, name: str) -> bytes:
+    """Return the file with a seal by `signer`'s key in the name of `name`."""
+    seal = build_seal(verify_patch_untrusted(data), key_of(signer), name, patches.LATER)
+    return append_attestation(data, encode_envelope(seal))
+
+
+def sealed_anyway(data: bytes) -> bytes:
+    """Return the file with a seal over all its lines, also those that prove nothing."""
+    patch = verify_patch_untrusted(data)
+    digests = [envelope.payload_digest.hex() for envelope in decode_trailer_untrusted(patches.trailer_lines(data)[1:])]
+    own = sealed(patches.with_lines(data, patches.trailer_lines(data)[:1]), "alice@acme", "alice@acme")
+    statement = json.loads(verify_patch_untrusted(own).seal.envelope.payload)  # type: ignore[union-attr]
+    statement["predicate"]["attestations"] = digests
+    envelope = sign_envelope(canonical_json.encode(statement), key_of("alice@acme"))
+    assert patch.attestations_refused
+    return patches.with_lines(data, [*patches.trailer_lines(data), encode_envelope(envelope)])
+
+
+def steps(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [each for each in document["steps"] if each["step"] == name]
 
 
 def published(chain: Chain, data: bytes) -> bytes:
@@ -172,10 +196,97 @@ def test_revoked_key_takes_the_voice_away_with_its_reason(tmp_path: Path, chain:
     chain.submit(
         bodies.IdentityRevoke("bob@beta", key_of("bob@beta").public_key.key_id, 1, "stolen"), administrator_of("beta")
     )
-    voices, document = verify(tmp_path, data, *LEDGER, code=1)
+    voices, document = verify(tmp_path, data, *LEDGER)
     assert voices["bob@beta"]["valid"] == "no"
     assert "revoked with last valid height 1" in voices["bob@beta"]["why_not"]
     assert document["counts"]["approvers"] == 0
+
+
+def test_what_the_ledger_sets_aside_is_named_and_fails_nothing(tmp_path: Path, chain: Chain) -> None:
+    """Cutting the line out of the file must not turn a NO into a YES."""
+    data = published(chain, review(patches.make_patch(), "bob@beta", "security-review"))
+    chain.submit(bodies.IdentityRevoke("bob@beta", None, 0, "bribed"), administrator_of("beta"))
+    cut = patches.with_lines(data, patches.trailer_lines(data)[:1])
+    for each in (data, cut):
+        _, document = verify(tmp_path, each, *LEDGER)
+        assert document["valid"]
+        assert (document["counts"]["approvers"], document["counts"]["set_aside"]) == (0, 1)
+    (step,) = steps(verify(tmp_path, data, *LEDGER)[1], "attestor bob@beta")
+    assert (step["result"], step["code"]) == ("warning", "cli.verify.set_aside")
+    assert "revoked" in step["message"]
+    chain.submit(bodies.IdentitySuspend("carol@gamma", "on leave"), administrator_of("gamma"))
+    voices, document = verify(tmp_path, review(data, "carol@gamma", "qa"), *LEDGER)
+    assert document["valid"]
+    assert voices["carol@gamma"]["why_not"] == "not recorded on the ledger"
+
+
+def test_attestation_in_another_ones_name_is_a_forgery(tmp_path: Path, chain: Chain) -> None:
+    data = published(chain, review(patches.make_patch(), "bob@beta", "security-review"))
+    forged = patches.approve(data, key_of("carol@gamma"), "dora@beta", "security-review")
+    chain.register("dora@beta", "attestor:security-review")
+    voices, document = verify(tmp_path, forged, *LEDGER, code=1)
+    step = steps(document, "attestation")[1]
+    assert (step["result"], step["code"]) == ("failed", "cli.verify.forged_name")
+    assert "signed as dora@beta, and the key is carol@gamma's" in step["message"]
+    assert (voices["dora@beta"]["valid"], document["counts"]["approvers"]) == ("no", 1)
+    text = run("patch", "verify", tmp_path / "fix.patch", *LEDGER).out
+    assert "by dora@beta" not in text
+    assert "NOT VALID" in text
+    nobody = patches.approve(data, key_of("a new key"), "dora@beta", "security-review")
+    (_, step) = steps(verify(tmp_path, nobody, *LEDGER, code=1)[1], "attestation")
+    assert (step["result"], step["code"]) == ("failed", "cli.verify.forged_name")
+    stranger = patches.approve(data, key_of("a new key"), "zed@beta", "security-review")
+    (_, step) = steps(verify(tmp_path, stranger, *LEDGER)[1], "attestation")
+    assert (step["result"], step["code"]) == ("warning", "cli.verify.unknown_key")
+
+
+def test_seal_in_another_ones_name_is_a_forgery(tmp_path: Path, chain: Chain) -> None:
+    data = published(chain, review(patches.make_patch(), "bob@beta", "security-review"))
+    voices, document = verify(tmp_path, sealed(data, "carol@gamma", "alice@acme"), *LEDGER, code=1)
+    (step,) = steps(document, "release seal")
+    assert (step["result"], step["code"]) == ("failed", "cli.verify.forged_name")
+    assert "signed as alice@acme, and the key is carol@gamma's" in step["message"]
+    assert [each["valid"] for each in document["voices"] if each["what"] == "seal"] == ["no"]
+    for who in ("alice@acme", "carol@gamma"):
+        voices, document = verify(tmp_path, sealed(data, who, who), *LEDGER)
+        assert [each["result"] for each in steps(document, "release seal") + steps(document, "sealer")] == [
+            "passed"
+        ] * 2
+    chain.register("otto@gamma", "auditor")
+    voices, document = verify(tmp_path, sealed(data, "otto@gamma", "otto@gamma"), *LEDGER)
+    (step,) = steps(document, "sealer")
+    assert (step["result"], step["code"]) == ("warning", "cli.verify.role")
+    assert voices["otto@gamma"]["valid"] == "no"
+    chain.submit(bodies.IdentitySuspend("carol@gamma", "on leave"), administrator_of("gamma"))
+    _, document = verify(tmp_path, sealed(data, "carol@gamma", "carol@gamma"), *LEDGER)
+    assert steps(document, "sealer")[0]["code"] == "cli.verify.status"
+
+
+def test_founding_document_knows_its_administrators_keys(chain: Chain) -> None:
+    names = Names.of_genesis(chain.genesis)
+    administrator = administrator_of("acme")
+    key_id = key_of(administrator).public_key.key_id_hex
+    assert names.refusal(administrator, key_id) is None
+    refusal = names.refusal("alice@acme", key_id)
+    assert refusal is not None
+    assert refusal.code == "cli.verify.forged_name"
+    # Whoever came later may have any other key.
+    assert names.refusal("alice@acme", key_of("alice@acme").public_key.key_id_hex) is None
+
+
+def test_broken_seal_fails_its_own_step_and_the_table_stays(tmp_path: Path, chain: Chain) -> None:
+    data = patches.make_released_patch()
+    lines = patches.trailer_lines(data)
+    _, document = verify(tmp_path, patches.with_lines(data, [lines[0], lines[2], lines[3]]), code=1)
+    assert [(each["step"], each["code"]) for each in document["steps"] if each["result"] == "failed"] == [
+        ("release seal", "provenance.seal.attestations")
+    ]
+    assert [each["what"] for each in document["voices"]] == ["author", "attestation"]
+    assert "\nNOT VALID" in run("patch", "verify", tmp_path / "fix.patch").out
+    other = patches.trailer_lines(patches.approve(patches.make_patch(release_counter=2)))[1]
+    broken = sealed_anyway(patches.with_lines(data, [lines[0], lines[1], other]))
+    _, document = verify(tmp_path, broken, code=1)
+    assert "provenance.seal.attestation_refused" in [each["code"] for each in steps(document, "release seal")]
 
 
 def test_one_person_in_two_roles_is_one_person(tmp_path: Path, chain: Chain) -> None:
