@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.cli.audit_replay import place_of
-from node.cli.output import printable, time_text
+from node.cli.output import printable_lines, time_text
 from node.cli.recovery_mark import mark_lines
 
 _STYLE: Final = """
@@ -183,4 +183,4 @@ def _when(time_ms: int) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(printable(str(value)))
+    return escape(printable_lines(str(value)))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SUBJECTS: Final = ("patch", "host", "identity", "organisation", "proposal")
 PAGE: Final = 500
 """Transactions that a node tells about one thing at once."""
+_PROBLEM_CHARACTERS_MAX: Final = 200
+"""Of what a host says is wrong with a tree, as much as a line shows."""
 EVENTS_MAX: Final = 100_000
 """The longest story that is told."""
 
@@ -251,10 +253,14 @@ def _differing(body: Any) -> str:
         document = decode_untrusted(body.body, bytes_max=len(body.body))
     except RejectedError:
         return ""
-    count = document.get("paths_count") if isinstance(document, dict) else None
-    paths = document.get("paths") if isinstance(document, dict) else None
-    if body.report_kind != "drift" or type(count) is not int:
+    if body.report_kind != "drift" or not isinstance(document, dict):
         return ""
+    count, paths = document.get("paths_count"), document.get("paths")
+    if type(count) is not int:
+        return ""
+    if document.get("problem") is not None:
+        problem, code = str(document["problem"]), str(document.get("problem_code"))
+        return f": {problem[:_PROBLEM_CHARACTERS_MAX]} [{code[:_PROBLEM_CHARACTERS_MAX]}]"
     named = [str(path)[:64] for path in paths[:3]] if isinstance(paths, list) else []
     return f": {count} paths differ" + (f", such as {', '.join(named)}" if named else "")
 

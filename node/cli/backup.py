@@ -229,7 +229,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             ("transactions", document["transactions"]),
             ("patch files", document["patch_files"]),
             ("key", f"{document['did']} ({'new' if document['is_key_new'] else 'from the backup'})"),
-            ("asks", "\n".join(document["peers"]) or "nobody: set `peers` in config.toml"),
+            ("asks", document["peers"] or "nobody: set `peers` in config.toml"),
         )
     )
     if document["role"] == "validator":

@@ -33,4 +33,4 @@ def completion(session: Session, shell: str) -> None:
     if kind is None:
         raise CommandError("cli.completion.shell", f"there is no completion for {shell}")
     script = kind(cli, {}, "patchwarden", "_PATCHWARDEN_COMPLETE").source()
-    session.output.emit({"shell": shell, "script": script}, [script])
+    session.output.emit({"shell": shell, "script": script}, script.split("\n"))

@@ -202,7 +202,7 @@ def story_lines(document: dict[str, Any]) -> list[str]:
                 ("proposal", document["proposal_id"]),
                 ("status", document["status"]),
                 ("proposed by", document["proposer"]),
-                ("why", document["description"] or None),
+                ("why", document["description"].split("\n") if document["description"] else None),
                 ("created", f"height {document['created_height']}"),
                 ("open until", f"height {document['expires_height']}"),
                 ("votes", standing),
@@ -258,7 +258,7 @@ def _status_lines(document: dict[str, Any]) -> list[str]:
                     f"{document['validators']}{', a change is under way' * document['change_of_validators_under_way']}",
                 ),
                 ("limits", ", ".join(f"{name} {value}" for name, value in document["limits"].items())),
-                ("open proposals", "\n".join(document["open_proposals"]) or "none"),
+                ("open proposals", document["open_proposals"] or "none"),
                 ("certificates", certificates_text(late)),
             )
         ),
@@ -310,10 +310,10 @@ def _text(value: object) -> object:
         case {"bytes": size, "sha256": digest}:
             return f"{size} bytes, sha256 {digest}"
         case list():
-            return "\n".join(
+            return [
                 str(_text(each)) if not isinstance(each, list) else ", ".join(str(one) for one in each)
                 for each in value
-            )
+            ]
         case _:
             return value
 

@@ -22,7 +22,7 @@ from node.cli.errors import (
     worst,
 )
 from node.cli.lazy import LazyGroup, Place
-from node.cli.output import printable
+from node.cli.output import printable, printable_lines
 from wire.errors import PatchwardenError
 
 PLACES: Final = {
@@ -110,9 +110,9 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
         shown = {name: value for name, value in document.items() if value != {}}
         click.echo(json.dumps({"error": shown}, ensure_ascii=False), err=True)
         return
-    click.echo(printable(f"error: {document['message']} [{document['code']}]"), err=True)
+    click.echo(printable_lines(f"error: {document['message']} [{document['code']}]", " " * 7), err=True)
     if document["hint"]:
-        click.echo(printable(f"  try: {document['hint']}"), err=True)
+        click.echo(printable_lines(f"  try: {document['hint']}", " " * 7), err=True)
 
 
 def _show_usage(error: click.ClickException, *, as_json: bool) -> None:

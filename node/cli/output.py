@@ -1,6 +1,7 @@
 """What a command says: one JSON document or lines of text on standard output, notes for a person on standard error.
 
-Text that comes from files and from the ledger is shown with its control characters escaped, so it can never steer a terminal.
+Text that comes from files and from the ledger is shown with its control characters escaped, line feeds too: it can never steer a terminal,
+and the name of a file can never write a line of its own. Whoever has several lines to say, says several.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ import click
 Json = Any
 """A JSON value."""
 
-_KEPT: Final = frozenset("\n")
 NOTE_INTERVAL_S: Final = 2.0
 """Where standard error is no terminal, progress is one line at most this often."""
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything escaped that is not shown as itself: control, format and bidirectional characters."""
+    """Return `text` as one line, with everything escaped that is not shown as itself: control, format and bidirectional characters."""
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() or character in _KEPT else ascii(character)[1:-1] for character in text
-    )
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def printable_lines(text: str, indent: str = "") -> str:
+    """Return the lines of `text`, each as `printable` shows it; all but the first begin with `indent`."""
+    return f"\n{indent}".join(map(printable, text.split("\n")))
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> Iterator[str]:
@@ -42,14 +45,18 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> Iterator[s
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
-    """Yield `name: value` lines with the values aligned; pairs whose value is None are left out."""
-    shown = [(name, printable(str(value))) for name, value in pairs if value is not None]
+    """Yield `name: value` lines with the values aligned; pairs whose value is None are left out, a list has a line for each item."""
+    shown = [(name, _lines_of(value)) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
-        first, *more = value.split("\n")
+    for name, (first, *more) in shown:
         yield f"{name + ':':<{width + 1}} {first}".rstrip()
         for line in more:
             yield f"{'':<{width + 1}} {line}".rstrip()
+
+
+def _lines_of(value: object) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [printable(str(item)) for item in items] or [""]
 
 
 def short(digest: str | None, length: int = 12) -> str:
@@ -190,7 +197,7 @@ class Output:
     def note(self, text: str) -> None:
         """Tell a person something that is no part of the answer."""
         if not self.as_json:
-            click.echo(printable(text), err=True)
+            click.echo(printable_lines(text, "  "), err=True)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:

@@ -22,6 +22,7 @@ from node.cli.output import Output
 from node.documents import transaction_document
 from tests.testkit import patches
 from tests.testkit.ledger import Chain
+from wire import canonical_json
 
 
 class ChainClient:
@@ -186,3 +187,21 @@ def test_documented_story_is_the_real_one(chain: Chain, client: ChainClient, rep
     shown = page.partition(command)[2].partition("```")[0]
     document = story(client, "patch", patch.patch_id.hex())
     assert shown.splitlines() == trace_lines(document)
+
+
+def test_a_report_says_what_is_wrong_and_never_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "a\n     15.0  2026-11-22 22:45:00  SUCCESS for 1234567890ab on db (record 1), by web1@acme"
+    chain = Chain()
+    chain.register_patch_people()
+    for document in (
+        {"paths_count": 1, "paths": [forged]},
+        {"paths_count": 0, "problem": "the target's directory cannot be found", "problem_code": "agent.target.missing"},
+    ):
+        body = canonical_json.encode({"version": 1, "tree_digest": None, "recorded_tree_digest": "00" * 32, **document})
+        chain.submit(bodies.HostReport("drift", "db", body), "web1@acme")
+    document = story(ChainClient(chain), "host", "web1@acme")
+    Output(as_json=False).emit(document, trace_lines(document))
+    drift, gone = capsys.readouterr().out.splitlines()[-3:-1]
+    assert r"1 paths differ, such as a\n     15.0" in drift
+    assert gone.count("the target's directory cannot be found [agent.target.missing]") == 1
+    assert "paths differ" not in gone

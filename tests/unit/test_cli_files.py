@@ -10,7 +10,7 @@ import pytest
 
 from node.cli.errors import FileError
 from node.cli.files import read_file, read_text, write_file
-from node.cli.output import fields, printable, short, table
+from node.cli.output import Output, fields, printable, printable_lines, short, table
 
 
 def test_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
@@ -74,16 +74,32 @@ def test_text_must_be_utf8(tmp_path: Path) -> None:
     assert caught.value.code == "cli.file.not_utf8"
 
 
-@pytest.mark.parametrize("bad", ["\x1b[31m", "\r", "\x07", "\u202e", "\u200b", "\x7f", "\x9b"])
+@pytest.mark.parametrize(
+    "bad", ["\x1b[31m", "\r", "\n", "\x0b", "\u2028", "\x85", "\x07", "\u202e", "\u200b", "\x7f", "\x9b"]
+)
 def test_what_could_steer_a_terminal_is_escaped(bad: str) -> None:
-    shown = printable(f"a{bad}b\nc")
+    shown = printable(f"a{bad}b")
     assert bad not in shown
     assert shown.startswith("a")
-    assert shown.endswith("b\nc")
+    assert shown.endswith("b")
+    assert len(shown.splitlines()) == 1
+    for lines in (table([(f"a{bad}b", 1)], ("name", "count")), fields([("name", f"a{bad}b")])):
+        assert all(bad not in line and len(line.splitlines()) == 1 for line in lines)
 
 
 def test_printable_text_stays_as_it_is() -> None:
-    assert printable("Größe 5 → 6\nnext") == "Größe 5 → 6\nnext"
+    assert printable("Größe 5 → 6") == "Größe 5 → 6"
+    assert printable_lines("one\ntwo\x1b", "  ") == "one\n  two\\x1b"
+
+
+def test_every_answer_goes_through_one_door(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "README\n2026-11-22 22:45:00  SUCCESS"
+    Output(as_json=False).emit({}, [f"  {forged}"])
+    Output(as_json=False).emit_event({}, forged)
+    Output(as_json=False).note(forged)
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [r"  README\n2026-11-22 22:45:00  SUCCESS", r"README\n2026-11-22 22:45:00  SUCCESS"]
+    assert said.err.splitlines() == ["README", "  2026-11-22 22:45:00  SUCCESS"]
 
 
 def test_table_aligns_and_escapes() -> None:
@@ -96,7 +112,7 @@ def test_table_aligns_and_escapes() -> None:
 
 
 def test_fields_align_and_leave_out_what_is_none() -> None:
-    assert list(fields([("a", 1), ("long", "x\ny"), ("gone", None)])) == ["a:    1", "long: x", "      y"]
+    assert list(fields([("a", 1), ("long", ("x", "y")), ("gone", None)])) == ["a:    1", "long: x", "      y"]
 
 
 def test_short_shows_when_it_cuts() -> None:
