@@ -69,6 +69,5 @@ class Names:
         return RejectedError(
             FORGED_NAME,
             f"the name is forged: it is signed as {identity}, and the key is {whose}",
-            expected=f"a key of {identity}",
-            actual=key_id,
+            details={"key": key_id},
         )
