@@ -70,11 +70,7 @@ def apply_each(
 
 def split_lines(content: bytes) -> list[bytes]:
     """Return the lines of a file with their LF; only the last one can be without. No other byte ends a line."""
-    lines = [line + b"\n" for line in content.split(b"\n")]
-    last = lines.pop()[:-1]
-    if last:
-        lines.append(last)
-    return lines
+    return io.BytesIO(content).readlines()
 
 
 def _apply_change(change: FileChange, pre: Mapping[str, FileState | None]) -> dict[str, FileState | None]:

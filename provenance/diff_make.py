@@ -59,7 +59,10 @@ def make_diff(
     _check_order(changes)
     added = sum(change.lines_added for change in changes)
     removed = sum(change.lines_removed for change in changes)
-    diff = parse_diff_untrusted(print_diff(Diff(tuple(changes), b"", added, removed)), allowed)
+    text = print_diff(Diff(tuple(changes), b"", added, removed))
+    # The lines of a long diff are held once from here on: as its text.
+    changes.clear()
+    diff = parse_diff_untrusted(text, allowed)
     given = {path: pre.get(path) for path in diff.reads}
     if apply_diff(diff, given) != {
         path: post.get(path) for path in diff.paths

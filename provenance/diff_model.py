@@ -221,15 +221,19 @@ def print_diff(diff: Diff) -> bytes:
 
     Source: docs/spec/diff.md 2.
     """
-    pieces = (piece for change in diff.files for piece in _print_change(change))
-    return b"".join(
-        piece
-        if isinstance(piece, bytes)
-        else piece.text
-        if isinstance(piece, HunkLines)
-        else b"".join(_print_lines(piece))
-        for piece in pieces
-    )
+    return b"".join(_print_pieces(diff))
+
+
+def _print_pieces(diff: Diff) -> Iterator[bytes | memoryview]:
+    """Yield the text of a diff; the lines of a hunk one by one, so that a long hunk is not put together twice."""
+    for change in diff.files:
+        for piece in _print_change(change):
+            if isinstance(piece, bytes):
+                yield piece
+            elif isinstance(piece, HunkLines):
+                yield piece.text
+            else:
+                yield from _print_lines(piece)
 
 
 def is_printed_form(diff: Diff, data: bytes, begin: int, end: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,9 +61,9 @@ class _GitHeader:
 
 
 class Reader:
-    """The lines of a foreign patch and a place in them."""
+    """The lines of a foreign patch and a place in them; the lines of a hunk are let go when they were read."""
 
-    def __init__(self, lines: Sequence[bytes]) -> None:
+    def __init__(self, lines: list[bytes]) -> None:
         self.lines = lines
         self.index = 0
         self.mails = 0
@@ -342,6 +341,7 @@ class Reader:
             self._note(self.index, "a blank context line gets its space back")
         if line[:1] not in (b" ", b"-", b"+"):
             raise refusal("hunk_line", "a hunk line begins with a space, '-' or '+'", self.index, actual=line)
+        self.lines[self.index] = b""
         self.index += 1
         if not self.at_end and self.lines[self.index].startswith(b"\\ "):
             self.index += 1

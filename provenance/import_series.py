@@ -9,8 +9,9 @@ Source: docs/spec/diff.md 7.5.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
@@ -34,6 +35,17 @@ _FROM_LINE: Final = re.compile(
 _SIGNATURE: Final = re.compile(rb"\n-- \n[^\n]*\n\Z")
 
 
+class Step(StrEnum):
+    """What is being done about one patch, in this order."""
+
+    READ = "read"
+    """Its text is taken apart."""
+    PLACE = "place"
+    """Its hunks are looked for in the base."""
+    MAKE = "make"
+    """The exact diff is made of both states, and compared with them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One patch of a series, not read yet."""
@@ -55,6 +67,7 @@ class Imported:
 
     name: str
     foreign: ForeignPatch
+    """What it said; its sections are dropped, since `rebased` and `diff` hold what they do."""
     rebased: Rebased
     diff: Diff
 
@@ -106,49 +119,57 @@ _NOTHING: Final[frozenset[Allowance]] = frozenset()
 
 
 def import_series(
-    sources: Sequence[Source], read: ReadState, allowed: frozenset[Allowance] = _NOTHING
+    sources: Iterable[Source],
+    read: ReadState,
+    allowed: frozenset[Allowance] = _NOTHING,
+    on_step: Callable[[str, Step], None] | None = None,
 ) -> Iterator[Imported | Refused]:
     """Yield every patch of a series, exact for the base with all accepted patches before it applied.
 
     Args:
-        sources: In their order.
+        sources: In their order, at most `SERIES_PATCHES_MAX`. Each is let go as soon as it was read.
         read: The base before the first one.
         allowed: What the exact diffs may hold besides text.
+        on_step: Told the name of a patch and what is going to be done about it, for somebody who waits.
 
     Raises:
         ImportRefusedError: `provenance.import.series_length`.
     """
-    if len(sources) > SERIES_PATCHES_MAX:
-        raise _too_long(len(sources))
+    tell = on_step or (lambda _name, _step: None)
     changed: dict[str, FileState | None] = {}
 
     def read_now(path: str) -> FileState | None:
         return changed[path] if path in changed else read(path)
 
+    count = 0
     for source in sources:
+        count += 1
+        if count > SERIES_PATCHES_MAX:
+            raise _too_long(count)
+        name, strip = source.name, source.strip
         try:
-            imported = import_one(source, read_now, allowed)
+            tell(name, Step.READ)
+            foreign = _read(source)
+            # A long patch is held once at a time: as its text, then as its sections, then as what they make of the base.
+            del source
+            tell(name, Step.PLACE)
+            rebased = rebase(foreign, read_now, strip=strip)
+            foreign = replace(foreign, files=())
+            tell(name, Step.MAKE)
+            text = make_diff(rebased.pre, rebased.post, rebased.renames, allowed, rebased.copies)
+            imported = Imported(name, foreign, rebased, parse_diff_untrusted(text, allowed))
         except RejectedError as error:
-            yield Refused(source.name, error)
+            yield Refused(name, error)
             continue
         changed |= imported.rebased.post
         yield imported
 
 
-def import_one(source: Source, read: ReadState, allowed: frozenset[Allowance] = _NOTHING) -> Imported:
-    """Return one patch made exact for the base behind `read`.
-
-    Raises:
-        RejectedError: `provenance.import.*`, `provenance.make.*`, `provenance.diff.*`, or the source's own refusal.
-    """
+def _read(source: Source) -> ForeignPatch:
     if source.refusal is not None:
         raise source.refusal
     foreign = read_foreign_patch_untrusted(source.data, file_name=source.name)
-    if source.metadata is not None:
-        foreign = replace(foreign, metadata=source.metadata)
-    rebased = rebase(foreign, read, strip=source.strip)
-    diff = parse_diff_untrusted(make_diff(rebased.pre, rebased.post, rebased.renames, allowed, rebased.copies), allowed)
-    return Imported(source.name, foreign, rebased, diff)
+    return foreign if source.metadata is None else replace(foreign, metadata=source.metadata)
 
 
 def _is_after_blank(data: bytes, position: int) -> bool:

@@ -21,6 +21,7 @@ import binascii
 import re
 from typing import Final
 
+from provenance.diff_apply import split_lines
 from provenance.errors import ImportRefusedError
 from provenance.import_metadata import read_metadata
 from provenance.import_model import ForeignFile, ForeignHunk, ForeignMetadata, ForeignPatch, Move, Note, Rebased
@@ -70,15 +71,11 @@ def read_foreign_patch_untrusted(data: bytes, *, file_name: str = "") -> Foreign
     if data.count(b"\n") > FOREIGN_LINES_MAX:
         raise ImportRefusedError("provenance.import.size", "a patch has too many lines", expected=FOREIGN_LINES_MAX)
     decoded = _decode_mail(data)
-    lines = [line + b"\n" for line in decoded.split(b"\n")]
-    last = lines.pop()[:-1]
-    if last:
-        lines.append(last)
-    reader = Reader(lines)
+    reader = Reader(split_lines(decoded))
     if decoded is not data:
         reader.notes.append(Note(1, "the mail's text was encoded; lines are counted as decoded"))
     header_end = reader.skip_text()
-    header = b"".join(lines[:header_end])
+    header = b"".join(reader.lines[:header_end])
     files: list[ForeignFile] = []
     while not reader.at_end:
         files.append(reader.read_section())

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from node.cli.command import Command, Session
 from node.cli.errors import CommandError
-from node.cli.output import fields
+from node.cli.output import Stages, fields
 from node.cli.params import ALLOWANCES, EXISTING_DIRECTORY, FILE_OR_DASH, FORCE, PATH, PATH_OR_DASH
 
 if TYPE_CHECKING:
     from provenance.import_rebase import ReadState
-    from provenance.import_series import Imported, Refused, Source
+    from provenance.import_series import Imported, Refused, Source, Step
+
+_STEPS: Final = {
+    "read": "reading it",
+    "place": "looking for the places of its hunks",
+    "make": "making the exact diff",
+}
+"""What a person who waits is told of each `Step`."""
 
 
 @click.command(
@@ -88,8 +95,16 @@ def import_patch(session: Session, /, file: Path | None, out: Path, *, force: bo
         session.output.note(sentence)
     if not sources:
         raise CommandError("cli.import.empty", "there is no patch in it")
-    results = _followed(session, import_series(sources, read, allowed), len(sources))
-    if file is not None and len(sources) == 1:
+    total = len(sources)
+    with Stages(shown=not session.output.as_json) as stages:
+        results: list[Imported | Refused] = []
+
+        def tell(name: str, step: Step) -> None:
+            stages.show(f"{name}: {_STEPS[step.value]}", len(results), total, "patches")
+
+        for result in import_series(_let_go(sources), read, allowed, tell):
+            results.append(result)
+    if file is not None and total == 1:
         _emit_one(session, results[0], out)
     else:
         _emit_set(session, results, out, skip_refused=given["skip_refused"])
@@ -115,16 +130,11 @@ def _sources(file: Path | None, given: dict[str, Any]) -> tuple[list[Source], li
     return *from_file(file), SourceTree(base, links=links).read
 
 
-def _followed(session: Session, results: Iterator[Imported | Refused], total: int) -> list[Imported | Refused]:
-    """Return all results, and show how far the work has come."""
-    from node.cli.output import Progress
-
-    done = []
-    with Progress("patches", total, shown=not session.output.as_json) as progress:
-        for each in results:
-            done.append(each)
-            progress.update(len(done))
-    return done
+def _let_go(sources: list[Source]) -> Iterator[Source]:
+    """Yield the sources and keep none: one of them can be as long as a patch may be."""
+    sources.reverse()
+    while sources:
+        yield sources.pop()
 
 
 def _emit_one(session: Session, result: Imported | Refused, out: Path) -> None:

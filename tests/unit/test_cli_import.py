@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from node.cli import output
 from node.keystore import save_key
 from provenance.verify import verify_patch_untrusted
 from tests.testkit import patches
@@ -274,6 +275,22 @@ def test_a_refused_binary_change_names_the_option_that_takes_it(git: Any, tmp_pa
         diff = ("--diff", tmp_path / f"{name}.patch", "--author", "A <a@b.c>", "--out", tmp_path / "x.patch")
         assert hint in run("patch", "create", *created, *diff).err
     assert not (tmp_path / "x.patch").exists()
+
+
+def test_the_steps_of_each_patch_are_shown_to_who_waits(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "NOTE_INTERVAL_S", -1.0)
+    arguments = ("patch", "import", "--series", quilt(tmp_path), "--base", base, "--out")
+    said = run(*arguments, tmp_path / "exact").err.splitlines()
+    assert said[:4] == [
+        "step-1.patch: reading it: 0 of 3 patches",
+        "step-1.patch: looking for the places of its hunks: 0 of 3 patches",
+        "step-1.patch: making the exact diff: 0 of 3 patches",
+        "step-2.patch: reading it: 1 of 3 patches",
+    ]
+    assert len(said) == 9
+    assert not run(*arguments, tmp_path / "for-programs", "-o", "json").err
 
 
 def test_names_that_fit_twice_name_the_option_that_says_which(tmp_path: Path, base: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import quopri
+import tracemalloc
 
 import pytest
 
@@ -16,6 +17,7 @@ from provenance.import_series import (
     Imported,
     Refused,
     Source,
+    Step,
     import_series,
     order_mails,
     split_mailbox_untrusted,
@@ -64,6 +66,27 @@ def test_a_mailbox_of_too_many_mails_is_refused() -> None:
     with pytest.raises(ImportRefusedError) as caught:
         split_mailbox_untrusted(one * (SERIES_PATCHES_MAX + 1))
     assert caught.value.code == "provenance.import.series_length"
+
+
+def test_a_long_patch_is_held_as_one_thing_at_a_time() -> None:
+    lines = [[b"%099d\n" % number for number in range(begin, begin + 10_000)] for begin in (0, 20_000)]
+    hunk = b"".join((*(b"-" + line for line in lines[0]), *(b"+" + line for line in lines[1])))
+    base = {"a.c": FileState(0o100644, b"".join(lines[0]))}
+    tracemalloc.start()
+    try:
+        sources = [Source("long", b"--- a/a.c\n+++ b/a.c\n@@ -1,10000 +1,10000 @@\n" + hunk, 1)]
+        size = len(sources[0].data)
+        held: dict[Step, float] = {}
+
+        def note(_: str, step: Step) -> None:
+            held[step] = tracemalloc.get_traced_memory()[0] / size
+
+        (only,) = import_series((sources.pop() for _ in range(1)), base.get, on_step=note)
+    finally:
+        tracemalloc.stop()
+    assert isinstance(only, Imported)
+    # The text, then its sections (a line has its own overhead), then what the file becomes.
+    assert (held[Step.READ] < 1.2, held[Step.PLACE] < 2, held[Step.MAKE] < 1) == (True, True, True), held
 
 
 def test_a_series_of_too_many_patches_is_refused() -> None:
