@@ -219,6 +219,8 @@ class PatchFiles(Answer):
     """How many peers take one now, of all files together."""
     redirected: int
     """Questions for a file that had to go elsewhere, since the start."""
+    spare_given: int
+    """Copies given beyond the usual ones to who is stranded, since the start."""
     fetching: list[FetchedPatchFile]
     dropped: list[DroppedPeer]
 
