@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from agent.policy_text import default_policy_set
+from agent.gallery import get_template, with_templates
 from ledger import bodies
 from ledger.bodies import Body
 from ledger.transaction import Transaction, build_transaction
@@ -116,11 +116,18 @@ class NodeProcess:
 class Cluster:
     """Validators v1, v2, … and hosts of one network."""
 
-    def __init__(self, directory: Path, *, validators: int = 4, settings: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        validators: int = 4,
+        settings: dict[str, object] | None = None,
+        templates: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.settings = settings or {}
         self.ports = [free_port() for _ in range(validators)]
-        schema, policies = default_policy_set()
+        schema, policies = with_templates([get_template(name) for name in templates])
         self.genesis = make_genesis(
             validators=validators,
             chain_id=CHAIN_ID,
@@ -273,10 +280,15 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, *, validators: int = 4, settings: dict[str, object] | None = None, module: str = "node.process"
+    directory: Path,
+    *,
+    validators: int = 4,
+    settings: dict[str, object] | None = None,
+    module: str = "node.process",
+    templates: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """Give a running network, each node run by `module`; no process of it is left afterwards."""
-    cluster = Cluster(directory, validators=validators, settings=settings)
+    """Give a running network, each node run by `module`, with these policy templates; no process of it is left afterwards."""
+    cluster = Cluster(directory, validators=validators, settings=settings, templates=templates)
     for node in cluster.validators:
         node.module = module
     try:
