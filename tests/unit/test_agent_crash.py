@@ -1,4 +1,7 @@
-"""Killed in front of any call, of an application or of its recovery: never a mixed tree, never a lie, nothing lost."""
+"""Killed in front of calls of an application or of its recovery: never a mixed tree, never a lie, nothing lost.
+
+Every third call here, in the agent's own door to the file system; `make crash` does every one, in the kernel.
+"""
 
 from __future__ import annotations
 
@@ -44,29 +47,29 @@ def run_matrix(directory: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_killed_before_any_call_of_an_application(memory_directory: Path) -> None:
-    assert run_matrix(memory_directory, "kill")["applications"] > 80
+    assert run_matrix(memory_directory, "kill", "every=3")["applications"] > 26
 
 
 @pytest.mark.slow
 def test_disk_full_before_any_call_of_an_application(memory_directory: Path) -> None:
-    assert run_matrix(memory_directory, "fail")["applications"] > 80
+    assert run_matrix(memory_directory, "fail", "every=3")["applications"] > 26
 
 
 @pytest.mark.slow
 def test_killed_before_any_call_of_a_recovery(memory_directory: Path) -> None:
-    assert run_matrix(memory_directory, "kill", "recovery")["recoveries"] > 100
+    assert run_matrix(memory_directory, "kill", "recovery", "every=3")["recoveries"] > 30
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kill", "fail"])
 def test_stopped_before_any_call_of_a_rollback(memory_directory: Path, mode: str) -> None:
-    assert run_matrix(memory_directory, mode, "rollback")["applications"] > 40
+    assert run_matrix(memory_directory, mode, "rollback", "every=3")["applications"] > 13
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("health", ["hooks", "unhealthy"])
 def test_killed_before_any_call_from_the_journal_on_with_hooks(memory_directory: Path, health: str) -> None:
-    assert run_matrix(memory_directory, "kill", health)["applications"] > 30
+    assert run_matrix(memory_directory, "kill", health, "every=3")["applications"] > 10
 
 
 @pytest.mark.slow
