@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
-from agent.files import Files, opened_directory
+from agent.files import Files, is_there, opened_directory
 from agent.hooks import HookRunner, hold_hook_lock
 from agent.host_checks import check_mounts, explain, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
@@ -384,7 +384,7 @@ def settle_in_place(files: Files, config: TargetConfig, operations: Operations, 
     except PatchwardenError:
         return Side.OTHER
     try:
-        if not os.path.lexists(config.staging):
+        if not is_there(config.staging):
             # Somebody has removed the work directory: nothing can be moved any more, but what stands there can still be told.
             return _side(Workshop(files, root_fd, root_fd, operations))
         with opened_directory(config.staging) as work_fd:

@@ -183,7 +183,7 @@ class Files:
     def replace(self, path: str, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
         """Make `path` hold exactly `data`, durably: whenever the process ends, it holds the old content or the new. Raises OSError."""
         temporary = path + TEMPORARY_SUFFIX
-        if os.path.lexists(temporary):
+        if is_there(temporary):
             self.unlink(temporary)
         descriptor = self.create(temporary, mode)
         try:
@@ -226,7 +226,7 @@ class Files:
         By directory descriptors that never follow a link: processes that still work inside an old tree must not be able to lead the
         agent out of it while it is removed.
         """
-        if not os.path.lexists(path):
+        if not is_there(path):
             return
         parent, name = os.path.split(path)
         parent_fd = os.open(parent, DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
@@ -290,6 +290,17 @@ def opened_directory(path: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something stands at a path, be it a link to nothing. Raises OSError: a disk that fails has not said no."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if is_missing(error):
+            return False
+        raise
+    return True
 
 
 def is_missing(error: OSError) -> bool:

@@ -34,7 +34,7 @@ from agent.errors import (
     StateWriteError,
 )
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, Requester
-from agent.files import TEMPORARY_SUFFIX, Files
+from agent.files import TEMPORARY_SUFFIX, Files, is_there
 from agent.highwater import HighWater, read_high_water, write_high_water
 from agent.hooks import HookRun, HookRunner
 from agent.inventory import Inventory
@@ -605,9 +605,12 @@ def _target_of(entry: Entry) -> str:
 
 
 def _has_rest(slot: Target) -> bool:
-    """Return whether an application has left a journal or a staging directory."""
+    """Return whether an application has left a journal or a staging directory, or may have: a disk that fails has not said no."""
     journal = slot.store.path(JOURNAL_FILE)
-    return any(map(os.path.lexists, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
+    try:
+        return any(map(is_there, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
+    except OSError:
+        return True
 
 
 def _interrupted(side: Side, journal: Journal | None, action: str, *, failed_trial: bool) -> tuple[str, str]:

@@ -17,13 +17,12 @@ Source: docs/spec/agent.md 5.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agent.errors import StateCorruptError
-from agent.files import Files
+from agent.files import Files, is_there
 from agent.inventory import Inventory
 from agent.limits import MANIFEST_CHANGED_PATHS_MAX, MANIFEST_CHANGES_MAX, STATE_FILE_BYTES_MAX
 from agent.record_log import RecordLog, read_records
@@ -45,7 +44,7 @@ def write_manifest(files: Files, path: str, inventory: Inventory) -> None:
     )
     body = _HEADER + b"".join(records)
     # Changes on top of an older manifest name nothing of a newer one.
-    if os.path.lexists(path + CHANGES_SUFFIX):
+    if is_there(path + CHANGES_SUFFIX):
         files.unlink(path + CHANGES_SUFFIX)
     files.replace(path, body + sha256(body).hex().encode() + b"\n")
 

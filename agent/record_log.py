@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from agent.errors import StateCorruptError
-from agent.files import Files
+from agent.files import Files, is_there
 from agent.limits import LOG_BYTES_MAX, RECORD_BYTES_MAX
 from agent.state_file import damaged
 from wire import canonical_json
@@ -41,7 +41,7 @@ class RecordLog:
         self._files = files
         self._path = path
         self._failed = False
-        if not os.path.exists(path):
+        if not is_there(path):
             files.replace(path, b"")
         records, end, size = _read(path)
         self._records = records
@@ -124,7 +124,10 @@ def read_records(path: str) -> tuple[Record, ...]:
     Raises:
         StateCorruptError: ``agent.state.damaged``.
     """
-    return tuple(_read(path)[0]) if os.path.exists(path) else ()
+    try:
+        return tuple(_read(path)[0]) if is_there(path) else ()
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from error
 
 
 def _encode(record: Record) -> bytes:

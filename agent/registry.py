@@ -17,7 +17,7 @@ from typing import Any, Final
 from agent.applying import Made, check_staging, finish, refresh_standby
 from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
-from agent.files import Files
+from agent.files import Files, is_there
 from agent.host_checks import check_mounts
 from agent.inventory import Inventory, differing_paths, open_root
 from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, SCAN_AGE_SECONDS_MAX, TARGETS_MAX
@@ -327,7 +327,7 @@ class Target:
             OSError: It was not written.
         """
         inventory = self._read_everything()
-        before, was_there = self.store.read_target_state(), os.path.isdir(self.store.directory)
+        before, was_there = self.store.read_target_state(), is_there(self.store.directory)
         state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters)
         if before is not None and before.tree_digest == inventory.tree_digest:
             state = replace(before, drift_reported=None)
@@ -345,7 +345,7 @@ class Target:
     def _take_back(self, before: TargetState | None, *, was_there: bool) -> None:
         """Leave what was there before the target, as far as the disk lets it; the configuration goes first."""
         with contextlib.suppress(OSError):
-            if os.path.lexists(self.store.path(TARGET_FILE)):
+            if is_there(self.store.path(TARGET_FILE)):
                 self._files.unlink(self.store.path(TARGET_FILE))
             if not was_there:
                 self._files.remove_tree(self.store.directory)
@@ -407,7 +407,7 @@ class Target:
         if config.mode is before.mode:
             return
         check_mounts(config.root)
-        if os.path.lexists(config.staging):
+        if is_there(config.staging):
             raise TargetRefusedError(
                 "agent.target.own_directory",
                 "something stands where the agent works in this mode",

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import DIRECTORY_FLAGS, Files, is_missing, opened_directory
+from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there, opened_directory
 from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
 from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
 from agent.new_files import make_file, own_name, read_attributes
@@ -53,15 +53,7 @@ def standby_tree(config: TargetConfig) -> str:
 
 def has_standby(config: TargetConfig) -> bool:
     """Return whether something stands where a target's standby tree would be. Raises OSError: a disk that fails has not said no."""
-    if config.mode is not Mode.EXCHANGE:
-        return False
-    try:
-        os.lstat(config.standby)
-    except OSError as error:
-        if is_missing(error):
-            return False
-        raise
-    return True
+    return config.mode is Mode.EXCHANGE and is_there(config.standby)
 
 
 def is_wide(entries: Collection[bytes]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agent.errors import StateCorruptError
 from agent.facts import ACTION_APPLY
-from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, opened_directory
+from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, is_there, opened_directory
 from agent.host_checks import explain
 from agent.in_place import Operations
 from agent.part import open_part
@@ -154,7 +154,7 @@ def read_journal(path: str) -> Journal | None:
 def remove_journal(files: Files, path: str) -> None:
     """Remove the journal, durably; nothing when there is none. Raises OSError."""
     for name in (path, path + TEMPORARY_SUFFIX):
-        if os.path.lexists(name):
+        if is_there(name):
             files.unlink(name)
             files.sync_directory(os.path.dirname(path))
 
@@ -254,5 +254,5 @@ def prepare_staging(files: Files, target: TargetConfig) -> None:
 
 def remove_staging(files: Files, target: TargetConfig) -> None:
     """Remove the staging directory and what is in it; nothing when it is not there. Raises OSError."""
-    if os.path.lexists(target.staging):
+    if is_there(target.staging):
         files.remove_tree(target.staging)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StateCorruptError, TargetRefusedError
-from agent.files import Files
+from agent.files import Files, is_there
 from agent.maintenance import is_window_open, parse_window_untrusted
 from agent.record_log import RecordLog, read_records
 from agent.state_file import read_state, write_state
@@ -351,3 +351,15 @@ def test_configuration_of_another_form_is_damage(tmp_path: Path) -> None:
     write_state(Files(), str(tmp_path / "target.json"), {**DOCUMENT, "root": "/"})
     with pytest.raises(StateCorruptError):
         TargetStore(Files(), str(tmp_path)).read_config()
+
+
+def test_a_path_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = str(tmp_path / "loop" / "outbox.log")
+    with pytest.raises(OSError, match="symbolic links"):
+        is_there(path)
+    with pytest.raises(StateCorruptError) as caught:
+        read_records(path)
+    assert caught.value.code == "agent.state.damaged"
+    assert not is_there(tmp_path / "nothing" / "there")
+    assert is_there(tmp_path / "loop")
