@@ -47,9 +47,16 @@ class RecordLog:
         self._records = records
         self._size = end
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if end < size:
-            files.truncate(self._descriptor, end, path)
+        try:
+            if end < size:
+                files.truncate(self._descriptor, end, path)
+            # A process that was killed before its sync has left lines that are there to be read, and gone after a power cut: nothing may
+            # be done because of a record before it is durable.
             files.sync(self._descriptor, path)
+            files.sync_directory(os.path.dirname(path))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     @property
     def lines(self) -> int:

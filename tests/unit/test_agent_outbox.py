@@ -284,13 +284,15 @@ async def test_crash_while_signing_again_loses_nothing(post: Post) -> None:
     post.outbox.close()
     backup = post.path.read_bytes()
     for call in ("open", "write", "fsync", "rename", "done"):
+        armed: list[str] = []
 
-        def step(name: str, path: str | bytes, call: str = call) -> None:
-            if name == call:
+        def step(name: str, path: str | bytes, armed: list[str] = armed) -> None:
+            if name in armed:
                 raise Stop
 
         post.path.write_bytes(backup)
         outbox = Outbox(Files(step), str(post.path))
+        armed.append(call)
         try:
             outbox.sign_again(ChainHead(0, bytes(32)), post.sign)
         except Stop:

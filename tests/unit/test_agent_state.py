@@ -363,3 +363,15 @@ def test_a_path_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path
     assert caught.value.code == "agent.state.damaged"
     assert not is_there(tmp_path / "nothing" / "there")
     assert is_there(tmp_path / "loop")
+
+
+def test_what_a_killed_process_left_in_a_log_is_durable_before_it_is_believed(tmp_path: Path) -> None:
+    path = str(tmp_path / "outbox.log")
+    log = RecordLog(Files(), path)
+    log.append({"a": 1})
+    log.close()
+    calls: list[tuple[str, str | bytes]] = []
+    again = RecordLog(Files(lambda name, where: calls.append((name, where))), path)
+    assert again.records == ({"a": 1},)
+    assert calls == [("fsync", path), ("fsync", str(tmp_path))]
+    again.close()
