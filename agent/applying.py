@@ -17,6 +17,7 @@ Source: docs/spec/agent.md 6.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -364,7 +365,9 @@ def apply_in_place(
         os.close(root_fd)
 
 
-def settle_in_place(files: Files, config: TargetConfig, operations: Operations, *, back: bool) -> Side:
+def settle_in_place(
+    files: Files, config: TargetConfig, operations: Operations, *, back: bool, is_recorded: bool = False
+) -> Side:
     """Return which tree stands at the root, after every mixture has become one of the two. May be repeated.
 
     Forward where every file that is old can still become new, and else back. What somebody else has written stays; then it is neither.
@@ -374,13 +377,17 @@ def settle_in_place(files: Files, config: TargetConfig, operations: Operations, 
         config: The target.
         operations: What was being done.
         back: Whether the new tree must not stay: it did not pass its trial.
+        is_recorded: Whether the target's state names the new tree already: then there is no way back, and a disk that fails is waited for.
 
     Raises:
-        OSError: Neither could be done; try again.
+        OSError: Neither could be done, or the root cannot be opened now; try again.
         StateCorruptError: ``agent.state.sync``.
     """
     try:
         root_fd = open_root(config.root)
+    except ApplyFailedError as error:
+        # A disk that fails has not said that another tree stands there.
+        raise OSError(errno.EIO, error.message, config.root) from error
     except PatchwardenError:
         return Side.OTHER
     try:
@@ -394,8 +401,12 @@ def settle_in_place(files: Files, config: TargetConfig, operations: Operations, 
                     workshop.go_forward()
                     sync_workshop(workshop, config)
                     return Side.NEW
-            except (ForeignWriteError, OSError):
-                pass  # It cannot become the new tree, so it becomes the old one; a disk that fails there, too, is told.
+            except ForeignWriteError:
+                pass
+            except OSError:
+                if is_recorded:
+                    raise
+                # It cannot become the new tree, so it becomes the old one; a disk that fails there, too, is told.
             if workshop.can_go_back():
                 workshop.go_back()
                 sync_workshop(workshop, config)
@@ -476,7 +487,12 @@ def settle(
         os.close(hold_hook_lock(store.directory))
     if journal is not None and journal.operations is not None:
         is_new = is_durable and not failed_trial
-        side = Side.NEW if is_new else settle_in_place(files, config, journal.operations, back=failed_trial)
+        is_recorded = store.read_target_state() == journal.state_after
+        side = (
+            Side.NEW
+            if is_new
+            else settle_in_place(files, config, journal.operations, back=failed_trial, is_recorded=is_recorded)
+        )
     else:
         side = Side.OLD if journal is None else find_side(config, journal)
     inventory = _read_tree(config.root, config.own_name) if look is None else look(journal)

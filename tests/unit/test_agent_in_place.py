@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.applying import settle
+from agent.applying import settle, settle_in_place
 from agent.files import Files
 from agent.host_checks import explain
+from agent.in_place import Operations
 from agent.results import ResultCode, StepName
 from agent.switch import Side, read_journal
 from agent.target import JOURNAL_FILE, MANIFEST_FILE
@@ -207,6 +209,42 @@ async def test_full_disk_in_the_middle_goes_back(tmp_path: Path) -> None:
     assert outcome.tree_after == old
     assert world.leftovers() == []
     assert not (await world.agent.show_target(TARGET)).is_drifted
+
+
+async def test_what_is_recorded_as_new_never_goes_back(tmp_path: Path) -> None:
+    world = await in_place(tmp_path)
+    data = world.release(patches.make_patch(*EVERY_KIND))
+    reopen_with(world, moved(journal_of(world), stop))
+    with pytest.raises(Stop):
+        await world.agent.apply(data, TARGET, OPERATOR)
+    world.files = None
+    world.reopen()
+    slot = world.agent._registry.get(TARGET)
+    journal = read_journal(str(journal_of(world)))
+    assert journal is not None
+    assert journal.operations is not None
+    slot.store.write_target_state(journal.state_after)
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with pytest.raises(OSError, match="input/output"):
+        settle(Files(once("rename", "", fail)), slot.store, slot.config, journal.intent)
+    (recovery,) = await world.agent.recover()
+    assert recovery.applied
+    assert not (await world.agent.show_target(TARGET)).is_drifted
+
+
+async def test_a_root_that_cannot_be_opened_now_is_nobody_elses(tmp_path: Path) -> None:
+    world = await in_place(tmp_path)
+    config = world.agent._registry.get(TARGET).config
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        settle_in_place(
+            Files(), replace(config, root=str(tmp_path / "loop" / "app")), Operations((), (), ()), back=False
+        )
+    gone = replace(config, root=str(tmp_path / "gone"))
+    assert settle_in_place(Files(), gone, Operations((), (), ()), back=False) is Side.OTHER
 
 
 async def test_full_disk_for_a_moment_is_gone_over(tmp_path: Path) -> None:
