@@ -60,7 +60,7 @@ def create_ms(directory: Path, rounds: int, *options: str) -> float:
     command = (
         *("patch", "create", "--diff", directory / "fix.diff", "--base", base, "--reason", "Make it right"),
         *("--category", "bug-fix", "--author", "Alice Example <alice@acme.example>", "--key", directory / "alice.key"),
-        *("--out", directory / "fix.patch", *options),
+        *("--force", "--out", directory / "fix.patch", *options),
     )
     run_json(*command)
     durations = []
