@@ -18,7 +18,7 @@ from unittest import mock
 
 import trio
 
-from agent import lifecycle, pipeline
+from agent import lifecycle, pipeline, registry
 from agent.results import ResultCode
 from node.keystore import save_key
 from provenance.diff_model import FileState
@@ -111,11 +111,12 @@ def agent_ms(directory: Path, rounds: int) -> dict[str, float]:
             assert outcome.code is ResultCode.SUCCESS, (COMPONENT, outcome)
 
     decisions: list[tuple[float, float]] = []
-    parts: dict[str, list[tuple[float, float]]] = {"apply_patch": [], "settle": [], "finish": []}
+    owners: dict[str, Any] = {"apply_patch": lifecycle, "settle": lifecycle, "finish": registry}
+    parts: dict[str, list[tuple[float, float]]] = {name: [] for name in owners}
     with ExitStack() as measured:
         measured.enter_context(timed(pipeline._Run, "_decide", decisions))
         for name, durations in parts.items():
-            measured.enter_context(timed(lifecycle, name, durations))
+            measured.enter_context(timed(owners[name], name, durations))
         trio.run(apply_all)
     applications = [tuple(map(sum, zip(*each, strict=True))) for each in zip(*parts.values(), strict=True)]
     return {
