@@ -292,10 +292,10 @@ def opened_directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def is_there(path: Path) -> bool:
+def is_there(path: Path, *, dir_fd: int | None = None) -> bool:
     """Return whether something stands at a path, be it a link to nothing. Raises OSError: a disk that fails has not said no."""
     try:
-        os.lstat(path)
+        os.lstat(path, dir_fd=dir_fd)
     except OSError as error:
         if is_missing(error):
             return False

@@ -28,7 +28,7 @@ from enum import Enum
 from typing import Any, Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import DIRECTORY_FLAGS, Files, is_missing
+from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there
 from agent.inventory import Entry, Inventory, entry_of
 from agent.limits import SYNCED_SINGLY_MAX
 from agent.new_files import make_file, own_name
@@ -392,7 +392,7 @@ class Workshop:
                 continue
             parent_fd, name = parent
             try:
-                if not _exists(parent_fd, name):
+                if not is_there(name, dir_fd=parent_fd):
                     self._files.move(_gone(number), name, source_fd=self._work_fd, destination_fd=parent_fd)
             finally:
                 os.close(parent_fd)
@@ -449,13 +449,14 @@ class Workshop:
         parent = self._find_parent(path)
         if parent is None:
             return False
+        parent_fd, name = parent
         try:
-            return _exists(*parent)
+            return is_there(name, dir_fd=parent_fd)
         finally:
-            os.close(parent[0])
+            os.close(parent_fd)
 
     def _has(self, name: bytes) -> bool:
-        return _exists(self._work_fd, name)
+        return is_there(name, dir_fd=self._work_fd)
 
     def _touched(self) -> list[str]:
         operations = self._operations
@@ -526,16 +527,6 @@ def look(directory_fd: int, name: bytes) -> FileImage | None:
     finally:
         os.close(descriptor)
     return FileImage(hasher.hexdigest(), MODE_EXECUTABLE if status.st_mode & stat.S_IXUSR else MODE_REGULAR)
-
-
-def _exists(directory_fd: int, name: bytes) -> bool:
-    try:
-        os.lstat(name, dir_fd=directory_fd)
-    except OSError as error:
-        if is_missing(error):
-            return False
-        raise
-    return True
 
 
 def _is_empty_directory(directory_fd: int, name: bytes) -> bool:

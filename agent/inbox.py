@@ -38,6 +38,7 @@ from agent.limits import (
     INBOX_RETRY_SECONDS_MAX,
 )
 from agent.results import Outcome, ResultCode
+from agent.retries import Retries
 from provenance.layout import split_patch_file_untrusted
 from wire.errors import CorruptionError, PatchwardenError, RejectedError
 from wire.limits import PATCH_FILE_BYTES_MAX
@@ -210,7 +211,7 @@ class Inbox:
         self._note = note
         self._asked = asked
         self._seen: dict[str, tuple[int, int, int, int]] = {}
-        self._waits: dict[str, tuple[int, int]] = {}
+        self._retries: Retries[str] = Retries(INBOX_RETRY_SECONDS, INBOX_RETRY_SECONDS_MAX)
         self._ended: dict[str, dict[str, dict[str, Any]]] = {}
         self.waiting = 0
         """Files that waited at the last look."""
@@ -247,20 +248,20 @@ class Inbox:
         ready = [each for each in found if self._seen.get(each.name) == each.mark]
         changed = {each.name for each in found} - {each.name for each in ready}
         self._seen = {each.name: each.mark for each in found}
-        for memory in (self._waits, self._ended):
-            for name in [name for name in memory if name in changed or name not in self._seen]:
-                del memory[name]
+        unchanged = self._seen.keys() - changed
+        self._retries.keep_only(unchanged.__contains__)
+        self._ended = {name: ended for name, ended in self._ended.items() if name in unchanged}
         self.waiting = len(found)
         problem = None
         for each in ready:
-            if self._now_ms() < self._waits.get(each.name, (0, 0))[0]:
+            if not self._retries.is_due(each.name, self._now_ms()):
                 continue
             try:
                 await self._take(each)
             except InboxError as error:
                 # One file that cannot be read or moved stops no other.
                 problem = error
-                self._put_off(each.name)
+                self._retries.put_off(each.name, self._now_ms())
         if problem is not None:
             raise problem
         self.problem = ""
@@ -279,12 +280,12 @@ class Inbox:
         except RejectedError as error:
             refusal = _told(error)
         ended = self._ended.setdefault(found.name, {})
-        is_retry = found.name in self._waits
+        is_retry = found.name in self._retries
         for target in targets:
             if target not in ended:
                 told = await self._ask(data, target, requester, is_retry=is_retry)
                 if told is None:
-                    self._put_off(found.name)
+                    self._retries.put_off(found.name, self._now_ms())
                 else:
                     ended[target] = told
         if any(target not in ended for target in targets):
@@ -299,7 +300,8 @@ class Inbox:
             "targets": ended,
         }
         await run_blocking(self._folder.settle, found, DONE if is_done else REFUSED, document)
-        for memory in (self._seen, self._waits, self._ended):
+        self._retries.forget(found.name)
+        for memory in (self._seen, self._ended):
             memory.pop(found.name, None)
         self.waiting -= 1
         reasons = sorted({each["reason"] for each in ended.values()} - {""}) if refusal is None else [refusal["reason"]]
@@ -333,12 +335,6 @@ class Inbox:
         if outcome.code in _RETRIED:
             return None
         return {"code": outcome.code.value, "reason": outcome.reason, "message": outcome.message}
-
-    def _put_off(self, name: str) -> None:
-        """Wait twice as long as the last time."""
-        _, last = self._waits.get(name, (0, INBOX_RETRY_SECONDS // 2))
-        seconds = min(2 * last, INBOX_RETRY_SECONDS_MAX)
-        self._waits[name] = (self._now_ms() + 1000 * seconds, seconds)
 
 
 def _told(error: PatchwardenError) -> dict[str, Any]:

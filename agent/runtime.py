@@ -33,16 +33,24 @@ from agent.facts import ACTION_ROLLBACK, Requester
 from agent.files import Files
 from agent.hooks import HookKind, Hooks, check_programs
 from agent.lifecycle import Lifecycle, Note, Recovery
-from agent.limits import CLOCK_JUMP_MS_MAX, DELIVERY_PAUSE_SECONDS, DELIVERY_PAUSE_SECONDS_MAX, DELIVERY_SECONDS_MAX
+from agent.limits import (
+    CLOCK_JUMP_MS_MAX,
+    DELIVERY_PAUSE_SECONDS,
+    DELIVERY_PAUSE_SECONDS_MAX,
+    DELIVERY_SECONDS_MAX,
+    TURN_RETRY_SECONDS,
+    TURN_RETRY_SECONDS_MAX,
+)
 from agent.outbox import Entry, HostBody, Outbox
 from agent.policy_cache import PolicyCache
 from agent.progress import ACTION_DRIFT, Progress
 from agent.registry import Registry, Target, TargetStatus
 from agent.results import Outcome, ResultCode
+from agent.retries import Retries
 from agent.rollback import find_dependants, find_installed, height_of, is_file_of
 from agent.split_views import SplitViewStatus
 from agent.target import LOCK_FILE
-from agent.turns import CHANNEL, OpenTurn, Retries, find_open_turns
+from agent.turns import CHANNEL, OpenTurn, find_open_turns
 from ledger.bodies import HostReport
 from ledger.transaction import Transaction, build_transaction
 from wire.errors import RejectedError, UnavailableError
@@ -201,7 +209,7 @@ class Agent:
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()
         self._delivery_problem = ""
-        self._retries = Retries()
+        self._retries: Retries[tuple[str, str]] = Retries(TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX)
 
     def close(self) -> None:
         """Release the agent's directory."""
@@ -660,18 +668,19 @@ class Agent:
             CorruptionError: The agent's state or the replica is damaged.
         """
         turns = find_open_turns(self._ledger.view(), self._config.identity_id)
-        self._retries.keep_only({each.rollout_id for each in turns})
+        rollouts = {each.rollout_id for each in turns}
+        self._retries.keep_only(lambda key: key[0] in rollouts)
         outcomes = []
         for turn in turns:
             for slot in self._registry:
                 if not any(slot.config.carries(name) for name in turn.patch.components):
                     continue
                 name = slot.config.name
-                if not turn.is_wanted(name) or not self._retries.is_due(turn.rollout_id, name, self._now_ms()):
+                if not turn.is_wanted(name) or not self._retries.is_due((turn.rollout_id, name), self._now_ms()):
                     continue
                 outcome = await self._take_turn(turn, name)
                 if outcome is None or not outcome.is_success:
-                    self._retries.put_off(turn.rollout_id, name, self._now_ms())
+                    self._retries.put_off((turn.rollout_id, name), self._now_ms())
                 if outcome is not None:
                     outcomes.append(outcome)
         return tuple(outcomes)

@@ -1,7 +1,6 @@
-"""Taking part in rollouts: which patches it is this host's turn for, and when to try one again that was refused.
+"""Taking part in rollouts: which patches it is this host's turn for.
 
-Whose turn it is follows from the ledger (`ledger.rollout_turn`); nothing here decides it. What is added is what only the host knows: its
-targets, and how often it has tried.
+Whose turn it is follows from the ledger (`ledger.rollout_turn`); nothing here decides it.
 
 Source: docs/spec/agent.md 3.4; docs/spec/rollouts.md.
 """
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import MetadataRefusedError
-from agent.limits import TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX
 from ledger.records import PatchRecord
 from ledger.rollout_records import FAILED, HALTED, REFUSED, ROLLED
 from ledger.rollout_turn import Turn, find_turn
@@ -93,25 +91,3 @@ def _may_go(view: StateView, turn: Turn) -> bool:
     # An intent stands in a later block than the newest one, and no block's time goes back.
     header = view.header
     return turn.may_go(header.height + 1, header.time_ms)
-
-
-class Retries:
-    """When what did not succeed is tried again: after a minute, and ever later. In memory only: a restart tries at once."""
-
-    def __init__(self) -> None:
-        self._waits: dict[tuple[str, str], tuple[int, int]] = {}
-
-    def is_due(self, rollout_id: str, target: str, now_ms: int) -> bool:
-        """Return whether it may be tried now."""
-        until_ms, _ = self._waits.get((rollout_id, target), (0, 0))
-        return now_ms >= until_ms
-
-    def put_off(self, rollout_id: str, target: str, now_ms: int) -> None:
-        """Wait twice as long as the last time."""
-        _, last = self._waits.get((rollout_id, target), (0, TURN_RETRY_SECONDS // 2))
-        seconds = min(2 * last, TURN_RETRY_SECONDS_MAX)
-        self._waits[rollout_id, target] = (now_ms + 1000 * seconds, seconds)
-
-    def keep_only(self, rollouts: set[str]) -> None:
-        """Forget the rollouts that are not among these."""
-        self._waits = {key: wait for key, wait in self._waits.items() if key[0] in rollouts}

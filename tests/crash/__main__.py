@@ -1,6 +1,6 @@
 """An agent is killed, cut from its power or refused by its disk at every file-system call, and what is left is judged.
 
-python -m tests.crash                                      everything: about 20 minutes on two processors
+python -m tests.crash                                      everything: about 40 minutes on two processors
 python -m tests.crash --operation recover --fault kill     one operation, one fault
 python -m tests.crash --stride 7                           every seventh point
 python -m tests.crash --plant no-sync --fault power        with a bug put in; it must be found

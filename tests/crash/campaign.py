@@ -74,7 +74,7 @@ _FULL_STANDBY: Final[tuple[_Row, ...]] = (
     ("recover", "narrow", "enospc eio", "memory", 7),
     ("recover", "wide", "kill", "memory", 19),
     ("recover-trial", "narrow", "kill", "memory", 11),
-    ("rerecover", "narrow", "kill", "memory", 7),
+    ("rerecover", "narrow", "kill", "memory", 2),
     ("apply", "wide", "power power-log", "ext4", 1),
     ("apply", "wide", "power power-log", "xfs", 1),
     ("rollback", "narrow", "power", "ext4", 1),

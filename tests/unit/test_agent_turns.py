@@ -12,7 +12,7 @@ import trio.testing
 from agent.errors import MetadataRefusedError
 from agent.limits import TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX
 from agent.results import ResultCode
-from agent.turns import Retries, check_turn, find_open_turns
+from agent.turns import check_turn, find_open_turns
 from ledger import bodies
 from ledger.rollout_bodies import GroupAssign, RolloutCreate, RolloutDecide
 from ledger.rollout_order import rank_of
@@ -218,17 +218,3 @@ async def test_the_running_agent_looks_by_itself(fleet: Fleet, takes_part: bool)
             assert fleet.rollout.counts[0][4] == 0
         nursery.cancel_scope.cancel()
     agent.close()
-
-
-def test_waits_double_up_to_an_hour() -> None:
-    retries, now_ms, waited = Retries(), 0, []
-    for _ in range(8):
-        assert retries.is_due("r", "t", now_ms)
-        retries.put_off("r", "t", now_ms)
-        until = next(until for until, _ in retries._waits.values())
-        assert not retries.is_due("r", "t", until - 1)
-        waited.append((until - now_ms) // 1000)
-        now_ms = until
-    assert waited == [60, 120, 240, 480, 960, 1920, 3600, 3600]
-    retries.keep_only(set())
-    assert retries.is_due("r", "t", 0)
