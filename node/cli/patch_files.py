@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,18 @@ def signing_identity(session: Session, given: str | None, key: PublicKey) -> str
     from node.cli.identity import find_identity_of_key
 
     return find_identity_of_key(session.client(), key.key_id_hex)
+
+
+def published_part(patch: VerifiedPatch, digest: str) -> memoryview | None:
+    """Return the beginning of the file that has this digest, body and some lines of the trailer; None when none has."""
+    file = patch.file
+    hasher, end = hashlib.sha256(file.body_view), len(file.body_view)
+    for line in file.trailer:
+        hasher.update(line + b"\n")
+        end += len(line) + 1
+        if hasher.hexdigest() == digest:
+            return memoryview(file.raw)[:end]
+    return None
 
 
 def find_record(client: NodeClient, patch_id: str) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -212,9 +211,10 @@ def _attest_all(session: Session, key: Signer, patch: VerifiedPatch, record: dic
 
 def _store(session: Session, patch: VerifiedPatch, record: dict[str, Any]) -> bool:
     """Give the node the file as it was published; later attestations live on the ledger, not in the stored file."""
+    from node.cli.patch_files import published_part
     from node.cli.patch_transfer import send_patch
 
-    published = _published_part(patch, record["file_digest"])
+    published = published_part(patch, record["file_digest"])
     if published is None:
         session.output.note("the published file is not a beginning of this one, so the node's copy stays as it is")
         return False
@@ -226,18 +226,6 @@ def _store(session: Session, patch: VerifiedPatch, record: dict[str, Any]) -> bo
             lambda done, total: stages.show("sent", done >> 10, total >> 10, "KiB"),
         )
     return True
-
-
-def _published_part(patch: VerifiedPatch, digest: str) -> memoryview | None:
-    """Return the beginning of the file that has this digest, body and some lines of the trailer; None when none has."""
-    file = patch.file
-    hasher, end = hashlib.sha256(file.body_view), len(file.body_view)
-    for line in file.trailer:
-        hasher.update(line + b"\n")
-        end += len(line) + 1
-        if hasher.hexdigest() == digest:
-            return memoryview(file.raw)[:end]
-    return None
 
 
 def _publish_lines(document: dict[str, Any]) -> list[str]:

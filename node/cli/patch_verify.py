@@ -41,6 +41,7 @@ WARNING: Final = "warning"
 FAILED: Final = "failed"
 NOT_RECORDED: Final = "cli.verify.not_recorded"
 NOT_COUNTED_CODE: Final = "cli.verify.set_aside"
+OTHER_FILE: Final = "cli.verify.other_file"
 _MARKS: Final = {PASSED: "ok  ", WARNING: "note", FAILED: "FAIL"}
 
 
@@ -267,6 +268,7 @@ def _verify_ledger(
         )
     else:
         report.attempt("publication", lambda: _check_record(patch, record))
+        _verify_published(patch, record, report)
     judged = [] if record is None else client.call("patches.attestations", patch_id=patch.patch_id)
     forged = {voice.line for voice in voices if voice.is_forged}
     own = [each for each in patch.attestations if each.index + 1 not in forged]
@@ -285,6 +287,25 @@ def _verify_ledger(
         seal_refusal=seal_refusal,
         published_ms=published_ms,
     )
+
+
+def _verify_published(patch: VerifiedPatch, record: dict[str, Any], report: Report) -> None:
+    """Note whether this is the file that was published, as far as that went: the ledger knows its digest."""
+    from node.cli.patch_files import published_part
+
+    part = published_part(patch, record["file_digest"])
+    if part is None:
+        report.add(
+            "published file",
+            WARNING,
+            "what follows the author's line is not as it was published: lines, a seal perhaps, were taken out or moved; "
+            f"published were {record['file_bytes']} bytes with the digest {record['file_digest']} (patch fetch gets them)",
+            OTHER_FILE,
+        )
+        return
+    more = len(patch.file.raw) - len(part)
+    added = f", and behind it what was added since ({more} bytes)" if more else ""
+    report.add("published file", PASSED, f"this very file, digest {record['file_digest']}{added}")
 
 
 def _verify_attestors(attestations: list[Attestation], recorded: dict[str, dict[str, Any]], report: Report) -> None:

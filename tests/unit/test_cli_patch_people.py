@@ -23,6 +23,7 @@ from tests.testkit.ledger import Chain, administrator_of, attest_body, key_of
 from wire import canonical_json
 from wire.envelope import encode_envelope, sign_envelope
 from wire.errors import RejectedError
+from wire.hashing import sha256
 
 
 class LedgerNode:
@@ -260,6 +261,33 @@ def test_seal_in_another_ones_name_is_a_forgery(tmp_path: Path, chain: Chain) ->
     chain.submit(bodies.IdentitySuspend("carol@gamma", "on leave"), administrator_of("gamma"))
     _, document = verify(tmp_path, sealed(data, "carol@gamma", "carol@gamma"), *LEDGER)
     assert steps(document, "sealer")[0]["code"] == "cli.verify.status"
+
+
+def test_file_that_was_cut_after_its_publication_is_told(tmp_path: Path, chain: Chain) -> None:
+    reviewed = review(patches.make_patch(), "bob@beta", "security-review")
+    data = published(chain, sealed(reviewed, "alice@acme", "alice@acme"))
+    lines = patches.trailer_lines(data)
+    (step,) = steps(verify(tmp_path, data, *LEDGER)[1], "published file")
+    assert (step["result"], step["code"]) == ("passed", None)
+    for left in (
+        lines[:-1],
+        lines[:1],
+        [lines[0], lines[1], *patches.trailer_lines(review(reviewed, "carol@gamma", "qa"))[2:]],
+    ):
+        cut = patches.with_lines(data, left)
+        _, document = verify(tmp_path, cut, *LEDGER)
+        (step,) = steps(document, "published file")
+        assert (step["result"], step["code"]) == ("warning", "cli.verify.other_file")
+        assert f"{len(data)} bytes with the digest {sha256(data).hex()}" in step["message"]
+        assert document["valid"]
+
+
+def test_what_was_added_since_the_publication_is_told(tmp_path: Path, chain: Chain) -> None:
+    data = published(chain, patches.make_patch())
+    later = review(data, "bob@beta", "security-review")
+    (step,) = steps(verify(tmp_path, later, *LEDGER)[1], "published file")
+    assert step["result"] == "passed"
+    assert f"added since ({len(later) - len(data)} bytes)" in step["message"]
 
 
 def test_founding_document_knows_its_administrators_keys(chain: Chain) -> None:

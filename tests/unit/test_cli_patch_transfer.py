@@ -16,7 +16,7 @@ from node.agent_service import AgentService
 from node.cli import patch_transfer, rpc
 from node.cli.client import SocketClient
 from node.cli.errors import NodeUnreachableError
-from node.cli.patch_ledger import _published_part
+from node.cli.patch_files import published_part
 from node.cli.patch_transfer import patch_place, receive_patch, send_patch
 from node.cli.rpc import RpcClient
 from node.local.protocol import decode_blob_untrusted, encode_blob
@@ -195,13 +195,13 @@ def test_a_node_that_never_ends_is_cut(socket: Socket, monkeypatch: pytest.Monke
 def test_what_a_published_file_is_of_a_longer_one_is_found_by_its_digest() -> None:
     attested = patches.approve(patches.approve(DATA), patches.CAROL, "carol@gamma", "qa")
     patch = verify_patch_untrusted(attested)
-    found = _published_part(patch, sha256(DATA).hex())
+    found = published_part(patch, sha256(DATA).hex())
     assert found is not None
     assert bytes(found) == DATA
-    whole = _published_part(patch, sha256(attested).hex())
+    whole = published_part(patch, sha256(attested).hex())
     assert whole is not None
     assert bytes(whole) == attested
-    assert _published_part(patch, sha256(b"another").hex()) is None
+    assert published_part(patch, sha256(b"another").hex()) is None
 
 
 async def test_a_long_file_is_named_by_its_place(
