@@ -91,6 +91,7 @@ class TargetStatus:
             "hooks": self.config.hooks.to_json(),
             "mode": self.config.mode.value,
             "standby": self.config.mode is Mode.EXCHANGE and os.path.lexists(self.config.standby),
+            "keeps_standby": self.config.keeps_standby,
             "tree_digest": None if self.tree_digest is None else self.tree_digest.hex(),
             "recorded_tree_digest": self.state.tree_digest.hex() if self.has_baseline else None,
             "drifted": self.is_drifted,
@@ -305,7 +306,7 @@ class Target:
             TargetRefusedError: ``agent.target.*``.
             ApplyFailedError: ``agent.target.*``.
         """
-        inventory = self._read_everything()
+        inventory = self._read_tree(full=True)
         before = self.store.read_target_state()
         if before is None:
             state = TargetState(inventory.tree_digest)
@@ -326,7 +327,7 @@ class Target:
             StateCorruptError: ``agent.state.damaged``.
             OSError: It was not written.
         """
-        inventory = self._read_everything()
+        inventory = self._read_tree(full=True)
         before, was_there = self.store.read_target_state(), is_there(self.store.directory)
         state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters)
         if before is not None and before.tree_digest == inventory.tree_digest:
@@ -352,10 +353,10 @@ class Target:
             elif before is not None:
                 self.store.write_target_state(before)
 
-    def _read_everything(self) -> Inventory:
+    def _read_tree(self, *, full: bool) -> Inventory:
         root_fd = self.open_root()
         try:
-            return self.take_inventory(root_fd, full=True)
+            return self.take_inventory(root_fd, full=full)
         finally:
             os.close(root_fd)
 
@@ -366,7 +367,7 @@ class Target:
         return TargetStatus(self.config, state, inventory.tree_digest, "", (), 0)
 
     def _keep_standby(self, inventory: Inventory) -> None:
-        """Make or repair the standby tree of a large target, if the host lets it."""
+        """Make or repair the standby tree of a large target, if operator and host let it, or remove it."""
         if self.config.mode is not Mode.EXCHANGE:
             return
         # Without it, or with what is left of it, the next application does what is to do.
@@ -423,6 +424,18 @@ class Target:
             raise
         self.config = config
         self._cache = self._open_cache(config)
+
+    def change_standby(self, *, kept: bool) -> None:
+        """Let the target have a standby tree when it is a large one, or none from now on; only when nobody else is at work here.
+
+        Raises:
+            OSError: It was not written, or the standby tree not removed; the next application or recovery removes it.
+        """
+        self.change(replace(self.config, keeps_standby=kept))
+        with contextlib.suppress(PatchwardenError):  # Of a tree that cannot be read there can be none.
+            self._keep_standby(self._read_tree(full=False))
+        if not kept:
+            drop_standby(self._files, self.config)
 
     def _open_cache(self, config: TargetConfig) -> TreeCache:
         return TreeCache(self._files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)

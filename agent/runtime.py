@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -452,18 +453,38 @@ class Agent:
             CorruptionError: The agent's state is damaged.
         """
         slot = self._registry.get(name)
+        async with self._held_at_rest(slot):
+            await run_blocking(slot.change_mode, mode)
+        self._note("agent.target.mode", {"target": name, "mode": slot.config.mode.value})
+
+    async def change_standby(self, name: str, *, kept: bool) -> None:
+        """Let a large target have a standby tree, or none from now on; refused while anything is done with it.
+
+        Raises:
+            TargetRefusedError: ``agent.target.unknown``.
+            ApplyFailedError: ``agent.target.busy``.
+            UnavailableError: ``agent.state.in_use``, ``agent.state.write``, and what keeps an open application from being recovered.
+            CorruptionError: The agent's state is damaged.
+        """
+        slot = self._registry.get(name)
+        async with self._held_at_rest(slot):
+            await run_blocking(partial(slot.change_standby, kept=kept))
+        self._note("agent.target.standby", {"target": name, "kept": kept})
+
+    @asynccontextmanager
+    async def _held_at_rest(self, slot: Target) -> AsyncIterator[None]:
+        """Keep everybody else from a target that rests, once what a crash left open is recovered. Raises as `change_mode`."""
         if self._lock(slot).locked():
-            raise _busy(name)
+            raise _busy(slot.config.name)
         async with self._lock(slot):
             lock_fd = await run_blocking(_hold, slot.store.path(LOCK_FILE))
             try:
                 await self._lifecycle.recover(slot)
                 if self._lifecycle.is_open(slot):
-                    raise _busy(name)
-                await run_blocking(slot.change_mode, mode)
+                    raise _busy(slot.config.name)
+                yield
             finally:
                 os.close(lock_fd)
-        self._note("agent.target.mode", {"target": name, "mode": slot.config.mode.value})
 
     async def set_hook(self, name: str, kind: HookKind, hook: object) -> None:
         """Let something run around changes of a target, or with None nothing any more.

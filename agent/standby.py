@@ -65,6 +65,7 @@ def is_standby_possible(config: TargetConfig, root_fd: int, entries: Collection[
     """Return whether a standby tree pays for a tree with these entries, and can be kept on its file system."""
     return (
         config.mode is Mode.EXCHANGE
+        and config.keeps_standby
         and is_wide(entries)
         and _file_system(root_fd) in _FILE_SYSTEMS
         and os.stat(os.path.dirname(config.root)).st_dev == os.fstat(root_fd).st_dev

@@ -78,6 +78,8 @@ class TargetConfig:
     """What the operator lets run around a change."""
     mode: Mode = Mode.EXCHANGE
     """How a patch gets into the tree."""
+    keeps_standby: bool = True
+    """Whether a large tree may have a standby tree; only in exchange mode."""
 
     def carries(self, component: str) -> bool:
         """Return whether the target is configured to carry `component`."""
@@ -124,6 +126,7 @@ class TargetConfig:
             "allowed": [each.value for each in self.allowed],
             "hooks": self.hooks.to_json(),
             "mode": self.mode.value,
+            "keeps_standby": self.keeps_standby,
         }
 
     @classmethod
@@ -150,6 +153,8 @@ class TargetConfig:
             hooks=Hooks.from_json_untrusted(document.get("hooks", {})),
             # A target of before there were modes is exchanged.
             mode=_as_mode(document.get("mode", Mode.EXCHANGE.value)),
+            # A target of before there were standby trees, or before one could do without, has one.
+            keeps_standby=as_bool(document.get("keeps_standby", True), "keeps_standby"),
         )
 
 

@@ -154,6 +154,7 @@ class AgentService:
             "agent.target.freeze": self.target_freeze,
             "agent.target.allow": self.target_allow,
             "agent.target.mode": self.target_mode,
+            "agent.target.standby": self.target_standby,
             "agent.target.hook": self.target_hook,
             "agent.target.remove": self.target_remove,
             "agent.split.list": self.split_list,
@@ -272,6 +273,12 @@ class AgentService:
         name, mode = as_name(params, "target"), as_name(params, "mode")
         await self._agent.change_mode(name, mode)
         return {"target": name, "mode": mode}
+
+    async def target_standby(self, params: Params) -> Document:
+        """Let a large target have a standby tree, or none from now on."""
+        name, kept = as_name(params, "target"), as_flag(params, "kept")
+        await self._agent.change_standby(name, kept=kept)
+        return (await self._agent.show_target(name)).to_json()
 
     async def target_hook(self, params: Params) -> Document:
         """Let something run around changes of a target, or nothing any more."""

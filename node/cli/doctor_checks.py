@@ -300,26 +300,12 @@ def check_target(target: Document, *, judge_writing: bool, uid: int | None = Non
         yield found("frozen", Level.WARN, "no change is allowed", f"`patchwarden agent target thaw {name}`")
     place = root if target["mode"] == "in-place" else root.parent
     try:
-        if place.stat().st_dev != root.stat().st_dev:
-            yield found(
-                "staging", Level.FAIL, f"{root} is a file system of its own", "add it again with --mode in-place"
-            )
-        elif not judge_writing:
-            pass
-        elif not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
-            yield found(
-                "staging",
-                Level.FAIL,
-                f"new files are made in {place}, which the agent may not write",
-                "give its user that directory",
-            )
-        else:
-            yield found("staging", Level.OK, f"new files are made in {place}, on the target's file system")
-        if judge_writing and not os.access(root, os.W_OK | os.X_OK, effective_ids=True):
-            yield found("writable", Level.FAIL, f"the agent may not write {root}", "give its user the tree")
+        yield from _check_place(name, root, place, judge_writing=judge_writing)
     except OSError as error:
         yield found("staging", Level.FAIL, f"{error.filename}: {error.strerror}", "put the directory right")
         return
+    if target.get("standby"):
+        yield found("standby", Level.OK, f"a second tree of the same files, as hard links, is kept in {place}")
     yield from _check_room("room", root, SPACE_RESERVE_BYTES, name)
     weakness = find_weakness(str(root.parent), uid)
     if weakness is not None:
@@ -331,6 +317,20 @@ def check_target(target: Document, *, judge_writing: bool, uid: int | None = Non
             check_programs(Hooks.from_json_untrusted(target["hooks"]), (target["root"],), uid)
     except RejectedError as error:
         yield found("hook", Level.FAIL, f"{error.message} [{error.code}]", error.hint or "put it there, mode 0755")
+
+
+def _check_place(name: str, root: Path, place: Path, *, judge_writing: bool) -> Iterator[Finding]:
+    """Yield whether new files can be made in `place` and get from there into the target. Raises OSError."""
+    if place.stat().st_dev != root.stat().st_dev:
+        hint = f"`patchwarden agent target mode {name} in-place`"
+        yield Finding("staging", Level.FAIL, f"{root} is a file system of its own", hint, name)
+    elif judge_writing and not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+        said = f"new files are made in {place}, which the agent may not write"
+        yield Finding("staging", Level.FAIL, said, "give its user that directory", name)
+    elif judge_writing:
+        yield Finding("staging", Level.OK, f"new files are made in {place}, on the target's file system", "", name)
+    if judge_writing and not os.access(root, os.W_OK | os.X_OK, effective_ids=True):
+        yield Finding("writable", Level.FAIL, f"the agent may not write {root}", "give its user the tree", name)
 
 
 def _check_room(check: str, path: Path, reserve: int, target: str | None) -> Iterator[Finding]:

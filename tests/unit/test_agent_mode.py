@@ -130,6 +130,9 @@ async def test_refused_while_a_patch_is_being_applied(tmp_path: Path) -> None:
         nursery.start_soon(world.agent.apply, data, TARGET, OPERATOR)
         await waits.wait()
         assert await refused(world, "in-place") == "agent.target.busy"
+        with pytest.raises(PatchwardenError) as caught:
+            await world.agent.change_standby(TARGET, kept=False)
+        assert caught.value.code == "agent.target.busy"
         goes_on.set()
     assert [each.result for each in world.outcomes()] == ["SUCCESS"]
     await world.agent.change_mode(TARGET, "in-place")

@@ -23,6 +23,7 @@ from tests.crash.story import WIDE_AFTER, WIDE_BEFORE
 from tests.crash.trees import Snapshot, copy_tree, first_difference, take_names, take_snapshot
 from tests.testkit import patches
 from tests.testkit.agent import OPERATOR, STANDBY_NAME, TARGET, TREE, World, read_tree, tree_digest_of
+from wire.errors import UnavailableError
 
 WIDE_TREE = {**TREE, **WIDE_BEFORE}
 EVERYTHING = tuple(sorted(Allowance))
@@ -84,6 +85,19 @@ def watch(world: World, step: Callable[[str, str], None]) -> None:
     """Open the agent again with something that happens before its calls."""
     world.files = Files(lambda call, path: step(call, os.fsdecode(path)))
     world.reopen()
+
+
+def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the paths of files that are read from now on, as they come."""
+    read: list[bytes] = []
+    original = agent.tree_cache.read_digest
+
+    def counted(root_fd: int, path: bytes, entry: object) -> object:
+        read.append(path)
+        return original(root_fd, path, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(agent.tree_cache, "read_digest", counted)
+    return read
 
 
 # What it is
@@ -158,6 +172,51 @@ async def test_changed_in_place_from_now_on_there_is_none_and_its_names_are_in_n
     assert world.leftovers() == []
 
 
+async def test_operator_can_do_without_it_and_have_it_again(world: World) -> None:
+    for restart in (False, True):
+        await world.agent.change_standby(TARGET, kept=False)
+        assert ("agent.target.standby", {"target": TARGET, "kept": False}) in world.notes
+        if restart:
+            world.reopen()
+        shown = (await world.agent.show_target(TARGET)).to_json()
+        assert (shown["standby"], shown["keeps_standby"], shown["drifted"]) == (False, False, False)
+        assert not standby(world).parent.exists()
+        assert (world.root / "README").stat().st_nlink == 1
+        await world.agent.change_standby(TARGET, kept=True)
+        assert (await world.agent.show_target(TARGET)).to_json()["standby"]
+        assert_equal(world)
+    await world.agent.change_standby(TARGET, kept=False)
+    assert (await apply(world, wide(world))).is_success
+    await world.agent.adopt_target(TARGET)
+    assert not standby(world).parent.exists()
+
+
+async def test_switching_it_off_or_on_reads_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.agent._registry.get(TARGET)._cache._now_ns = lambda: 2 * 10**18
+    await world.agent.show_target(TARGET)
+    read = watch_reading(monkeypatch)
+    for kept in (False, True):
+        await world.agent.change_standby(TARGET, kept=kept)
+        assert not (await world.agent.show_target(TARGET)).is_drifted
+    assert read == []
+
+
+async def test_one_that_could_not_be_removed_goes_with_the_next_application(world: World) -> None:
+    def step(call: str, path: str) -> None:
+        if call == "rmdir":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    watch(world, step)
+    with pytest.raises(UnavailableError):
+        await world.agent.change_standby(TARGET, kept=False)
+    assert standby(world).parent.exists()
+    world.files = None
+    world.reopen()
+    assert (await world.agent.show_target(TARGET)).to_json()["keeps_standby"] is False
+    assert (await apply(world, wide(world))).is_success
+    assert not standby(world).parent.exists()
+
+
 async def test_file_system_that_lists_other_numbers_has_none(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,14 +248,7 @@ async def test_large_part_takes_the_whole_tree(world: World, monkeypatch: pytest
 async def test_nothing_that_stays_is_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.agent._registry.get(TARGET)._cache._now_ns = lambda: 2 * 10**18
     assert not (await world.agent.show_target(TARGET)).is_drifted
-    read: list[bytes] = []
-    original = agent.tree_cache.read_digest
-
-    def counted(root_fd: int, path: bytes, entry: object) -> object:
-        read.append(path)
-        return original(root_fd, path, entry)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(agent.tree_cache, "read_digest", counted)
+    read = watch_reading(monkeypatch)
     shutil.rmtree(standby(world).parent)
     assert not (await world.agent.show_target(TARGET)).is_drifted
     read.clear()

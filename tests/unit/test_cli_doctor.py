@@ -140,12 +140,16 @@ def test_a_target_that_cannot_be_changed_fails(tmp_path: Path, monkeypatch: pyte
 
     assert found() == []
     assert found(busy=True, mode="in-place") == []
+    told = [
+        each for each in checks.check_target(target(root, standby=True), judge_writing=True) if each.check == "standby"
+    ]
+    assert [(each.level.value, str(tmp_path) in each.message) for each in told] == [("ok", True)]
     assert found(problem="gone") == [("tree", "fail")]
     no_record = {"problem": "no baseline", "problem_code": "agent.target.not_adopted", "recorded_tree_digest": None}
     assert found(**no_record) == [("tree", "fail")]
-    (told, *_) = checks.check_target(target(root, **no_record), judge_writing=True)
-    assert "[agent.target.not_adopted]" in told.message
-    assert "agent target remove app" in told.hint
+    (first, *_) = checks.check_target(target(root, **no_record), judge_writing=True)
+    assert "[agent.target.not_adopted]" in first.message
+    assert "agent target remove app" in first.hint
     assert found(drifted=True, drifted_count=2, frozen=True) == [("tree", "fail"), ("frozen", "warn")]
     assert faults(checks.check_target(target(tmp_path / "gone"), judge_writing=True)) == [("staging", "fail")]
     program = tmp_path / "hook"
