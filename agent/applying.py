@@ -403,7 +403,7 @@ def settle_in_place(
                     return Side.NEW
             except ForeignWriteError:
                 pass
-            except OSError:
+            except (OSError, ApplyRefusedError):
                 if is_recorded:
                     raise
                 # It cannot become the new tree, so it becomes the old one; a disk that fails there, too, is told.

@@ -31,7 +31,7 @@ from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there
 from agent.inventory import Entry, Inventory, entry_of
 from agent.limits import SYNCED_SINGLY_MAX
-from agent.new_files import make_file, own_name
+from agent.new_files import make_file, own_mode, own_name
 from agent.plan import Plan, emptied_directories
 from agent.progress import FILES, STEP_APPLY, Tracker
 from provenance.components import FileImage
@@ -242,6 +242,7 @@ class Workshop:
 
         Raises:
             ForeignWriteError: Somebody has written to a path; the caller goes back.
+            ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``; the caller goes back.
             OSError: It could not be done; the caller goes back.
         """
         for directory in self._operations.made:
@@ -349,7 +350,7 @@ class Workshop:
                 if not stat.S_ISDIR(os.lstat(name, dir_fd=parent_fd).st_mode):
                     raise ForeignWriteError(directory) from None
             own_name(self._files, name, owner, directory_fd=parent_fd)
-            self._files.change_mode(name, stat.S_IMODE(owner.mode), dir_fd=parent_fd)
+            own_mode(self._files, name, stat.S_IMODE(owner.mode), directory_fd=parent_fd)
         finally:
             os.close(parent_fd)
 

@@ -21,6 +21,7 @@ from agent.plan import PlannedChange
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
 
 _EXECUTE_BITS: Final = 0o111
+_SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 _NEW_FILE_MODE: Final = 0o644
 _NEW_EXECUTABLE_MODE: Final = 0o755
 CONTENT_ATTRIBUTES: Final = frozenset({"security.ima", "security.evm"})
@@ -154,6 +155,40 @@ def ownership_refused(path: bytes, owner: Entry) -> ApplyRefusedError:
         f"the agent may not give a file to its owner {owner.owner}:{owner.group}",
         actual=os.fsdecode(path),
         hint="run the agent as root, or as the owner of the target",
+    )
+
+
+def own_mode(files: Files, path: bytes, mode: int, *, directory_fd: int) -> None:
+    """Give a new directory its permission bits, and look whether it has them.
+
+    A kernel takes the set-group-id bit away without a word where the agent is not in the directory's group, and a service manager may
+    forbid to set it at all.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.attributes``.
+        OSError: They could not be set.
+    """
+    sentence = "the permissions of a directory cannot be kept"
+    try:
+        files.change_mode(path, mode, dir_fd=directory_fd)
+    except PermissionError as error:
+        if not mode & _SET_ID_BITS:
+            raise
+        raise _mode_refused(f"{sentence} ({error.strerror})", path, mode) from error
+    found = stat.S_IMODE(os.lstat(path, dir_fd=directory_fd).st_mode)
+    if found != mode:
+        raise _mode_refused(sentence, path, mode, found)
+
+
+def _mode_refused(sentence: str, path: bytes, mode: int, found: int | None = None) -> ApplyRefusedError:
+    return ApplyRefusedError(
+        "agent.apply.attributes",
+        sentence,
+        expected=f"{mode:04o}",
+        actual=os.fsdecode(path) if found is None else f"{os.fsdecode(path)}: {found:04o}",
+        hint="set-group-id: the agent's user must be in the group, and its service must allow it (RestrictSUIDSGID=no)"
+        if mode & _SET_ID_BITS
+        else "",
     )
 
 

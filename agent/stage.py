@@ -18,7 +18,7 @@ from agent.errors import ApplyRefusedError
 from agent.files import Files
 from agent.host_checks import explain
 from agent.inventory import Entry, Inventory, complete_inventory, entry_of, open_root, scan_tree
-from agent.new_files import copy_attributes, make_file, own_name
+from agent.new_files import copy_attributes, make_file, own_mode, own_name
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.progress import PATHS, STEP_APPLY, Tracker
 from provenance.tree_digest import blob_digest
@@ -141,7 +141,7 @@ class _Stage:
         own_name(self._files, path, entry, directory_fd=self._stage_fd)
         if path in self._inventory.entries or path == b".":
             self._copy_directory_attributes(path)
-        self._files.change_mode(path, stat.S_IMODE(entry.mode), dir_fd=self._stage_fd)
+        own_mode(self._files, path, stat.S_IMODE(entry.mode), directory_fd=self._stage_fd)
         if keep_times:
             self._files.change_times(path, entry.modified_ns, entry.modified_ns, dir_fd=self._stage_fd)
 

@@ -24,7 +24,7 @@ from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there, opened_directory
 from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
 from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
-from agent.new_files import make_file, own_name, read_attributes
+from agent.new_files import make_file, own_mode, own_name, read_attributes
 from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.target import Mode, TargetConfig
@@ -308,7 +308,7 @@ class Standby:
         with self._changeable(above) as above_fd:
             self._files.move(made, name, source_fd=work_fd, destination_fd=above_fd)
             own_name(self._files, name, parent, directory_fd=above_fd)
-            self._files.change_mode(name, stat.S_IMODE(parent.mode), dir_fd=above_fd)
+            own_mode(self._files, name, stat.S_IMODE(parent.mode), directory_fd=above_fd)
         self._after[directory] = parent
         return parent
 

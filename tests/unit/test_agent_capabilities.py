@@ -20,6 +20,8 @@ OTHER = 54321
 SECONDS = 300
 CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3}
 """As docs/operations/agent.md 9 names them, with their numbers in linux/capability.h."""
+SET_ID = {"CAP_FSETID": 4}
+"""For set-group-id directories of groups that the user is not in."""
 STORY = """
 import ctypes, os, sys, threading, time, trio
 from pathlib import Path
@@ -49,13 +51,14 @@ def become(user, kept):
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")} == {mask}, status
 
-async def story(directory, mode, owner=None, user=None, kept=()):
+async def story(directory, mode, bits="0755", owner=None, user=None, kept=()):
     world = World(directory)
     if owner is not None:
         for place in directory.rglob("*"):
             is_targets = place.is_relative_to(world.root.parent)
             os.chown(place, owner if is_targets else user, owner if is_targets else user, follow_symlinks=False)
         os.chown(directory, user, user)
+        (world.root / "lib").chmod(int(bits, 8))
         become(user, kept)
     try:
         await world.add_target(mode=mode)
@@ -64,17 +67,18 @@ async def story(directory, mode, owner=None, user=None, kept=()):
         return getattr(error, "code", repr(error)), ""
     finally:
         world.agent.close()
+    assert f"{(world.root / 'lib').stat().st_mode & 0o7777:04o}" == bits
     owners = {place.lstat().st_uid for place in world.root.rglob("*")} | {world.root.stat().st_uid}
     return outcome.code.value, outcome.reason, sorted(owners)
 
-warm, directory, mode, owner, user, *kept = sys.argv[1:]
+warm, directory, mode, bits, owner, user, *kept = sys.argv[1:]
 # This user may not even read the checkout: everything is loaded, and the policies are checked, before it is this user.
 trio._core._thread_cache.IDLE_TIMEOUT = 0.1
 assert trio.run(story, Path(warm), mode)[0] == "SUCCESS"
 # Capabilities are a thread's: those that served until now would have none.
 while threading.active_count() > 1:
     time.sleep(0.05)
-print(*trio.run(story, Path(directory), mode, int(owner), int(user), tuple(map(int, kept))))
+print(*trio.run(story, Path(directory), mode, bits, int(owner), int(user), tuple(map(int, kept))))
 """
 
 pytestmark = [
@@ -97,16 +101,18 @@ def directory() -> Iterator[Path]:
 def missing_here() -> bool:
     """Return whether this root lacks one of them itself, as in some containers."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
-    return any(not int(line.split()[1], 16) >> number & 1 for number in (*CAPABILITIES.values(), 6, 7, 8))
+    return any(not int(line.split()[1], 16) >> number & 1 for number in (*CAPABILITIES.values(), 4, 6, 7, 8))
 
 
-def tell(root: Path, places: tuple[Path, Path], mode: str, owner: int, names: tuple[str, ...]) -> str:
-    """Return how an application to a target of the owner ended, by a user with these capabilities."""
+def tell(
+    root: Path, places: tuple[Path, Path], mode: str, owner: int, names: tuple[str, ...], *, bits: str = "0755"
+) -> str:
+    """Return how an application to a target of the owner, with one directory of these bits, ended by a user with these capabilities."""
     if missing_here():
         pytest.skip("this root may not give files away, or change its user and capabilities")
-    numbers = [str(CAPABILITIES[name]) for name in names]
+    numbers = [str((CAPABILITIES | SET_ID)[name]) for name in names]
     answer = subprocess.run(
-        [sys.executable, "-c", STORY, *map(str, places), mode, str(owner), str(USER), *numbers],
+        [sys.executable, "-c", STORY, *map(str, places), mode, bits, str(owner), str(USER), *numbers],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         check=False,
@@ -133,3 +139,15 @@ def test_without_one_of_them_nothing_is_applied(
     others = tuple(name for name in CAPABILITIES if name != left_out)
     told = tell(repository_root, (tmp_path, directory), "exchange", OTHER, others)
     assert not told.startswith("SUCCESS"), told
+
+
+@pytest.mark.parametrize(
+    ("names", "ending"),
+    [((*CAPABILITIES, *SET_ID), f"SUCCESS  [{OTHER}]"), (tuple(CAPABILITIES), "APPLY_FAILED agent.apply.attributes")],
+    ids=["with-fsetid", "without"],
+)
+def test_set_group_id_directories_of_other_groups_need_one_more(
+    repository_root: Path, directory: Path, tmp_path: Path, names: tuple[str, ...], ending: str
+) -> None:
+    told = tell(repository_root, (tmp_path, directory), "exchange", OTHER, names, bits="2755")
+    assert told.removeprefix("ERROR_").startswith(ending)
