@@ -51,13 +51,15 @@ class NodeProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.module = "node.process"
         """What runs the node."""
+        self.command: list[str] | None = None
+        """What runs it instead of that module, with all its words."""
 
     def start(self) -> None:
         assert self.process is None or self.process.poll() is not None
         (self.home / "run.json").unlink(missing_ok=True)
         with (self.home / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(self.home)],
+                self.command or [sys.executable, "-m", self.module, str(self.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.inbox import InboxFolder
+from node.process import EXIT_CORRUPTION, EXIT_REJECTED, EXIT_UNAVAILABLE
 from tests.testkit.cli import every_command
+from tests.testkit.unit_bounds import read_unit
 
 UNIT = Path("deploy/systemd/patchwarden-host.service")
 EXPOSURE_MAX = 2.0
@@ -18,21 +23,8 @@ EXPOSURE_MAX = 2.0
 TOOL_SECONDS = 120
 
 
-def settings(text: str) -> dict[str, list[str]]:
-    """Return the values of each setting, in order; every line is a section, a comment or a setting."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if not line or line.startswith("#") or re.fullmatch(r"\[(Unit|Service|Install)\]", line):
-            continue
-        name, separator, value = line.partition("=")
-        assert separator, line
-        assert re.fullmatch(r"[A-Za-z]+", name), line
-        found.setdefault(name, []).append(value)
-    return found
-
-
 def test_the_unit_starts_a_command_that_exists_as_nobody_special(repository_root: Path) -> None:
-    unit = settings((repository_root / UNIT).read_text())
+    unit = read_unit((repository_root / UNIT).read_text())
     program, *words = shlex.split(unit["ExecStart"][0])
     assert program == "/usr/bin/patchwarden"
     command = dict(every_command())[tuple(words[:2])]
@@ -45,6 +37,32 @@ def test_the_unit_starts_a_command_that_exists_as_nobody_special(repository_root
     assert unit["ProtectSystem"] == ["strict"]
     # An agent that may not change owners could not even keep its own.
     assert unit["SystemCallFilter"][-1].split() == ["@chown", "setrlimit"]
+
+
+def test_what_a_next_start_can_repair_is_started_again(repository_root: Path) -> None:
+    page = (repository_root / "docs/operations/node.md").read_text().partition("```ini\n")[2].partition("```")[0]
+    for text in ((repository_root / UNIT).read_text(), page):
+        unit = read_unit(text)
+        assert unit["Restart"] == ["on-failure"]
+        final = {int(word) for word in unit["RestartPreventExitStatus"][0].split()}
+        assert EXIT_REJECTED in final
+        assert not final & {EXIT_UNAVAILABLE, EXIT_CORRUPTION}
+
+
+def test_what_an_inbox_keeps_is_readable_for_its_group(repository_root: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    (tmp_path / "fix.patch").write_bytes(b"")
+    inbox = InboxFolder(str(tmp_path))
+    (found,) = inbox.look()
+    before = os.umask(int(read_unit((repository_root / UNIT).read_text())["UMask"][0], 8))
+    try:
+        inbox.settle(found, "done", {"code": "SUCCESS"})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "done").stat().st_mode & 0o777 == 0o750
+    result = tmp_path / "done" / "fix.patch.json"
+    assert result.stat().st_mode & 0o777 == 0o640
+    assert json.loads(result.read_text()) == {"code": "SUCCESS"}
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
