@@ -285,6 +285,7 @@ DOCUMENT = {
     "allowed": [],
     "hooks": {},
     "mode": "exchange",
+    "keeps_standby": True,
 }
 
 
@@ -296,6 +297,11 @@ def test_target_carries_what_its_patterns_say() -> None:
     assert not config.carries("zlib2")
     assert not config.carries("pkg:deb/ubuntu/foo@1.2")
     assert config.staging == "/srv/.app.patchwarden-app"
+
+
+def test_target_of_before_there_were_modes_is_exchanged_and_may_have_a_standby_tree() -> None:
+    older = {name: value for name, value in DOCUMENT.items() if name not in ("allowed", "mode", "keeps_standby")}
+    assert TargetConfig.from_json_untrusted(older) == TargetConfig.from_json_untrusted(DOCUMENT)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +320,7 @@ def test_target_carries_what_its_patterns_say() -> None:
         ({"windows": ["never"]}, "agent.target.window"),
         ({"windows": ["* 00:00-24:00"] * 33}, "agent.target.window"),
         ({"frozen": "no"}, "wire.field.bool"),
+        ({"keeps_standby": "off"}, "wire.field.bool"),
         ({"version": 2}, "wire.field.range"),
     ],
 )
