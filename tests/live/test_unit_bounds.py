@@ -6,7 +6,6 @@ No systemd runs: what its settings do to a process, `tests/testkit/unit_bounds.p
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shlex
 import stat
@@ -24,10 +23,9 @@ from tests.testkit import patches
 from tests.testkit.cluster import Cluster, NodeProcess
 from tests.testkit.ledger import administrator_of, key_of
 from tests.testkit.scene import COMPONENT, PEOPLE, approved, write_tree
-from tests.testkit.unit_bounds import bounded, is_read_only_possible, missing_means, plan_of, read_service
+from tests.testkit.unit_bounds import bounded, missing_means, plan_of, read_service
 
 UNIT = Path("deploy/systemd/patchwarden-host.service")
-MISSING = missing_means()
 GROUP = 54_321
 DROP_IN = f"SupplementaryGroups={GROUP}"
 """What an operator adds whose files belong to another group of the service's user; tried by root, who may be in any."""
@@ -44,13 +42,15 @@ AFTER: patches.Tree = {
 }
 MANY = 1_000
 """Files beside them in the target that has a standby tree."""
+COMPLAINTS = ("Operation not permitted", "Permission denied", "not supported", "Read-only", "gateway died", "Traceback")
+"""What no line of a log says of a process whose bounds hinder it nowhere."""
 HOOK = """#!/bin/sh
 # Programs of the system, a pipe, and a network socket of Python's.
 grep Seccomp: /proc/self/status | tr -s '\\t ' ' '
 exec {python} -I -S -c 'import socket; socket.create_server(("127.0.0.1", 0)).close(); print("listens")'
 """
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 class Place:
@@ -101,6 +101,8 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(repository_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    if reason := missing_means():
+        pytest.skip(reason)
     place = Place(tmp_path_factory.mktemp("unit"), (repository_root / UNIT).read_text())
     try:
         place.cluster.start()
@@ -148,7 +150,8 @@ def test_node_and_agent_do_their_work_within_the_bounds(place: Place) -> None:
         lambda: place.host.status(place.cluster.client)["height"] >= height, "the host follows", place.host
     )
 
-    if is_read_only_possible():
+    assert place.host.process is not None
+    if os.readlink(f"/proc/{place.host.process.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt"):
         assert f" {place.srv} " in mounts_of(place.host, "rw")
         assert " / " in mounts_of(place.host, "ro")
     for name, root in roots.items():
@@ -186,5 +189,4 @@ def test_node_and_agent_do_their_work_within_the_bounds(place: Place) -> None:
 
     for node in reversed(place.cluster.nodes):
         assert node.stop(60) == 0, node.log()[-2000:]
-        errors = [line for line in map(json.loads, node.log().splitlines()) if line["level"] in ("error", "critical")]
-        assert errors == []
+        assert [line for line in node.log().splitlines() if any(word in line for word in COMPLAINTS)] == []

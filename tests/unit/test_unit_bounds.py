@@ -12,7 +12,6 @@ import pytest
 from tests.testkit.unit_bounds import bounded, missing_means, plan_of
 
 UNIT = Path("deploy/systemd/patchwarden-host.service")
-MISSING = missing_means()
 TRY = """
 import ctypes, errno, json, os, socket, sys
 from tests.testkit.unit_bounds import number_of
@@ -85,7 +84,11 @@ SETTINGS = {
 }
 """Lines of the unit, and a call that each alone decides on."""
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+@pytest.fixture(autouse=True, scope="module")
+def _means() -> None:
+    if reason := missing_means():
+        pytest.skip(reason)
 
 
 def answers(root: Path, directory: Path, unit: str | None) -> dict[str, str]:
