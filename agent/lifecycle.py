@@ -141,6 +141,7 @@ class Lifecycle:
         self._alone = 0
         self._mark_path = os.path.join(config.directory, HIGH_WATER_FILE)
         self._mark = read_high_water(self._mark_path)
+        self._mark_lock = threading.Lock()
         self._split_views = SplitViews(files, os.path.join(config.directory, SPLIT_VIEWS_FILE))
         self.stopping = threading.Event()
         """Set when the agent ends: a hook that may take long is given up then, and what it was to judge is taken back."""
@@ -594,10 +595,14 @@ class Lifecycle:
             self._note("agent.history.failed", {"target": slot.config.name, "message": error.message})
 
     def _raise_mark(self, mark: HighWater) -> None:
-        """Remember the highest block acted on, durably, before acting on it."""
-        if self._mark is None or mark.height > self._mark.height:
-            write_high_water(self._files, self._mark_path, mark)
-            self._mark = mark
+        """Remember the highest block acted on, durably, before acting on it. Blocking.
+
+        Each target has its own thread here: two that wrote at once would share one unfinished file, and the lower mark could win.
+        """
+        with self._mark_lock:
+            if self._mark is None or mark.height > self._mark.height:
+                write_high_water(self._files, self._mark_path, mark)
+                self._mark = mark
 
 
 def _target_of(entry: Entry) -> str:

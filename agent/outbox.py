@@ -116,14 +116,15 @@ class Outbox:
     @property
     def open_intents(self) -> tuple[Entry, ...]:
         """Intents without an outcome, oldest first, whether the ledger has them yet or not."""
-        return tuple(entry for sequence, entry in self._intents.items() if sequence not in self._closed)
+        # A copy first, here and below: the event loop looks while a thread writes.
+        return tuple(entry for sequence, entry in tuple(self._intents.items()) if sequence not in self._closed)
 
     @property
     def unacknowledged(self) -> int:
         """Changes that were carried out and whose intents the ledger is not known to have."""
         return sum(
             entry.intent in self._pending and entry.body.result in EFFECTIVE
-            for entry in self._pending.values()
+            for entry in self.pending
             if isinstance(entry.body, DeploymentOutcome)
         )
 

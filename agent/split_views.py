@@ -8,6 +8,7 @@ Source: docs/spec/agent.md 4.5.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -77,6 +78,7 @@ class SplitViews:
         self._files = files
         self._path = path
         self._settled = {each.height: each for each in _read(path)}
+        self._writing = threading.Lock()
 
     def known(self, found_here: Iterable[int], view: StateView) -> tuple[SplitViewStatus, ...]:
         """Return every split view that is known, lowest height first.
@@ -123,16 +125,18 @@ class SplitViews:
                 "agent.split_view.unknown", "no split view is known at this height", actual=said.height
             )
         as_text(said.reason, "reason", SPLIT_VIEW_REASON_BYTES_MAX, 1)
-        settled = {**self._settled, said.height: said}
-        if len(settled) > SPLIT_VIEWS_SETTLED_MAX:
-            raise SplitViewRefusedError(
-                "agent.split_view.too_many",
-                "too many split views are settled on this host already",
-                expected=f"at most {SPLIT_VIEWS_SETTLED_MAX}",
-                hint="a network that splits this often is not to be trusted",
-            )
-        write_state(self._files, self._path, {"version": 1, "settled": [asdict(each) for each in settled.values()]})
-        self._settled = settled
+        # Two that settle at once come from two threads: neither may lose what the other has said.
+        with self._writing:
+            settled = {**self._settled, said.height: said}
+            if len(settled) > SPLIT_VIEWS_SETTLED_MAX:
+                raise SplitViewRefusedError(
+                    "agent.split_view.too_many",
+                    "too many split views are settled on this host already",
+                    expected=f"at most {SPLIT_VIEWS_SETTLED_MAX}",
+                    hint="a network that splits this often is not to be trusted",
+                )
+            write_state(self._files, self._path, {"version": 1, "settled": [asdict(each) for each in settled.values()]})
+            self._settled = settled
         return next(each for each in self.known(here, view) if each.height == said.height)
 
 
