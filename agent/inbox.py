@@ -54,6 +54,8 @@ ALREADY: Final = "agent.metadata.already_applied"
 _RETRIED: Final = (ResultCode.STALE_REPLICA, ResultCode.LEDGER_UNAVAILABLE)
 _DIRECTORY_MODE: Final = 0o750
 _RESULT_MODE: Final = 0o640
+Mark = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change of a file's bytes, nanoseconds."""
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -87,8 +89,8 @@ class Found:
     """Who owns it."""
     size: int
     """Bytes."""
-    mark: tuple[int, int, int, int]
-    """Device, inode, size and time of the last change of its bytes, nanoseconds: another file, or one still written, has another one."""
+    mark: Mark
+    """Another file, or one still written, has another one."""
 
 
 class InboxFolder:
@@ -120,8 +122,7 @@ class InboxFolder:
                 with suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
-                        mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-                        found.append(Found(name, status.st_uid, status.st_size, mark))
+                        found.append(Found(name, status.st_uid, status.st_size, _mark_of(status)))
                 if len(found) == INBOX_FILES_MAX:
                     break
         return found
@@ -137,7 +138,7 @@ class InboxFolder:
                 descriptor = os.open(found.name, _OPEN_FILE, dir_fd=directory)
                 with open(descriptor, "rb") as file:
                     status = os.fstat(descriptor)
-                    if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != found.mark:
+                    if _mark_of(status) != found.mark:
                         return None
                     return file.read(PATCH_FILE_BYTES_MAX + 1)
             except FileNotFoundError:
@@ -147,8 +148,11 @@ class InboxFolder:
                     "agent.inbox.unreadable", f"{found.name} cannot be read: {error.strerror}", hint="see who owns it"
                 ) from error
 
-    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> None:
-        """Write how it ended, durably, and move the file beside it; the oldest results beyond `INBOX_RESULTS_KEPT_MAX` go.
+    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> bool:
+        """Return whether the file was moved, after how it ended was written down, durably, and the file put beside it.
+
+        Another file that has taken its place meanwhile stays where it is: nothing was decided about that one. The oldest results beyond
+        `INBOX_RESULTS_KEPT_MAX` go.
 
         Raises:
             InboxError: ``agent.inbox.directory``, ``agent.inbox.write``: the file stays where it is.
@@ -160,12 +164,13 @@ class InboxFolder:
                 kept = os.open(folder, _OPEN_DIRECTORY, dir_fd=directory)
                 try:
                     _write(kept, f"{found.name}.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
-                    os.rename(found.name, found.name, src_dir_fd=directory, dst_dir_fd=kept)
+                    is_moved = _move(found, directory, kept)
                     os.fsync(kept)
                     os.fsync(directory)
                     _drop_oldest(kept)
                 finally:
                     os.close(kept)
+                return is_moved
         except OSError as error:
             raise InboxError(
                 "agent.inbox.write", f"how {found.name} ended cannot be written down: {error.strerror}"
@@ -210,7 +215,7 @@ class Inbox:
         self._now_ms = now_ms
         self._note = note
         self._asked = asked
-        self._seen: dict[str, tuple[int, int, int, int]] = {}
+        self._seen: dict[str, Mark] = {}
         self._retries: Retries[str] = Retries(INBOX_RETRY_SECONDS, INBOX_RETRY_SECONDS_MAX)
         self._ended: dict[str, dict[str, dict[str, Any]]] = {}
         self.waiting = 0
@@ -299,13 +304,14 @@ class Inbox:
             "refusal": refusal,
             "targets": ended,
         }
-        await run_blocking(self._folder.settle, found, DONE if is_done else REFUSED, document)
+        is_moved = await run_blocking(self._folder.settle, found, DONE if is_done else REFUSED, document)
         self._retries.forget(found.name)
         for memory in (self._seen, self._ended):
             memory.pop(found.name, None)
-        self.waiting -= 1
+        self.waiting -= is_moved
         reasons = sorted({each["reason"] for each in ended.values()} - {""}) if refusal is None else [refusal["reason"]]
-        self._note("agent.inbox", {"file": found.name, "patch": patch_id, "done": is_done, "reasons": reasons})
+        facts = {"file": found.name, "patch": patch_id, "done": is_done, "moved": is_moved, "reasons": reasons}
+        self._note("agent.inbox", facts)
 
     def _targets(self, patch_id: str) -> tuple[str, ...]:
         targets = self._host.targets_for(bytes.fromhex(patch_id))
@@ -362,6 +368,34 @@ def _write(directory: int, name: str, data: bytes) -> None:
         file.flush()
         os.fsync(descriptor)
     os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _mark_of(status: os.stat_result) -> Mark:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _mark_at(directory: int, name: str) -> Mark | None:
+    """Return the mark of what has a name now, or None when nothing has. Raises OSError."""
+    try:
+        return _mark_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def _move(found: Found, directory: int, kept: int) -> bool:
+    """Move the file that was taken, and no other, into `kept`; return whether it was still there. Raises OSError."""
+    name = found.name
+    if _mark_at(directory, name) == found.mark:
+        os.rename(name, name, src_dir_fd=directory, dst_dir_fd=kept)
+        if _mark_at(kept, name) == found.mark:
+            return True
+        # Exchanged in between: back it goes, unless somebody was faster again and has exchanged that one, too.
+        if _mark_at(directory, name) is None:
+            os.rename(name, name, src_dir_fd=kept, dst_dir_fd=directory)
+    # How it ended must not stand beside other bytes: those of an earlier file of this name.
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=kept)
+    return False
 
 
 def _drop_oldest(directory: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import trio
 from agent.errors import InboxError
 from agent.inbox import DONE, REFUSED, Found, Inbox, InboxFolder
 from agent.limits import INBOX_FILES_MAX, INBOX_INTERVAL_SECONDS, INBOX_RESULTS_KEPT_MAX, INBOX_RETRY_SECONDS
+from provenance.diff_model import FileState
+from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
-from tests.testkit.agent import TARGET, World, write_tree
+from tests.testkit.agent import TARGET, TREE, World, write_tree
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 
@@ -152,11 +154,11 @@ class FailsOnce(InboxFolder):
 
     failures = 1
 
-    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> None:
+    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> bool:
         if self.failures:
             self.failures -= 1
             raise InboxError("agent.inbox.write", "the disk is full")
-        super().settle(found, folder, document)
+        return super().settle(found, folder, document)
 
 
 async def test_a_crash_before_the_move_applies_nothing_twice(tmp_path: Path) -> None:
@@ -204,6 +206,74 @@ def test_a_file_that_was_exchanged_since_the_look_is_not_read(desk: Desk) -> Non
     assert desk.folder.read(found) is None
     (desk.path / "fix.patch").unlink()
     assert desk.folder.read(found) is None
+
+
+class Replaced(InboxFolder):
+    """Lets something happen between the end of an application and the move of its file."""
+
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
+
+    def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> bool:
+        self.meanwhile()
+        return super().settle(found, folder, document)
+
+
+async def test_a_file_that_is_replaced_while_it_is_applied_is_applied_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Replaced)
+    await desk.world.add_target()
+    one = desk.world.release()
+    readme = TREE["README"]
+    later = {"README": FileState(0o100644, b"second\n")}
+    two = desk.world.release(patches.make_patch({"README": readme}, later, release_counter=2))
+    desk.put(one)
+    await desk.look(1)
+    desk.folder.meanwhile = lambda: desk.put(two)  # type: ignore[attr-defined]
+    await desk.look(1)
+    assert (desk.path / "fix.patch").read_bytes() == two
+    told = json.loads((desk.path / DONE / "fix.patch.json").read_text())
+    assert told["patch_id"] == split_patch_file_untrusted(one).patch_id
+    assert not (desk.path / DONE / "fix.patch").exists()
+    assert desk.inbox.waiting == 1
+    assert desk.notes[-1][1]["moved"] is False
+    desk.folder.meanwhile = lambda: None  # type: ignore[attr-defined]
+    await desk.look()
+    assert desk.said(DONE)["patch_id"] == split_patch_file_untrusted(two).patch_id
+    assert (desk.path / DONE / "fix.patch").read_bytes() == two
+    assert (desk.world.root / "README").read_bytes() == b"second\n"
+    assert [each.result for each in desk.world.outcomes()] == ["SUCCESS", "SUCCESS"]
+
+
+@pytest.mark.parametrize("exchanges", [1, 2])
+def test_a_file_that_is_replaced_at_the_move_goes_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, exchanges: int
+) -> None:
+    desk.put(b"one")
+    (found,) = desk.folder.look()
+    rename = os.rename
+    replaced: list[bytes] = []
+
+    def replace_before(source: str, *places: str, **directories: int) -> None:
+        is_the_move = source == "fix.patch" and len(replaced) == 0
+        if is_the_move:
+            replaced.append(b"second")
+            (desk.path / "fix.patch").unlink()
+            (desk.path / "fix.patch").write_bytes(b"second")
+        rename(source, *places, **directories)
+        if is_the_move and exchanges == 2:
+            (desk.path / "fix.patch").write_bytes(b"three")
+
+    monkeypatch.setattr("agent.inbox.os.rename", replace_before)
+    assert desk.folder.settle(found, DONE, {}) is False
+    assert (desk.path / "fix.patch").read_bytes() == [b"second", b"three"][exchanges - 1]
+    assert os.listdir(desk.path / DONE) == ["fix.patch.json"]
+
+
+def test_a_file_that_was_taken_away_meanwhile_leaves_how_it_ended(desk: Desk) -> None:
+    desk.put(b"one")
+    (found,) = desk.folder.look()
+    (desk.path / "fix.patch").unlink()
+    assert desk.folder.settle(found, DONE, {}) is False
+    assert os.listdir(desk.path / DONE) == ["fix.patch.json"]
 
 
 def test_reading_and_looking_are_bounded(desk: Desk) -> None:
