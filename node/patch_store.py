@@ -107,8 +107,8 @@ class PatchStore:
             return sum(self._sizes.values())
 
     def has(self, digest: Digest) -> bool:
-        """Return whether the file is here."""
-        return self._file(digest).exists()
+        """Return whether the file is here; one that cannot be looked at is not."""
+        return os.path.exists(self._file(digest))
 
     def put(self, data: bytes, digest: Digest) -> None:
         """Keep a file whose bytes hash to `digest`; a file that is here already stays.
@@ -365,13 +365,21 @@ class PatchStore:
             return None
 
     def read(self, digest: Digest, offset: int = 0, length: int = PATCH_FILE_BYTES_MAX) -> bytes | None:
-        """Return up to `length` bytes from `offset`, or None when the file is not here."""
+        """Return up to `length` bytes from `offset`, or None when the file is not here.
+
+        Raises:
+            UnavailableError: ``node.patch.read_failed``.
+        """
         try:
             with self._file(digest).open("rb") as file:
                 file.seek(offset)
                 return file.read(length)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UnavailableError(
+                "node.patch.read_failed", f"the patch file cannot be read: {error.strerror}", hint="check the disk"
+            ) from error
 
     def _file(self, digest: Digest) -> Path:
         # A digest is 32 bytes: its hexadecimal form cannot leave the directory.

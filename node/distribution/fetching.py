@@ -28,7 +28,7 @@ from node.machine import REAL_MACHINE, Machine
 from node.patch_store import PatchStore
 from node.sync_sources import Directory
 from node.telemetry import Metrics
-from wire.errors import RejectedError, UnavailableError
+from wire.errors import CorruptionError, RejectedError, UnavailableError
 from wire.hashing import Digest, sha256
 from wire.keys import KeyId
 
@@ -39,6 +39,8 @@ TICK_S: Final = 0.1
 DONE_S: Final = 0.5
 """How long peers that gave the file may take to hear that it is here."""
 TIMEOUT: Final = "node.net.timeout"
+BUG: Final = "node.patch.bug"
+"""Something else went wrong than a fetch knows of: with one answer, or with the whole."""
 DISK_FAILURES_MAX: Final = 2
 """How often the disk may give back something else than was written to it."""
 
@@ -200,7 +202,7 @@ class PatchFetcher:
 
         Raises:
             RejectedError: ``node.patch.store_full``.
-            UnavailableError: ``node.patch.write_failed``.
+            UnavailableError: ``node.patch.write_failed``, ``node.patch.bug``.
         """
         turn = self._turns.setdefault(digest, _Turn())
         turn.waiting += 1
@@ -208,6 +210,17 @@ class PatchFetcher:
             # One at a time for each file: whoever waited finds it here, or goes on where the other one had to stop.
             async with turn.lock, self._limiter:
                 return self._store.has(digest) or await self._fetch(digest, size)
+        except (RejectedError, UnavailableError):
+            raise
+        except (
+            Exception
+        ) as error:  # the outermost border of one file: a bug costs this file, not the node that wants it
+            if _is_corruption(error):
+                raise
+            _log.exception("fetching a patch file met a bug", file=digest.hex())
+            raise UnavailableError(
+                BUG, f"fetching the patch file met a bug ({type(error).__name__}); the node's log has the trace"
+            ) from error
         finally:
             turn.waiting -= 1
             if not turn.waiting:
@@ -319,6 +332,13 @@ class PatchFetcher:
             job.plan.note_failed(ask, trio.current_time())
             job.plan.note_lie(ask.peer)
             self._drop(job, ask.peer, error.code)
+        except CorruptionError:
+            raise
+        except Exception:  # noqa: BLE001 - the outermost border of one answer: a bug that a peer finds costs that peer, and proves nothing
+            _log.exception("an answer about a patch file met a bug", peer=peer.name, file=job.digest.hex())
+            job.plan.note_failed(ask, trio.current_time())
+            job.plan.leave_out(ask.peer)
+            self._report(job, ask.peer, BUG)
         finally:
             job.changed.set()
 
@@ -351,14 +371,15 @@ class PatchFetcher:
             self._note_failed(job, ask, "node.patch.gone")
             return
         self._received.inc(len(data))
-        verdict = job.plan.judge(ask.peer, ask.number, sha256(data))
+        verdict = job.plan.judge(ask.peer, ask.number, sha256(data), len(data))
         if verdict is Verdict.LIE:
             self._drop(job, ask.peer, FALSE_CHUNK)
         elif verdict is Verdict.IGNORE:
             job.plan.note_ignored(ask.peer, ask.number)
         else:
             async with job.writing:
-                await self._to_disk(job, job.partial.write, ask.number, data)
+                if job.error is None:  # Else the list that the chunk belongs to may not be on disk.
+                    await self._to_disk(job, job.partial.write, ask.number, data)
             if job.error is None:
                 for slow in job.plan.note_stored(ask.peer, ask.number, trio.current_time()):
                     self._report(job, slow, SLOW)
@@ -411,3 +432,10 @@ class PatchFetcher:
             async with trio.open_nursery() as nursery:
                 for key_id in job.plan.givers:
                     nursery.start_soon(say, job.peers[key_id])
+
+
+def _is_corruption(error: Exception) -> bool:
+    """Return whether the node must stop: what it holds itself is damaged."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(CorruptionError) is not None
+    return isinstance(error, CorruptionError)

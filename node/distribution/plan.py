@@ -154,7 +154,7 @@ class _Peer:
     failures: int = 0
     slow: int = 0
     is_out: bool = False
-    """Whether it has lied, and is left alone for the rest of this fetch."""
+    """Whether it is left alone for the rest of this fetch: it has lied, nearly always."""
     has_hope: bool = False
     """Whether it said last that it has the file, or is getting it."""
     was_asked: bool = False
@@ -473,20 +473,23 @@ class FetchPlan:
         if chunks is None:
             self._fail(peer, now)
             return None
-        if chunks.root != peer.root:
+        if chunks.root != peer.root or chunks.size != self._size:
             self.note_lie(key_id)
             return FALSE_LIST
         if chunks.root == self._root:
             self._follow(chunks)
         return None
 
-    def judge(self, key_id: KeyId, number: int, digest: Digest) -> Verdict:
-        """Return what becomes of a chunk with this SHA-256. One to keep must be written, and then told to `note_stored`."""
+    def judge(self, key_id: KeyId, number: int, digest: Digest, size: int) -> Verdict:
+        """Return what becomes of a chunk with this SHA-256 and so many bytes. One to keep must be written, and then told to `note_stored`.
+
+        A list may name the digest of a chunk of another length than its place in the file has: who claims such a list lies as well.
+        """
         peer = self._peers[key_id]
         if self._list is None or not self._is_followed(peer):
             self._unask(peer, number)
             return Verdict.IGNORE
-        if self._list.digests[number] != digest:
+        if self._list.digests[number] != digest or self._list.length(number) != size:
             self._unask(peer, number)
             self.note_lie(key_id)
             return Verdict.LIE
@@ -549,6 +552,10 @@ class FetchPlan:
 
     def note_lie(self, key_id: KeyId) -> None:
         """Leave a peer alone: it broke its word."""
+        self.leave_out(key_id)
+
+    def leave_out(self, key_id: KeyId) -> None:
+        """Ask a peer nothing more in this fetch."""
         self._peers[key_id].is_out = True
 
     def refute(self, now: float) -> tuple[KeyId, ...]:

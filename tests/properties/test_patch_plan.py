@@ -155,7 +155,8 @@ def answer(world: World, plan: FetchPlan, ask: Ask, now: float) -> None:
     else:
         digest = world.chunk(peer, ask.number)
         world.chunks += 1
-        verdict = plan.judge(ask.peer, ask.number, digest)
+        assert plan.chunks is not None
+        verdict = plan.judge(ask.peer, ask.number, digest, plan.chunks.length(ask.number))
         if verdict is Verdict.LIE:
             drop(world, peer, plan_module.FALSE_CHUNK)
         elif verdict is Verdict.IGNORE:

@@ -340,7 +340,7 @@ class Crowd:
     def _received(self, host: Peer, plan: FetchPlan, ask: Ask, digest: bytes) -> None:
         if host.plan is not plan:
             return
-        verdict = plan.judge(ask.peer, ask.number, digest)  # type: ignore[arg-type]
+        verdict = plan.judge(ask.peer, ask.number, digest, self.true.length(ask.number))  # type: ignore[arg-type]
         if verdict is Verdict.LIE:
             assert self.peers[ask.peer].kind == "false", "somebody honest was blamed"
             host.dropped.add(ask.peer)

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import trio
 from trio.testing import MockClock
 
 from node.distribution.chunks import CHUNK_BYTES, ChunkHasher, ChunkList, count_chunks
+from node.distribution.fetching import BUG, Neighbours
 from node.distribution.partial import PartialFile, open_partial
-from node.distribution.plan import FALSE_CHUNK, FALSE_LIST, SLOW, Found
-from tests.testkit.patch_mesh import Liar, Mesh, Node
-from wire.errors import MalformedError, RejectedError, UnavailableError
+from node.distribution.plan import FALSE_CHUNK, FALSE_LIST, SLOW, Found, State
+from node.machine import Machine
+from tests.testkit.patch_mesh import Liar, Mesh, Node, inline
+from wire.errors import CorruptionError, MalformedError, RejectedError, UnavailableError
 from wire.hashing import Digest, sha256
 from wire.keys import KeyId
 
@@ -159,6 +162,142 @@ async def test_a_false_chunk_convicts_who_sent_it_and_nobody_else(
     assert_whole(own)
     assert dropped(own) == {"l1": FALSE_CHUNK}
     assert len(bad.asked_chunks) <= 2, "what was under way when it was found out"
+
+
+class OtherLength(Liar):
+    """Keeps its word to the byte: its list names the digests of what it sends, which is no chunk of a file of this length."""
+
+    lengths: Mapping[int, int] = {}
+
+    def claimed(self, size: int) -> ChunkList:
+        return ChunkList(size, tuple(sha256(self.piece(number)) for number in range(count_chunks(size))))
+
+    def piece(self, number: int) -> bytes:
+        return super().piece(number).ljust(CHUNK_BYTES, b"\x00")[: self.lengths.get(number, CHUNK_BYTES)]
+
+
+@pytest.mark.parametrize("lengths", [{0: 5}, {0: 0}, {1: CHUNK_BYTES - 1}, {COUNT - 1: 78}, {}])
+async def test_a_list_whose_chunks_have_other_lengths_convicts_who_claims_it(
+    mesh: Mesh, autojump_clock: MockClock, lengths: dict[int, int]
+) -> None:
+    liars = [liar(mesh, name, OtherLength) for name in ("l1", "l2")]
+    for each in liars:
+        assert isinstance(each, OtherLength)
+        each.lengths = {COUNT - 1: 77, **lengths} if lengths else {}
+    mesh.add("v1", is_validator=True).store.put(CONTENT, FILE)
+    own = mesh.add("own")
+    own.near = ["l1", "l2"]
+    assert await fetch(own)
+    assert_whole(own)
+    assert dropped(own) == {"l1": FALSE_CHUNK, "l2": FALSE_CHUNK}
+    assert reported(own, BUG) == 0
+
+
+async def test_a_file_of_one_chunk_is_never_taken_with_another_length(mesh: Mesh, autojump_clock: MockClock) -> None:
+    """The ledger's digest and length of a file may belong to no bytes at all: who published it, said so."""
+
+    class Right(Liar):
+        def claimed(self, size: int) -> ChunkList:
+            return ChunkList(len(self.content) + 1, (sha256(self.content),))
+
+        async def find(self, peer: KeyId, digest: Digest, address: str | None, *, is_stranded: bool) -> Found:
+            await trio.lowlevel.checkpoint()
+            return Found(State.HERE, 0, self.claimed(0).root, ())
+
+    bad = mesh.add("l1", Right)
+    assert isinstance(bad, Right)
+    bad.content = b"short"
+    own = mesh.add("own")
+    own.near = ["l1"]
+    assert not await own.fetcher.fetch(sha256(b"short"), len(b"short") + 1)
+    assert dropped(own) == {"l1": FALSE_CHUNK}
+    assert os.listdir(own.directory) == []
+
+
+class Breaks(Node):
+    """Answers so that something goes wrong that nobody has thought of."""
+
+    error: Exception = KeyError("a bug")
+
+    async def chunk(self, peer: KeyId, digest: Digest, number: int) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        raise self.error
+
+
+async def test_a_bug_that_a_peer_finds_costs_that_peer(mesh: Mesh, autojump_clock: MockClock) -> None:
+    holder(mesh, "b", Breaks)
+    own = mesh.add("own")
+    own.near = ["b"]
+    assert not await fetch(own)
+    assert reported(own, BUG) >= 1
+    assert dropped(own) == {}, "nothing is proven against it"
+    holder(mesh, "a")
+    own.near.append("a")
+    assert await fetch(own)
+    assert_whole(own)
+
+
+class Helpless(Node):
+    """Fails before it asks anybody."""
+
+    error: Exception = KeyError("a bug")
+
+    def _neighbours(self) -> Neighbours:
+        raise self.error
+
+
+async def test_a_bug_in_a_fetch_costs_that_file(mesh: Mesh, autojump_clock: MockClock) -> None:
+    own = mesh.add("own", Helpless)
+    with pytest.raises(UnavailableError, match="KeyError") as caught:
+        await fetch(own)
+    assert caught.value.code == BUG == "node.patch.bug"
+    assert own.fetcher.document()["fetching"] == []
+    assert os.listdir(own.directory) == []
+
+
+async def test_a_damaged_replica_still_ends_the_node(mesh: Mesh, autojump_clock: MockClock) -> None:
+    damage = CorruptionError("test.damage", "what this node holds is damaged")
+    own = mesh.add("own", Helpless)
+    assert isinstance(own, Helpless)
+    own.error = damage
+    with pytest.raises(CorruptionError):
+        await fetch(own)
+    broken = holder(mesh, "b", Breaks)
+    assert isinstance(broken, Breaks)
+    broken.error = damage
+    other = mesh.add("other")
+    other.near = ["b"]
+    with pytest.raises(ExceptionGroup) as caught:
+        await fetch(other)
+    assert caught.value.subgroup(CorruptionError) is not None
+
+
+async def test_chunks_that_come_while_the_disk_fails_are_not_written(mesh: Mesh, autojump_clock: MockClock) -> None:
+    source = holder(mesh, "a")
+    own = mesh.add("own")
+    own.near = ["a"]
+
+    async def in_thread(
+        function: Callable[..., object], /, *arguments: object, limiter: trio.CapacityLimiter | None = None
+    ) -> object:
+        if getattr(function, "__name__", "") == "follow":
+            await trio.sleep(1)
+            raise UnavailableError("node.patch.write_failed", "no room for the list")
+        return await inline(function, *arguments, limiter=limiter)
+
+    own.fetcher._machine = Machine(in_thread=in_thread)  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError) as caught:
+        await fetch(own)
+    assert caught.value.code == "node.patch.write_failed"
+    assert source.asked_chunks, "they came before the list was on disk"
+
+
+async def test_a_file_that_cannot_be_read_is_told_with_a_code(mesh: Mesh) -> None:
+    own = mesh.add("own")
+    (own.directory / FILE.hex()).mkdir()
+    with pytest.raises(UnavailableError) as caught:
+        own.store.read(FILE)
+    assert caught.value.code == "node.patch.read_failed"
 
 
 class SlowFalseChunk(FalseChunk):
@@ -559,6 +698,7 @@ def test_what_was_written_survives_a_kill(tmp_path: Path) -> None:
     script = """
 import os, pathlib, signal, sys
 from node.distribution.chunks import CHUNK_BYTES, ChunkHasher
+from node.distribution.fetching import BUG, Neighbours
 from node.distribution.partial import open_partial
 place = pathlib.Path(sys.argv[1])
 content = (place / "content").read_bytes()
