@@ -40,7 +40,7 @@ from agent.limits import (
 from agent.results import Outcome, ResultCode
 from agent.retries import Retries
 from provenance.layout import split_patch_file_untrusted
-from wire.errors import CorruptionError, PatchwardenError, RejectedError
+from wire.errors import CorruptionError, PatchwardenError, RejectedError, UnavailableError
 from wire.limits import PATCH_FILE_BYTES_MAX
 
 CHANNEL: Final = "inbox"
@@ -56,6 +56,7 @@ _DIRECTORY_MODE: Final = 0o750
 _RESULT_MODE: Final = 0o640
 Mark = tuple[int, int, int, int]
 """Device, inode, size and time of the last change of a file's bytes, nanoseconds."""
+_NO_MARK: Final[Mark] = (0, 0, 0, 0)
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -91,6 +92,8 @@ class Found:
     """Bytes."""
     mark: Mark
     """Another file, or one still written, has another one."""
+    problem: InboxError | None = None
+    """Why it cannot be looked at, or None."""
 
 
 class InboxFolder:
@@ -110,22 +113,38 @@ class InboxFolder:
             roots: Directories in which it must not lie.
 
         Raises:
-            InboxError: ``agent.inbox.directory``: it is not there, or others may write it.
+            InboxError: ``agent.inbox.directory``: it is not there, cannot be looked into, or others may write it.
         """
         if any(os.path.commonpath((root, self.path)) == root for root in roots):
             raise _unfit(self.path, "it lies in a target")
         found = []
         with self._opened() as directory:
-            for name in sorted(os.listdir(directory)):
+            try:
+                names = sorted(os.listdir(directory))
+            except OSError as error:
+                raise _unfit(self.path, str(error.strerror)) from error
+            for name in names:
                 if not name.endswith(SUFFIX) or name.startswith(".") or not name.isprintable():
                     continue
-                with suppress(FileNotFoundError):
-                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        found.append(Found(name, status.st_uid, status.st_size, _mark_of(status)))
+                each = self._look_at(name, directory)
+                if each is not None:
+                    found.append(each)
                 if len(found) == INBOX_FILES_MAX:
                     break
         return found
+
+    def _look_at(self, name: str, directory: int) -> Found | None:
+        """Return a file, or None when it is not there any more, or none. Raises InboxError."""
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            # No file can forbid that, only the directory: to enter it.
+            raise _unfit(self.path, str(error.strerror)) from error
+        except OSError as error:
+            return Found(name, 0, 0, _NO_MARK, _unreadable(name, error))
+        return Found(name, status.st_uid, status.st_size, _mark_of(status)) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, found: Found) -> bytes | None:
         """Return the file's bytes, at most one more than a patch file may have, or None when it is not that file any more.
@@ -133,6 +152,8 @@ class InboxFolder:
         Raises:
             InboxError: ``agent.inbox.unreadable``, ``agent.inbox.directory``.
         """
+        if found.problem is not None:
+            raise found.problem
         with self._opened() as directory:
             try:
                 descriptor = os.open(found.name, _OPEN_FILE, dir_fd=directory)
@@ -144,9 +165,7 @@ class InboxFolder:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise InboxError(
-                    "agent.inbox.unreadable", f"{found.name} cannot be read: {error.strerror}", hint="see who owns it"
-                ) from error
+                raise _unreadable(found.name, error) from error
 
     def settle(self, found: Found, folder: str, document: Mapping[str, Any]) -> bool:
         """Return whether the file was moved, after how it ended was written down, durably, and the file put beside it.
@@ -183,7 +202,10 @@ class InboxFolder:
         except OSError as error:
             raise _unfit(self.path, str(error.strerror)) from error
         try:
-            status = os.fstat(descriptor)
+            try:
+                status = os.fstat(descriptor)
+            except OSError as error:
+                raise _unfit(self.path, str(error.strerror)) from error
             if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
                 raise _unfit(self.path, "others may put files there")
             yield descriptor
@@ -228,7 +250,7 @@ class Inbox:
         return {"directory": self._folder.path, "waiting": self.waiting, "problem": self.problem}
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = trio.sleep) -> None:
-        """Look again and again until cancelled.
+        """Look again and again until cancelled; what goes wrong is noted once and tried again.
 
         Raises:
             CorruptionError: The agent's state or the replica is damaged.
@@ -236,7 +258,7 @@ class Inbox:
         while True:
             try:
                 await self.look()
-            except InboxError as error:
+            except UnavailableError as error:
                 if self.problem != error.message:
                     self._note("agent.inbox.failed", {"code": error.code, "message": error.message})
                 self.problem = error.message
@@ -246,7 +268,7 @@ class Inbox:
         """Look once: take what stood unchanged since the last look, one file after the other.
 
         Raises:
-            InboxError: ``agent.inbox.*``: it cannot be looked into, or a file cannot be read or moved.
+            UnavailableError: ``agent.inbox.*``: it cannot be looked into, or a file cannot be read or moved.
             CorruptionError: The agent's state or the replica is damaged.
         """
         found = await run_blocking(self._folder.look, self._host.roots())
@@ -263,7 +285,7 @@ class Inbox:
                 continue
             try:
                 await self._take(each)
-            except InboxError as error:
+            except UnavailableError as error:
                 # One file that cannot be read or moved stops no other.
                 problem = error
                 self._retries.put_off(each.name, self._now_ms())
@@ -408,6 +430,10 @@ def _drop_oldest(directory: int) -> None:
         for each in (name.removesuffix(".json"), name):
             with suppress(FileNotFoundError):
                 os.unlink(each, dir_fd=directory)
+
+
+def _unreadable(name: str, error: OSError) -> InboxError:
+    return InboxError("agent.inbox.unreadable", f"{name} cannot be read: {error.strerror}", hint="see who owns it")
 
 
 def _unfit(path: str, why: str) -> InboxError:

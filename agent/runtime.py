@@ -617,7 +617,7 @@ class Agent:
         try:
             try:
                 await self.recover()
-            except UnavailableError as error:
+            except (RejectedError, UnavailableError) as error:
                 # What is open stays open: nothing is done with its target before it is recovered, which is tried again then.
                 self._note("agent.recovery.failed", {"code": error.code, "message": error.message})
             async with trio.open_nursery() as nursery:
@@ -652,7 +652,7 @@ class Agent:
         while True:
             try:
                 await self._delivery.deliver(DELIVERY_SECONDS_MAX)
-            except OutboxError as error:
+            except UnavailableError as error:
                 if not self._delivery_problem:
                     self._note("agent.delivery.waits", {"code": error.code, "message": error.message})
                 self._delivery_problem = error.message

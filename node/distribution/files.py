@@ -73,7 +73,7 @@ class PatchFiles:
         return await self.fetcher.fetch(digest, size)
 
     async def get(self, digest: Digest, size: int) -> bytes | None:
-        """Return the file that the ledger names, or None when nobody who can be asked has it. Raises as `bring`."""
+        """Return the file that the ledger names, or None when nobody who can be asked has it. Raises as `bring` and `PatchStore.read`."""
         if not await self.bring(digest, size):
             return None
         return await trio.to_thread.run_sync(self._store.read, digest)

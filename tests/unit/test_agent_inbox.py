@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -286,6 +287,91 @@ def test_reading_and_looking_are_bounded(desk: Desk) -> None:
     for number in range(INBOX_FILES_MAX + 5):
         (desk.path / f"{number}.patch").touch()
     assert len(desk.folder.look()) == INBOX_FILES_MAX
+
+
+class Failing(InboxFolder):
+    """A directory on a disk that fails, in one place."""
+
+    fails = ""
+
+    def look(self, roots: tuple[str, ...] = ()) -> list[Found]:
+        if self.fails == "look":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().look(roots)
+
+
+async def run_looks(desk: Desk, looks: int, mend: Callable[[], None]) -> list[str]:
+    """Run the inbox for so many looks, mended after the third; return the problem that it told of after each."""
+    problems: list[str] = []
+
+    async def pause(seconds: float) -> None:
+        problems.append(desk.inbox.problem)
+        if len(problems) == 3:
+            mend()
+        if len(problems) == looks:
+            scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    with trio.CancelScope() as scope:
+        await desk.inbox.run(pause)
+    return problems
+
+
+@pytest.mark.parametrize("call", ["listdir", "fstat", "stat"])
+async def test_a_directory_that_cannot_be_looked_into_ends_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    real = getattr(os, call)
+
+    def forbidden(place: Any, **rest: Any) -> Any:
+        if isinstance(place, int) or place == "fix.patch":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(place, **rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"agent.inbox.os.{call}", forbidden)
+        with pytest.raises(InboxError) as caught:
+            await desk.look(1)
+        problems = await run_looks(desk, 6, patched.undo)
+    assert caught.value.code == "agent.inbox.directory"
+    assert problems == [f"the inbox {desk.path} cannot be used: Permission denied"] * 3 + [""] * 3
+    assert [event for event, _ in desk.notes] == ["agent.inbox.failed", "agent.inbox"]
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+async def test_whatever_else_fails_for_now_ends_nothing(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Failing)
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    desk.folder.fails = "look"  # type: ignore[attr-defined]
+    problems = await run_looks(desk, 6, lambda: setattr(desk.folder, "fails", ""))
+    assert all("Input/output error" in each for each in problems[:3])
+    assert problems[3:] == [""] * 3
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+async def test_a_file_that_the_disk_does_not_show_stops_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.world.add_target()
+    desk.put(b"bad sector", "a.patch")
+    desk.put(desk.world.release(), "b.patch")
+    real = os.stat
+
+    def bad(path: Any, **rest: Any) -> os.stat_result:
+        if path == "a.patch":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, **rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agent.inbox.os.stat", bad)
+        with pytest.raises(InboxError) as caught:
+            await desk.look()
+    assert caught.value.code == "agent.inbox.unreadable"
+    assert "a.patch" in caught.value.message
+    assert desk.said(DONE, "b.patch")["targets"][TARGET]["code"] == "SUCCESS"
+    await desk.look()
+    assert desk.said(REFUSED, "a.patch")["refusal"]["reason"].startswith("provenance.file.")
 
 
 def test_only_the_newest_results_are_kept(desk: Desk) -> None:
