@@ -277,6 +277,14 @@ class BundleTaker:
         """Take one item; raises what the node raises."""
         from ledger.bundle import BundledBlock, BundledData, BundledPatch, BundleEnd, BundleHead
 
+        if self._file is not None and not isinstance(item, BundledData):
+            raise RejectedError(
+                "ledger.bundle.malformed",
+                "a patch file in the bundle stops before its end",
+                expected=f"{self._size} bytes",
+                actual=f"{len(self._file)} bytes",
+                hint="export it again; what came before stays",
+            )
         if isinstance(item, BundleHead):
             self._check_network(item)
             self._first = self._next = item.first_height

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import trio
 
-from ledger.bundle import BundledBlock, BundledData, BundledPatch, BundledTransaction, BundleEncoder, BundleHead
+from ledger.bundle import (
+    BundledBlock,
+    BundledData,
+    BundledPatch,
+    BundledTransaction,
+    BundleEncoder,
+    BundleEnd,
+    BundleHead,
+)
 from ledger.genesis import Genesis
 from node.bundle_services import BundleServices
 from node.cli import bundle as cli_bundle
@@ -272,6 +280,10 @@ async def test_patch_files_come_behind_the_blocks_and_must_be_what_they_say(tmp_
                 ([replace(file[0], digest=sha256(b"other")), *file[1:]], "node.patch.wrong_digest"),
                 (file[1:], "ledger.bundle.malformed"),
                 ([replace(file[0], size=600), *file[1:]], "ledger.bundle.malformed"),
+                ([*file[:1], BundleEnd(1)], "ledger.bundle.malformed"),
+                ([*file[:2], BundleEnd(2)], "ledger.bundle.malformed"),
+                ([*file[:2], *file], "ledger.bundle.malformed"),
+                ([*file[:2], bundled(chain)[1]], "ledger.bundle.malformed"),
             ):
                 with pytest.raises(RejectedError) as caught:
                     await carry(caller, [bundled(chain)[0], *items], chain.height)
