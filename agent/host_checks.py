@@ -8,24 +8,19 @@ Source: docs/spec/agent.md 6.7.
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import os
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
-from agent.files import is_missing
+from agent.file_flags import FlagMemory, find_unchangeable
+from agent.files import is_there
+from agent.inventory import Inventory, unreadable
 from agent.limits import SPACE_RESERVE_BYTES
-from agent.plan import Plan
-from agent.target import TargetConfig
+from agent.plan import Plan, emptied_directories
+from agent.target import Mode, TargetConfig
 
-_GET_FLAGS: Final = 0x80086601
-"""FS_IOC_GETFLAGS with a long, as on 64-bit Linux."""
-_IMMUTABLE: Final = 0x10
-_APPEND_ONLY: Final = 0x20
 _MOUNTS_PATH: Final = "/proc/self/mountinfo"
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 _MOUNT_POINT_FIELD: Final = 4
@@ -96,8 +91,15 @@ def check_mounts(root: str) -> None:
         )
 
 
-def check_host(config: TargetConfig, root_fd: int, plan: Plan) -> None:
+def check_host(config: TargetConfig, root_fd: int, plan: Plan, inventory: Inventory, flags: FlagMemory) -> None:
     """Return when the host lets a plan be carried out, as far as that can be known before anything is touched.
+
+    Args:
+        config: The target.
+        root_fd: Its root, open.
+        plan: What changes.
+        inventory: The tree.
+        flags: What is known of the flags in it.
 
     Raises:
         TargetRefusedError: ``agent.target.mount_point``.
@@ -114,7 +116,34 @@ def check_host(config: TargetConfig, root_fd: int, plan: Plan) -> None:
             )
     check_mounts(config.root)
     check_room(root_fd, plan)
-    check_flags(root_fd, plan)
+    check_flags(config, root_fd, plan, inventory, flags)
+
+
+def check_tree(config: TargetConfig, root_fd: int, inventory: Inventory, flags: FlagMemory) -> None:
+    """Return when everything in a tree can be kept in the target's mode, so that adding it promises nothing that no patch could have.
+
+    Args:
+        config: The target as it would be.
+        root_fd: Its root, open.
+        inventory: The tree.
+        flags: What is known of the flags in it.
+
+    Raises:
+        ApplyFailedError: ``agent.target.no_exchange``.
+    """
+    if config.mode is not Mode.EXCHANGE:
+        return
+    try:
+        found = flags.find(root_fd, inventory.entries)
+    except OSError as error:
+        raise unreadable(config.root, error) from error
+    if found is not None:
+        raise ApplyFailedError(
+            "agent.target.no_exchange",
+            "something in the tree is immutable or append-only, so it cannot be exchanged as a whole",
+            actual=os.fsdecode(found),
+            hint="chattr -i, or -a; or add it with --mode in-place",
+        )
 
 
 def check_room(root_fd: int, plan: Plan) -> None:
@@ -135,45 +164,55 @@ def check_room(root_fd: int, plan: Plan) -> None:
         raise _no_space("inodes", names, status.f_favail)
 
 
-def check_flags(root_fd: int, plan: Plan) -> None:
-    """Return when neither a touched file nor its directory is immutable or append-only.
+def check_flags(config: TargetConfig, root_fd: int, plan: Plan, inventory: Inventory, flags: FlagMemory) -> None:
+    """Return when nothing that the application needs to change is immutable or append-only.
+
+    In place that is every touched file, the directories in which names come and go, and the root, in which the agent works. An exchange
+    makes all directories anew and gives every file a second name, so there it is the whole tree, its root and the directory above that.
+
+    Args:
+        config: The target.
+        root_fd: Its root, open.
+        plan: What changes.
+        inventory: The tree.
+        flags: What is known of the flags in it.
 
     Raises:
         ApplyFailedError: ``agent.apply.immutable``.
     """
-    paths = {change.path for change in plan.changes}
-    for path in sorted(paths | {os.path.dirname(path) or b"." for path in paths}):
-        if is_unchangeable(root_fd, path):
-            raise ApplyFailedError(
-                "agent.apply.immutable",
-                "a file or directory that the patch changes is immutable or append-only",
-                actual=os.fsdecode(path),
-                hint="chattr -i, or -a, and apply again",
-            )
-
-
-def find_unchangeable(root_fd: int, paths: Iterable[bytes]) -> bytes | None:
-    """Return the first of these paths that is immutable or append-only, or None."""
-    return next((path for path in paths if is_unchangeable(root_fd, path)), None)
-
-
-def is_unchangeable(root_fd: int, path: bytes) -> bool:
-    """Return whether the file or directory at `path` is there and carries the flag immutable or append-only."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+        found = find_unchangeable(root_fd, _touched(root_fd, plan, inventory))
+        if found is not None:
+            raise immutable("a file or directory that the patch changes", found)
+        if config.mode is Mode.EXCHANGE:
+            found = flags.find(root_fd, inventory.entries)
     except OSError as error:
-        if is_missing(error) or error.errno in (errno.ELOOP, errno.EACCES):
-            return False
-        raise
-    try:
-        flags = array.array("L", [0])
-        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
-    except OSError:
-        # The file system knows no flags.
-        return False
-    finally:
-        os.close(descriptor)
-    return bool(flags[0] & (_IMMUTABLE | _APPEND_ONLY))
+        raise explain(error, "the flags of the target cannot be read") from error
+    if found is not None:
+        raise immutable(
+            "something in a tree that is exchanged",
+            found,
+            f"chattr -i, or -a, and apply again; then, to have it so for good: agent target mode {config.name} in-place",
+        )
+
+
+def _touched(root_fd: int, plan: Plan, inventory: Inventory) -> list[bytes]:
+    """Return every touched path, the lowest directory above it that is there, the one above a directory that goes, and the root; sorted."""
+    paths = {change.path for change in plan.changes}
+    directories = {os.path.dirname(path) or b"." for path in emptied_directories(plan, inventory)}
+    for path in paths:
+        above = os.path.dirname(path)
+        while above and not is_there(above, dir_fd=root_fd):
+            above = os.path.dirname(above)
+        directories.add(above or b".")
+    return sorted(paths | directories | {b"."})
+
+
+def immutable(what: str, path: bytes, hint: str = "chattr -i, or -a, and apply again") -> ApplyFailedError:
+    """Return the error that `what`, at a path of the target, carries a flag that keeps everybody from changing it."""
+    return ApplyFailedError(
+        "agent.apply.immutable", f"{what} is immutable or append-only", actual=os.fsdecode(path), hint=hint
+    )
 
 
 def _no_space(what: str, needed: int, free: int) -> ApplyFailedError:

@@ -214,6 +214,7 @@ class Lifecycle:
                 look=lambda paths: slot.look_at(root_fd, paths),
                 policies=self._policies,
                 action=action,
+                flags=slot.flags,
                 read_patch=slot.store.read_patch,
                 tracker=slot.tracker,
             )

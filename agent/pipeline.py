@@ -30,6 +30,7 @@ from agent.context import HostFacts, build_facts
 from agent.decision import Decision, make_decision
 from agent.errors import PolicyRefusedError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, AuthorFacts, Facts, Requester
+from agent.file_flags import FlagMemory
 from agent.highwater import HighWater, check_replica
 from agent.hooks import check_programs
 from agent.host_checks import check_host
@@ -120,6 +121,8 @@ class Case:
     """`ACTION_APPLY` or `ACTION_ROLLBACK`."""
     clock_step_ms: int = 0
     """By how much the host's clock has jumped, milliseconds (`agent.clock_watch`)."""
+    flags: FlagMemory = field(default_factory=FlagMemory)
+    """What is known of the flags of the target's files."""
     read_patch: ReadPatch = no_patch
     """The files of installed patches; only a rollback asks."""
     tracker: Tracker = field(default_factory=Tracker)
@@ -299,7 +302,7 @@ class _Run:
             self._count_planned(patch),
             own_names=partial(names_in_standby, case.config),
         )
-        check_host(self._case.config, self._case.root_fd, plan)
+        self._check_host(plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths change; every pre-image and post-image is as signed"
 
@@ -323,6 +326,10 @@ class _Run:
         tracker = self._case.tracker
         tracker.begin(StepName.PLAN, "planning", len(patch.diff.files), FILES)
         return tracker.reach
+
+    def _check_host(self, plan: Plan) -> None:
+        case = self._case
+        check_host(case.config, case.root_fd, plan, self._inventory(), case.flags)
 
     def _check_hooks(self) -> None:
         config = self._case.config
@@ -359,7 +366,7 @@ class _Rollback(_Run):
         plan = make_reverse_plan(
             patch, self._case.root_fd, self._inventory(), self._count_planned(patch), own_names=own_names
         )
-        check_host(self._case.config, self._case.root_fd, plan)
+        self._check_host(plan)
         self._judged.plan = plan
         return f"{len(plan.changes)} paths go back; every one is what the patch made of it"
 

@@ -17,8 +17,9 @@ from typing import Any, Final
 from agent.applying import Made, check_staging, finish, refresh_standby
 from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, TargetRefusedError
+from agent.file_flags import FlagMemory
 from agent.files import Files, is_there
-from agent.host_checks import check_mounts
+from agent.host_checks import check_mounts, check_tree
 from agent.inventory import Inventory, differing_paths, open_root
 from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, SCAN_AGE_SECONDS_MAX, TARGETS_MAX
 from agent.manifest import read_manifest, write_manifest
@@ -121,6 +122,8 @@ class Target:
         self.config = config
         self.tracker = Tracker()
         """How far it is what is being done here."""
+        self.flags = FlagMemory()
+        """What is known of the flags of its files."""
         self._cache = self._open_cache(config)
         self._exchanged: bytes | None = None
         self._differs: tuple[Inventory, frozenset[bytes]] | None = None
@@ -328,6 +331,7 @@ class Target:
             OSError: It was not written.
         """
         inventory = self._read_tree(full=True)
+        self._check_tree(self.config, inventory)
         before, was_there = self.store.read_target_state(), is_there(self.store.directory)
         state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters)
         if before is not None and before.tree_digest == inventory.tree_digest:
@@ -357,6 +361,13 @@ class Target:
         root_fd = self.open_root()
         try:
             return self.take_inventory(root_fd, full=full)
+        finally:
+            os.close(root_fd)
+
+    def _check_tree(self, config: TargetConfig, inventory: Inventory) -> None:
+        root_fd = self.open_root()
+        try:
+            check_tree(config, root_fd, inventory, self.flags)
         finally:
             os.close(root_fd)
 
@@ -400,7 +411,8 @@ class Target:
 
         Raises:
             TargetRefusedError: ``agent.target.mode``, ``agent.target.own_directory``, ``agent.target.mount_point``.
-            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``; the mode is as before.
+            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``, ``agent.target.unreadable``; the mode is as
+                before.
             OSError: It was not written.
         """
         before = self.config
@@ -408,6 +420,8 @@ class Target:
         if config.mode is before.mode:
             return
         check_mounts(config.root)
+        if config.mode is Mode.EXCHANGE:
+            self._check_tree(config, self._read_tree(full=False))
         if is_there(config.staging):
             raise TargetRefusedError(
                 "agent.target.own_directory",

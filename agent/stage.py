@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass
 
 from agent.errors import ApplyRefusedError
+from agent.file_flags import is_unchangeable
 from agent.files import Files
-from agent.host_checks import explain
+from agent.host_checks import explain, immutable
 from agent.inventory import Entry, Inventory, complete_inventory, entry_of, open_root, scan_tree
 from agent.new_files import copy_attributes, make_file, own_mode, own_name
 from agent.plan import Plan, PlannedChange, emptied_directories
@@ -149,6 +150,9 @@ class _Stage:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._stage_fd)
         try:
             copy_attributes(self._files, self._root_fd, path, descriptor)
+            if is_unchangeable(self._root_fd, path):
+                # Since the decision, or it would have been refused there.
+                raise immutable("a directory that would be made anew", path)
         finally:
             os.close(descriptor)
 

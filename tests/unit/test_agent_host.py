@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from agent import host_checks
+from agent import file_flags, host_checks
 from agent.errors import ApplyFailedError, TargetRefusedError
-from agent.files import Files
+from agent.file_flags import FlagMemory, is_unchangeable
+from agent.files import Files, opened_directory
 from agent.host_checks import check_mounts, explain, mount_points
-from agent.inventory import open_root
+from agent.inventory import SETTLED_NS, open_root, scan_tree
 from agent.results import Outcome, ResultCode
 from agent.target import LOCK_FILE
 from provenance.diff_model import Allowance, FileState
@@ -223,6 +224,114 @@ async def test_immutable_file_or_directory_refuses_beforehand(
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
     assert world.intents() == [], "nothing was announced"
     assert "chattr" in outcome.hint
+
+
+@pytest.mark.parametrize("what", ["lib/keep", "lib/keep/data.bin", ".", ".."])
+async def test_nothing_in_a_tree_that_is_exchanged_is_immutable(tmp_path: Path, immutable: Any, what: str) -> None:
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+    immutable(world.root / what)
+    for answer in (await world.agent.explain(data, TARGET, OPERATOR), await world.agent.apply(data, TARGET, OPERATOR)):
+        assert (answer.code, answer.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
+        assert "chattr" in answer.hint
+    assert world.intents() == [], "nothing was announced"
+    assert world.leftovers() == []
+
+
+@pytest.mark.parametrize("what", ["lib/keep", "lib/keep/data.bin", ".", ".."])
+async def test_target_with_something_immutable_is_guarded_in_place_only(
+    tmp_path: Path, immutable: Any, what: str
+) -> None:
+    world = World(tmp_path)
+    immutable(world.root / what)
+    with pytest.raises(ApplyFailedError) as caught:
+        await world.add_target()
+    assert caught.value.code == "agent.target.no_exchange"
+    assert os.listdir(world.root.parent) == ["app"]
+    if what == ".":
+        return  # There the agent could not work in place either.
+    await world.add_target(mode="in-place")
+    with pytest.raises(ApplyFailedError) as caught:
+        await world.agent.change_mode(TARGET, "exchange")
+    assert caught.value.code == "agent.target.no_exchange"
+    assert (await world.agent.apply(world.release(), TARGET, OPERATOR)).is_success
+
+
+async def test_flag_is_seen_though_nothing_else_has_changed(tmp_path: Path, immutable: Any) -> None:
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+    for _ in range(2):  # By now every flag was read; whether again or not depends on the time that has passed.
+        assert (await world.agent.explain(data, TARGET, OPERATOR)).is_success
+    immutable(world.root / "lib/keep/data.bin")
+    assert (await world.agent.explain(data, TARGET, OPERATOR)).reason == "agent.apply.immutable"
+
+
+async def test_flags_of_files_that_stayed_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    settled = os.stat(world.root / "README").st_ctime_ns + 2 * SETTLED_NS
+    monkeypatch.setattr(file_flags.time, "time_ns", lambda: settled)
+    memory, looked = FlagMemory(), []
+    monkeypatch.setattr(file_flags, "is_unchangeable", lambda _, path: looked.append(path))
+    with opened_directory(str(world.root)) as root_fd:
+        entries = scan_tree(root_fd)
+        assert memory.find(root_fd, entries) is None
+        assert set(looked) == {b".", b"..", *entries}
+        looked.clear()
+        os.utime(world.root / "README", ns=(0, 0))
+        (world.root / "new").touch()
+        assert memory.find(root_fd, scan_tree(root_fd, entries)) is None
+        assert looked == [b"..", b".", b"README", b"new"]
+
+
+@MODES
+async def test_immutable_directory_above_a_new_one_refuses_beforehand(
+    tmp_path: Path, immutable: Any, mode: str
+) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode=mode)
+    new = {"lib/new/deep/file": FileState(0o100644, b"new\n")}
+    data = world.release(patches.make_patch(dict.fromkeys(new), new))
+    immutable(world.root / "lib")
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
+    assert world.intents() == []
+
+
+@pytest.mark.parametrize("what", [".", "lib"])
+async def test_immutable_root_or_directory_above_an_emptied_one_refuses_in_place(
+    tmp_path: Path, immutable: Any, what: str
+) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode="in-place", allowed=[Allowance.REMOVE_DIRECTORY, Allowance.BINARY])
+    gone = {"lib/keep/data.bin": FileState(0o100644, bytes(range(256)))}
+    allowances = (Allowance.BINARY, Allowance.REMOVE_DIRECTORY)
+    data = world.release(patches.make_patch(gone, dict.fromkeys(gone), allowances=allowances))
+    immutable(world.root / what)
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable"), outcome.message
+    assert world.intents() == []
+
+
+async def test_flag_that_is_set_meanwhile_is_not_lost(tmp_path: Path, immutable: Any) -> None:
+    immutable(tmp_path)  # Here, and not in the midst, the test is skipped.
+    set_flags(tmp_path, 0)
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+
+    def step(call: str, path: str | bytes) -> None:
+        if call == "mkdir" and path == b"lib":
+            immutable(world.root / "lib/keep")
+
+    world.files = Files(step)
+    world.reopen()
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
+    with opened_directory(str(world.root)) as root_fd:
+        assert is_unchangeable(root_fd, b"lib/keep")
+    assert world.leftovers() == []
 
 
 @MODES
