@@ -220,6 +220,7 @@ class Inbox:
         host: Its agent.
         folder: The directory.
         now_ms: The host's clock.
+        uptime_ms: Milliseconds on a clock that nobody sets, and by which files wait.
         note: Told what became of each file.
         asked: Told each outcome.
     """
@@ -228,7 +229,9 @@ class Inbox:
         self,
         host: Host,
         folder: InboxFolder,
+        *,
         now_ms: Callable[[], int],
+        uptime_ms: Callable[[], int],
         note: Callable[[str, Mapping[str, object]], None],
         asked: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
@@ -238,7 +241,7 @@ class Inbox:
         self._note = note
         self._asked = asked
         self._seen: dict[str, Mark] = {}
-        self._retries: Retries[str] = Retries(INBOX_RETRY_SECONDS, INBOX_RETRY_SECONDS_MAX)
+        self._retries: Retries[str] = Retries(INBOX_RETRY_SECONDS, INBOX_RETRY_SECONDS_MAX, uptime_ms)
         self._ended: dict[str, dict[str, dict[str, Any]]] = {}
         self.waiting = 0
         """Files that waited at the last look."""
@@ -281,14 +284,14 @@ class Inbox:
         self.waiting = len(found)
         problem = None
         for each in ready:
-            if not self._retries.is_due(each.name, self._now_ms()):
+            if not self._retries.is_due(each.name):
                 continue
             try:
                 await self._take(each)
             except UnavailableError as error:
                 # One file that cannot be read or moved stops no other.
                 problem = error
-                self._retries.put_off(each.name, self._now_ms())
+                self._retries.put_off(each.name)
         if problem is not None:
             raise problem
         self.problem = ""
@@ -312,7 +315,7 @@ class Inbox:
             if target not in ended:
                 told = await self._ask(data, target, requester, is_retry=is_retry)
                 if told is None:
-                    self._retries.put_off(found.name, self._now_ms())
+                    self._retries.put_off(found.name)
                 else:
                     ended[target] = told
         if any(target not in ended for target in targets):

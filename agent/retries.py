@@ -17,26 +17,28 @@ class Retries(Generic[K]):
     Args:
         first_seconds: The first wait.
         most_seconds: No wait is longer.
+        uptime_ms: Milliseconds on a clock that nobody sets: one that was wrong for a moment must put nothing off for longer.
     """
 
-    def __init__(self, first_seconds: int, most_seconds: int) -> None:
+    def __init__(self, first_seconds: int, most_seconds: int, uptime_ms: Callable[[], int]) -> None:
         self._first_seconds = first_seconds
         self._most_seconds = most_seconds
+        self._uptime_ms = uptime_ms
         self._waits: dict[K, tuple[int, int]] = {}
 
     def __contains__(self, key: K) -> bool:
         return key in self._waits
 
-    def is_due(self, key: K, now_ms: int) -> bool:
+    def is_due(self, key: K) -> bool:
         """Return whether it may be tried now."""
-        until_ms, _ = self._waits.get(key, (0, 0))
-        return now_ms >= until_ms
+        wait = self._waits.get(key)
+        return wait is None or self._uptime_ms() >= wait[0]
 
-    def put_off(self, key: K, now_ms: int) -> None:
+    def put_off(self, key: K) -> None:
         """Wait twice as long as the last time."""
         _, last = self._waits.get(key, (0, 0))
         seconds = min(2 * last or self._first_seconds, self._most_seconds)
-        self._waits[key] = (now_ms + 1000 * seconds, seconds)
+        self._waits[key] = (self._uptime_ms() + 1000 * seconds, seconds)
 
     def forget(self, key: K) -> None:
         """It has ended; the next time it is as if it had never waited."""

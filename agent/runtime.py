@@ -146,6 +146,7 @@ class Agent:
         config: Its settings.
         ledger: The ledger as the node offers it.
         now_ms: The clock: milliseconds since the epoch, UTC.
+        uptime_ms: Milliseconds on a clock that nobody sets, and by which rollouts' patches wait.
         clock: Tells whether that clock has jumped; None where nobody can tell.
         nonce: Returns 16 fresh random bytes.
         files: The door to the file system.
@@ -164,6 +165,7 @@ class Agent:
         ledger: LedgerAccess,
         *,
         now_ms: Callable[[], int],
+        uptime_ms: Callable[[], int],
         clock: ClockWatch | None = None,
         nonce: Callable[[], bytes],
         files: Files | None = None,
@@ -210,7 +212,9 @@ class Agent:
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()
         self._delivery_problem = ""
-        self._retries: Retries[tuple[str, str]] = Retries(TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX)
+        self._retries: Retries[tuple[str, str]] = Retries(
+            TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX, uptime_ms
+        )
 
     def close(self) -> None:
         """Release the agent's directory."""
@@ -697,11 +701,11 @@ class Agent:
                 if not any(slot.config.carries(name) for name in turn.patch.components):
                     continue
                 name = slot.config.name
-                if not turn.is_wanted(name) or not self._retries.is_due((turn.rollout_id, name), self._now_ms()):
+                if not turn.is_wanted(name) or not self._retries.is_due((turn.rollout_id, name)):
                     continue
                 outcome = await self._take_turn(turn, name)
                 if outcome is None or not outcome.is_success:
-                    self._retries.put_off((turn.rollout_id, name), self._now_ms())
+                    self._retries.put_off((turn.rollout_id, name))
                 if outcome is not None:
                     outcomes.append(outcome)
         return tuple(outcomes)

@@ -74,7 +74,14 @@ class AgentService:
         self._agent = agent
         self._fetches: dict[str, _Fetch] = {}
         self._inbox = (
-            Inbox(agent, InboxFolder(os.path.normpath(node.config.inbox)), clock.now_ms, _noted, self._count)
+            Inbox(
+                agent,
+                InboxFolder(os.path.normpath(node.config.inbox)),
+                now_ms=clock.now_ms,
+                uptime_ms=clock.uptime_ms,
+                note=_noted,
+                asked=self._count,
+            )
             if node.config.inbox
             else None
         )
@@ -115,6 +122,7 @@ class AgentService:
             config,
             NodeLedger(node),
             now_ms=clock.now_ms,
+            uptime_ms=clock.uptime_ms,
             clock=ClockWatch(clock.now_ms, clock.uptime_ms),
             nonce=lambda: clock.random_bytes(NONCE_BYTES),
             note=noted,

@@ -187,6 +187,7 @@ class Simulation:
             ),
             HostLedger(self.sequencer),
             now_ms=self._now_ms,
+            uptime_ms=self._now_ms,
             nonce=self._nonce,
             files=Files(broken_disk) if host.is_failing else None,
             policies=self.policies,

@@ -176,6 +176,9 @@ class World:
         self.directory = directory
         self.root = directory / "srv" / "app"
         self.now_ms = NOW_MS
+        """The host's clock, as somebody has set it."""
+        self.uptime_ms = 5_000
+        """The one that nobody can set."""
         self.nonces = 0
         self.files = files
         self.notes: list[tuple[str, dict[str, object]]] = []
@@ -202,6 +205,7 @@ class World:
             AgentConfig(**(settings | changes)),
             self.ledger,
             now_ms=lambda: self.now_ms,
+            uptime_ms=lambda: self.uptime_ms,
             nonce=self.nonce,
             files=self.files,
             policies=POLICIES,
@@ -213,6 +217,11 @@ class World:
         self.agent.close()
         self.agent = self.open(**changes)
         return self.agent
+
+    def pass_ms(self, milliseconds: int) -> None:
+        """Let time pass."""
+        self.now_ms += milliseconds
+        self.uptime_ms += milliseconds
 
     def nonce(self) -> bytes:
         self.nonces += 1

@@ -45,6 +45,7 @@ class Host(World):
             AgentConfig(self.directory / "home", HOST, key_of(HOST)),
             self.ledger,
             now_ms=lambda: self.clocks.now,
+            uptime_ms=lambda: self.clocks.uptime,
             clock=ClockWatch(lambda: self.clocks.now, lambda: self.clocks.uptime),
             nonce=self.nonce,
             policies=POLICIES,

@@ -39,8 +39,9 @@ class Desk:
         return Inbox(
             self.world.agent,
             self.folder,
-            lambda: self.world.now_ms,
-            lambda *note: self.notes.append((note[0], note[1])),
+            now_ms=lambda: self.world.now_ms,
+            uptime_ms=lambda: self.world.uptime_ms,
+            note=lambda *note: self.notes.append((note[0], note[1])),
         )
 
     def put(self, data: bytes, name: str = "fix.patch") -> None:
@@ -138,16 +139,32 @@ async def test_a_stale_replica_keeps_it_and_it_is_recorded_once(desk: Desk) -> N
     desk.world.ledger.age_ms = 10**9
     await desk.look(4)
     assert desk.inbox.waiting == 1
-    desk.world.now_ms += 1000 * INBOX_RETRY_SECONDS
+    desk.world.pass_ms(1000 * INBOX_RETRY_SECONDS)
     await desk.look(2)
     assert (desk.path / "fix.patch").exists()
     desk.world.ledger.age_ms = 0
     await desk.look(2)
     assert (desk.path / "fix.patch").exists()
-    desk.world.now_ms += 2000 * INBOX_RETRY_SECONDS
+    desk.world.pass_ms(2000 * INBOX_RETRY_SECONDS)
     await desk.look(1)
     assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
     assert [each.result for each in desk.world.outcomes()] == ["ERROR_STALE_REPLICA", "SUCCESS"]
+
+
+async def test_a_clock_that_was_wrong_for_a_moment_puts_no_file_off(desk: Desk) -> None:
+    await desk.world.add_target()
+    desk.put(desk.world.release())
+    right, year_ms = desk.world.now_ms, 365 * 86_400_000
+    await desk.look(1)
+    desk.world.now_ms, desk.world.ledger.age_ms = right + year_ms, year_ms
+    await desk.look(1)
+    assert [each.result for each in desk.world.outcomes()] == ["ERROR_STALE_REPLICA"]
+    desk.world.now_ms, desk.world.ledger.age_ms = right, 0
+    await desk.look(1)
+    assert (desk.path / "fix.patch").exists()
+    desk.world.pass_ms(1000 * INBOX_RETRY_SECONDS)
+    await desk.look(1)
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
 
 
 class FailsOnce(InboxFolder):

@@ -133,12 +133,25 @@ async def test_a_refusal_is_recorded_once_and_tried_again_when_it_would_succeed(
     records = len(fleet.outcomes())
     for _ in range(3):
         assert await fleet.agent.take_turns() == ()
-        fleet.now_ms += 2 * TURN_RETRY_SECONDS * 1000
+        fleet.pass_ms(2 * TURN_RETRY_SECONDS * 1000)
     assert len(fleet.outcomes()) == records
     await fleet.agent.freeze_target(TARGET, frozen=False)
-    fleet.now_ms += TURN_RETRY_SECONDS_MAX * 1000
+    fleet.pass_ms(TURN_RETRY_SECONDS_MAX * 1000)
     assert [each.code for each in await fleet.agent.take_turns()] == [ResultCode.SUCCESS]
     assert fleet.rollout.counts[0][:5] == (0, 0, 0, 0, 1)
+    fleet.agent.close()
+
+
+async def test_a_clock_that_was_wrong_for_a_moment_puts_nothing_off(fleet: Fleet) -> None:
+    fleet.create()
+    right, year_ms = fleet.now_ms, 365 * 86_400_000
+    fleet.now_ms, fleet.ledger.age_ms = right + year_ms, year_ms
+    (outcome,) = await fleet.agent.take_turns()
+    assert outcome.code is ResultCode.STALE_REPLICA
+    fleet.now_ms, fleet.ledger.age_ms = right, 0
+    assert await fleet.agent.take_turns() == ()
+    fleet.pass_ms(TURN_RETRY_SECONDS * 1000)
+    assert [each.code for each in await fleet.agent.take_turns()] == [ResultCode.SUCCESS]
     fleet.agent.close()
 
 
@@ -148,7 +161,7 @@ async def test_what_is_there_already_is_told(fleet: Fleet) -> None:
     (outcome,) = await fleet.agent.take_turns()
     assert outcome.reason == "agent.metadata.already_applied"
     assert fleet.rollout.counts[0][:5] == (0, 0, 0, 0, 1)
-    fleet.now_ms += 3_600_000
+    fleet.pass_ms(3_600_000)
     assert await fleet.agent.take_turns() == ()
     fleet.agent.close()
 
@@ -159,7 +172,7 @@ async def test_what_was_rolled_back_does_not_come_back_by_itself(fleet: Fleet) -
     (undone,) = await fleet.agent.rollback(fleet.patch_id.hex(), TARGET, OPERATOR)
     assert undone.code is ResultCode.ROLLED_BACK
     assert (fleet.rollout.counts[0][:5], fleet.rollout.failures) == ((0, 0, 1, 0, 0), 1)
-    fleet.now_ms += 3_600_000
+    fleet.pass_ms(3_600_000)
     assert await fleet.agent.take_turns() == ()
     fleet.agent.close()
 
@@ -184,7 +197,7 @@ async def test_a_file_that_nobody_has_is_asked_for_again(fleet: Fleet) -> None:
     assert fleet.notes[-1][1]["code"] == "agent.ledger.patch_not_found"
     fleet.ledger.patches.update(kept)
     assert await fleet.agent.take_turns() == ()
-    fleet.now_ms += TURN_RETRY_SECONDS * 1000
+    fleet.pass_ms(TURN_RETRY_SECONDS * 1000)
     assert len(await fleet.agent.take_turns()) == 1
     fleet.agent.close()
 
