@@ -90,6 +90,8 @@ class Application:
     """The tree digest that a rollback must give, where it is known."""
     tracker: Tracker = field(default_factory=Tracker, compare=False)
     """Told how far it is."""
+    unacknowledged: int = 0
+    """How many changes without the ledger's acknowledgement this makes, itself included; 0 when the ledger has its intent."""
 
     def state_after(self, tree_digest: Digest) -> TargetState:
         """Return what the target's state becomes when the tree has this digest."""
@@ -430,6 +432,7 @@ def _begin_journal(config: TargetConfig, application: Application, directory_fd:
         action=application.action,
         phase=_phase(config, application),
         hooked=bool(config.hooks.all),
+        unacknowledged=application.unacknowledged,
     )
 
 

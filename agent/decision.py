@@ -139,6 +139,16 @@ def facts_alone(facts: Facts, count: int) -> Facts:
     return replace(facts, system=replace(facts.system, unacknowledged_intents=count))
 
 
+def latest_moment(facts: Facts, block_ms: int) -> int:
+    """Return the latest time of the network's blocks, milliseconds, at which a decision can have been taken.
+
+    Args:
+        facts: Its facts.
+        block_ms: The time of the block of its height.
+    """
+    return max(facts.now_ms, block_ms + facts.system.replica_age_ms)
+
+
 def replay_decision_untrusted(raw: bytes, engine: PolicyEngine) -> tuple[Decision, Verdict]:
     """Return a recorded decision, and what the policy set of its height says about its facts today; they should agree.
 

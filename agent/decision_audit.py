@@ -9,9 +9,12 @@ says about them is evaluated again.
 code                        what differs
 ==========================  ==============================================================================================
 ``agent.replay.form``       the decision cannot be read
-``agent.replay.height``     its height is not below the record's, is below an earlier decision's, or does not fit its times
+``agent.replay.height``     its height is not below the record's, below an earlier decision's about that target, or does not fit its times
 ``agent.replay.subject``    it is about another host, target, patch or tree than the record that carries it
-``agent.replay.result``     an application that it denies was announced, or a refusal by policy that it allows was told
+``agent.replay.result``     an application that it denies was announced, a refusal by policy that it allows was told, or what came of it
+                            is not what it is about
+``agent.replay.date``       the ledger had heard of it much later than it was taken, and the host says that it waited for the ledger
+``agent.replay.applicable`` time, or what the target had by its own facts, speaks against the patch
 ``agent.replay.policy``     another policy set was in force at its height
 ``agent.replay.verdict``    that set says something else about its facts
 ``agent.replay.facts``      the ledger says something else at that height; the member is named
@@ -28,19 +31,21 @@ from typing import Any, Final
 
 from agent.context import describe_components, describe_patch
 from agent.decision import ENGINE, Decision, facts_alone
-from agent.errors import DeveloperRefusedError, PolicyRefusedError
-from agent.facts import ACTION_ROLLBACK, AuthorFacts, Facts, RolloutFacts, StatementFacts
+from agent.errors import DeveloperRefusedError, MetadataRefusedError, PolicyRefusedError
+from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, AuthorFacts, Facts, RolloutFacts, StatementFacts
 from agent.identities import check_author, judge_attestations
-from agent.limits import FACT_ITEMS_MAX
+from agent.limits import DECISION_AGE_MS_MAX, FACT_ITEMS_MAX
 from agent.policy import RULE_ERROR, Verdict
 from agent.policy_cache import PolicyCache
 from agent.results import ResultCode
 from agent.rollback import known_author
 from agent.rollout import find_emergencies
 from agent.target import Installed
+from agent.validation import check_history
 from ledger.block import Header
 from ledger.keyspace import Reader
 from ledger.records import PatchRecord, PolicySet
+from ledger.rules_host import EFFECTIVE, ROLLED_BACK
 from ledger.state import StateView
 from provenance.metadata import PatchMetadata
 from wire.errors import show_value
@@ -90,13 +95,25 @@ class Place:
     result: str | None
     """Of an outcome without an intent; None for an intent."""
     height_before: int
-    """The highest height that an earlier decision of this host named; 0 before the first."""
+    """The highest height that an earlier decision of this host about this target named; 0 before the first."""
     installed: tuple[str, ...] | None
     """Ids of the patches that this target had by the records before, in order; None where the ledger keeps not all of them."""
     counters: Mapping[str, int]
     """The highest release counter of each component that was applied to this target before."""
     tree: bytes | None
     """The tree that the last record before explains, or None where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A decision whose intent stands on the ledger, as far as its outcome has to fit it."""
+
+    action: str
+    """What it decided on: `ACTION_APPLY` or `ACTION_ROLLBACK`."""
+    block_ms: int
+    """Time of the block with its intent."""
+    latest_ms: int | None
+    """The latest block time at which it can have been taken (`agent.decision.latest_moment`); None where its height cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +223,7 @@ def judge_at_place(decision: Decision, place: Place) -> list[Difference]:
     if decision.height >= place.height:
         found.append(_height("its height is not below that of its record", decision.height, f"below {place.height}"))
     if decision.height < place.height_before:
-        sentence = "an earlier decision of this host was taken at a higher height"
+        sentence = "an earlier decision of this host about this target was taken at a higher height"
         found.append(_height(sentence, decision.height, f"{place.height_before} or more"))
     for member, recorded, derived in (
         ("facts.system.host", facts.system.host, place.host or "a key that nobody has"),
@@ -227,6 +244,33 @@ def judge_at_place(decision: Decision, place: Place) -> list[Difference]:
         found += _compare(member, component.installed_counter, place.counters.get(component.name, -1))
     if place.tree is not None:
         found += _compare("facts.system.drifted", facts.system.drifted, place.tree != place.tree_before)
+    return found
+
+
+def judge_outcome(announced: Announced, result: str, *, is_alone: bool) -> list[Difference]:
+    """Return in what a decision does not fit what came of it.
+
+    Only a change is judged: what was announced and came to nothing may have waited in a host that was cut off.
+
+    Args:
+        announced: The decision.
+        result: The result of the outcome that closes its intent.
+        is_alone: Whether the host says that it went on without the ledger's acknowledgement: when it did so, nobody else can tell.
+    """
+    if result not in EFFECTIVE:
+        return []
+    found: list[Difference] = []
+    action = ACTION_ROLLBACK if result == ROLLED_BACK else ACTION_APPLY
+    if announced.action != action:
+        sentence = f"it was announced as another action than its outcome {result} tells"
+        found.append(Difference("agent.replay.result", sentence, "facts.action", announced.action, action))
+    late_ms = 0 if announced.latest_ms is None else announced.block_ms - announced.latest_ms
+    if late_ms > DECISION_AGE_MS_MAX and not is_alone:
+        sentence = (
+            "its intent came to the ledger much later than it was taken, and the host says that it waited for that"
+        )
+        expected = f"a block of at most {DECISION_AGE_MS_MAX} ms later"
+        found.append(Difference("agent.replay.date", sentence, "facts.now_ms", f"{late_ms} ms before", expected))
     return found
 
 
@@ -275,6 +319,7 @@ def _compare_facts(facts: Facts, view: PastView, known: Known) -> list[Differenc
         found.append(_facts("facts.patch.id", facts.patch.id, f"withdrawn at height {record.withdrawn_height}"))
     if record.superseded_by is not None and not is_rollback:
         found.append(_facts("facts.patch.id", facts.patch.id, f"superseded by {record.superseded_by.hex()}"))
+    found += _judge_history(facts, metadata)
     derived_patch = describe_patch(
         facts.patch.id,
         metadata,
@@ -295,6 +340,26 @@ def _compare_facts(facts: Facts, view: PastView, known: Known) -> list[Differenc
     emergencies = sorted(each.patch for each in find_emergencies(view, installed))
     found += _compare("facts.system.emergencies", sorted(each.patch for each in facts.system.emergencies), emergencies)
     return found
+
+
+def _judge_history(facts: Facts, metadata: PatchMetadata) -> list[Difference]:
+    """Return what its own facts say against going on; whether they are true, others tell."""
+    installed = facts.system.installed
+    if facts.action == ACTION_ROLLBACK:
+        if facts.patch.id in installed:
+            return []
+        sentence = "the patch that is to be undone is not installed on this target"
+        return [_not_applicable(sentence, facts.patch.id, "not installed")]
+    counters = {each.name: each.installed_counter for each in facts.components}
+    try:
+        check_history(metadata, facts.patch.id, installed, lambda name: counters.get(name, -1), facts.now_ms)
+    except MetadataRefusedError as error:
+        return [_not_applicable(error.message, "goes on", error.code)]
+    return []
+
+
+def _not_applicable(sentence: str, recorded: str, derived: str) -> Difference:
+    return Difference("agent.replay.applicable", sentence, "facts.patch.id", show_value(recorded), show_value(derived))
 
 
 def _compare_people(

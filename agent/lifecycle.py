@@ -22,7 +22,7 @@ from agent.blocking import run_blocking
 from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.context import HostFacts
-from agent.decision import facts_alone
+from agent.decision import Decision, facts_alone, latest_moment
 from agent.delivery import Delivery
 from agent.documents import history_record, outcome_detail
 from agent.errors import (
@@ -38,7 +38,7 @@ from agent.files import TEMPORARY_SUFFIX, Files, is_there
 from agent.highwater import HighWater, read_high_water, write_high_water
 from agent.hooks import HookRun, HookRunner
 from agent.inventory import Inventory
-from agent.limits import OUTBOX_REFUSALS_MAX
+from agent.limits import DECISION_AGE_MS_MAX, OUTBOX_REFUSALS_MAX
 from agent.outbox import Entry, Outbox
 from agent.pipeline import Case, Judged, encode_decision, judge
 from agent.policy_cache import PolicyCache
@@ -50,6 +50,7 @@ from agent.switch import Journal, Phase, Side
 from agent.target import JOURNAL_FILE, Installed, Mode
 from ledger.block import ZERO_DIGEST
 from ledger.bodies import DeploymentIntent, DeploymentOutcome
+from ledger.state import StateView
 from wire import canonical_json
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.hashing import Digest
@@ -268,7 +269,7 @@ class Lifecycle:
                 if intent.height is None and intent.refusal is None:
                     outcome = await run_blocking(self._go_on_alone, outcome, judged)
                 if intent.height is not None or outcome.unacknowledged:
-                    outcome = await self._change_unless_split(slot, outcome, judged, data, intent)
+                    outcome = await self._change_unless_late(slot, outcome, judged, data, intent)
             return await self._record(slot, outcome, requester, data, closes=intent.sequence)
         finally:
             self._alone -= intent.height is None
@@ -343,11 +344,14 @@ class Lifecycle:
             unacknowledged=count,
         )
 
-    async def _change_unless_split(
+    async def _change_unless_late(
         self, slot: Target, outcome: Outcome, judged: Judged, data: bytes, intent: Entry
     ) -> Outcome:
-        """Return how the application ended; a split view that was found while the intent was on its way stops it."""
+        """Return how the application ended; it is stopped when its intent was long on its way, or a split view was found meanwhile."""
+        assert judged.decision is not None, "what was announced was decided"
         try:
+            if intent.height is not None:
+                _check_age(judged.decision, self._ledger.view(), intent.height)
             self._split_views.check_settled(self._ledger.split_heights(), self._ledger.view())
         except ReplicaStaleError as error:
             return _failed(outcome, StepName.APPLY, error)
@@ -378,6 +382,7 @@ class Lifecycle:
             restores=judged.restores,
             tree_after=judged.tree_after,
             tracker=slot.tracker,
+            unacknowledged=outcome.unacknowledged,
         )
         hooks = self._hooks(slot, judged.patch_id, judged.action)
         problem: PatchwardenError | None = None
@@ -536,6 +541,7 @@ class Lifecycle:
             intent_tx=entry.transaction.tx_id,
             action=action,
             hooks=hooks,
+            unacknowledged=journal.unacknowledged if applied and journal is not None else 0,
         )
         detail = outcome_detail(outcome, None, None)
         queued = await self._delivery.queue(_outcome_body(body.target, outcome, detail), closes=entry.sequence)
@@ -617,6 +623,25 @@ def _has_rest(slot: Target) -> bool:
         return any(map(is_there, (journal, journal + TEMPORARY_SUFFIX, slot.config.staging)))
     except OSError:
         return True
+
+
+def _check_age(decision: Decision, view: StateView, height: int) -> None:
+    """Return when the ledger heard of a decision soon enough after it was taken for it to be acted on: a host may have slept in between.
+
+    Raises:
+        ReplicaStaleError: ``agent.replica.decision_late``.
+    """
+    decided_on, heard_in = view.header_at(decision.height), view.header_at(height) or view.header
+    latest_ms = decision.facts.now_ms if decided_on is None else latest_moment(decision.facts, decided_on.time_ms)
+    late_ms = heard_in.time_ms - latest_ms
+    if late_ms > DECISION_AGE_MS_MAX:
+        raise ReplicaStaleError(
+            "agent.replica.decision_late",
+            "the intent came to the ledger too long after it was decided on",
+            expected=f"a block of at most {DECISION_AGE_MS_MAX} ms later",
+            actual=f"{late_ms} ms",
+            hint="apply again",
+        )
 
 
 def _interrupted(side: Side, journal: Journal | None, action: str, *, failed_trial: bool) -> tuple[str, str]:

@@ -113,6 +113,9 @@ CLOCK_JUMP_MS_MAX: Final = 60_000
 """By how much the host's clock may be set, either way, before it is not believed any more."""
 REPLICA_AGE_MS_MAX: Final = 60_000
 """Default of the oldest replica on which the agent decides."""
+DECISION_AGE_MS_MAX: Final = 600_000
+"""How much later than its decision the block of an intent may be when the host waited for it: deciding on the largest patch, the wait, and
+block times that run ahead. An older decision is not acted on, and an audit finds one that was."""
 INTENT_WAIT_SECONDS_MAX: Final = 15.0
 """Default of how long an application waits for its intent to be committed."""
 OUTCOME_WAIT_SECONDS_MAX: Final = 5.0

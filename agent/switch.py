@@ -81,6 +81,8 @@ class Journal:
     """Whether the root changes places with the standby tree and not with one in the staging directory."""
     operations: Operations | None = None
     """What is done to the tree file by file, or None when trees are exchanged; then both inodes are the root's."""
+    unacknowledged: int = 0
+    """How many changes without the ledger's acknowledgement this makes, itself included; 0 when the ledger has its intent."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; inodes as text, because they may exceed JSON's exact integers."""
@@ -105,6 +107,8 @@ class Journal:
             document["standby"] = True
         if self.operations is not None:
             document["operations"] = self.operations.to_json()
+        if self.unacknowledged:
+            document["unacknowledged"] = self.unacknowledged
         return document
 
     @classmethod
@@ -132,6 +136,7 @@ class Journal:
             part_before=Digest(bytes.fromhex(document["part_before"])) if "part_before" in document else None,
             standby=document.get("standby", False) is True,
             operations=Operations.from_json(document["operations"]) if "operations" in document else None,
+            unacknowledged=int(document.get("unacknowledged", 0)),
         )
 
 

@@ -5,9 +5,12 @@ Source: docs/spec/agent.md 4.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from agent.errors import MetadataRefusedError
 from agent.target import TargetState
 from ledger.records import PatchRecord
+from provenance.metadata import PatchMetadata
 from provenance.timestamp import seconds_from_timestamp
 from provenance.verify import VerifiedPatch
 
@@ -45,17 +48,34 @@ def check_applicable(patch: VerifiedPatch, state: TargetState, now_ms: int) -> N
     Raises:
         MetadataRefusedError: ``agent.metadata.expired``, ``.already_applied``, ``.prerequisite_missing``, ``.counter_not_increasing``.
     """
-    metadata = patch.metadata
+    installed = {each.patch_id for each in state.installed}
+    check_history(patch.metadata, patch.patch_id, installed, state.counter, now_ms)
+
+
+def check_history(
+    metadata: PatchMetadata, patch_id: str, installed: Collection[str], counter: Callable[[str], int], now_ms: int
+) -> None:
+    """Return when neither time nor what a target had before speaks against a patch.
+
+    Args:
+        metadata: What its author signed.
+        patch_id: 64 hexadecimal digits.
+        installed: Ids of the patches on the target.
+        counter: Returns the highest release counter of a component that was applied there, -1 for none.
+        now_ms: Milliseconds since the epoch, UTC.
+
+    Raises:
+        MetadataRefusedError: ``agent.metadata.expired``, ``.already_applied``, ``.prerequisite_missing``, ``.counter_not_increasing``.
+    """
     if metadata.not_after is not None and seconds_from_timestamp(metadata.not_after) * 1000 < now_ms:
         raise _refuse("expired", f"the patch expired at {metadata.not_after}")
-    installed = {each.patch_id for each in state.installed}
-    if patch.patch_id in installed:
+    if patch_id in installed:
         raise _refuse("already_applied", "the patch is installed on this target already")
     for prerequisite in metadata.prerequisites:
         if prerequisite not in installed:
             raise _refuse("prerequisite_missing", f"the patch {prerequisite} must be installed before")
     for name in metadata.component_names:
-        highest = state.counter(name)
+        highest = counter(name)
         if metadata.release_counter <= highest:
             raise _refuse(
                 "counter_not_increasing",

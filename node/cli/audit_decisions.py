@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from agent.decision import Decision, decision_from_json_untrusted
+from agent.decision import Decision, decision_from_json_untrusted, latest_moment
 from agent.decision_audit import (
+    Announced,
     Difference,
     Known,
     PastView,
@@ -23,6 +24,7 @@ from agent.decision_audit import (
     is_verdict_judged,
     judge_at_height,
     judge_at_place,
+    judge_outcome,
     rollout_of,
 )
 from agent.errors import PolicyRefusedError
@@ -118,6 +120,16 @@ class _Named:
 
 
 @dataclass(frozen=True, slots=True)
+class _Open:
+    """An intent without an outcome so far."""
+
+    height: int
+    index: int
+    announced: Announced | None
+    """Its decision; None for one that cannot be read, or is not to be judged."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spilled:
     """Where something lies in a `Spill`."""
 
@@ -197,8 +209,9 @@ class DecisionReplay:
         self._patches: dict[bytes, Spilled] = {}
         self._statements: dict[bytes, Spilled] = {}
         self._targets: dict[tuple[str, str], _Target] = {}
-        self._named_before: dict[str, int] = {}
-        self._intents: dict[bytes, tuple[int, int]] = {}
+        self._named_before: dict[tuple[str, str], int] = {}
+        self._intents: dict[bytes, _Open] = {}
+        self._latest: dict[tuple[int, int], int] = {}
         self._ended: dict[bytes, dict[tuple[str, str], tuple[tuple[int, int], bool, int, int]]] = {}
         self._differs: dict[tuple[int, int], list[Difference]] = {}
         self._records: dict[tuple[int, int], tuple[bytes, str, str, bytes]] = {}
@@ -299,16 +312,22 @@ class DecisionReplay:
                 if body.report_kind == _ADOPT:
                     target.tree = _adopted_tree(body.body) or target.tree
                 return
-            self._judge_at_place(view, transaction, index, host, target)
+            decision = self._judge_at_place(view, transaction, index, host, target)
             if isinstance(body, DeploymentIntent):
-                self._intents[transaction.tx_id] = (view.height, index)
+                latest_ms = self._latest.pop((view.height, index), None)
+                announced = (
+                    None if decision is None else Announced(decision.facts.action, view.header.time_ms, latest_ms)
+                )
+                self._intents[transaction.tx_id] = _Open(view.height, index, announced)
             else:
                 self._end(view, body, host or "", target)
 
     def _end(self, view: PastView, body: DeploymentOutcome, host: str, target: _Target) -> None:
         """Take an outcome into account: what is installed, and how far the patch has come."""
-        begun = None if body.intent_tx_id is None else self._intents.pop(body.intent_tx_id, None)
-        if begun is not None:
+        opened = None if body.intent_tx_id is None else self._intents.pop(body.intent_tx_id, None)
+        if opened is not None:
+            begun = opened.height, opened.index
+            self._judge_outcome(opened, body, host)
             ended = self._ended.setdefault(body.patch_id, {})
             before = ended.get((host, body.target))
             if before is None or before[0] <= begun:
@@ -330,9 +349,20 @@ class DecisionReplay:
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
+    def _judge_outcome(self, opened: _Open, body: DeploymentOutcome, host: str) -> None:
+        """Find where an outcome does not fit the decision that was announced; it is said where that one stands."""
+        if opened.announced is None or body.intent_tx_id is None:
+            return
+        found = judge_outcome(opened.announced, body.result, is_alone=_alone(body) > 0)
+        if found:
+            place = opened.height, opened.index
+            self._differs.setdefault(place, []).extend(found)
+            self._records.setdefault(place, (body.intent_tx_id, host, body.target, body.patch_id))
+
     def _judge_at_place(
         self, view: PastView, transaction: Transaction, index: int, host: str | None, target: _Target
-    ) -> None:
+    ) -> Decision | None:
+        """Return the decision of a record, judged by its place; None where there is none to judge."""
         body = transaction.body
         assert isinstance(body, DeploymentIntent | DeploymentOutcome), "only these carry decisions"
         raw = _decision_of(body)
@@ -340,7 +370,7 @@ class DecisionReplay:
         if raw is None:
             if is_wanted and isinstance(body, DeploymentOutcome) and body.intent_tx_id is None:
                 self._count_without(body)
-            return
+            return None
         place = view.height, index
         decision: Decision | None = None
         try:
@@ -348,11 +378,11 @@ class DecisionReplay:
             found = judge_at_place(decision, self._place(view.height, body, host, target))
         except RejectedError as error:
             found = [Difference("agent.replay.form", f"the decision cannot be read: {error.message}")]
-        before = self._named_before.get(host or "", 0)
+        about = host or "", body.target
         if decision is not None and decision.height < view.height:
-            self._named_before[host or ""] = max(before, decision.height)
+            self._named_before[about] = max(self._named_before.get(about, 0), decision.height)
         if not is_wanted:
-            return
+            return None
         if decision is not None and decision.height < 1:
             found.append(Difference("agent.replay.height", "no decision is taken on the founding document", "height"))
         self._count(body, decision, host)
@@ -363,6 +393,7 @@ class DecisionReplay:
         if place in self._differs:
             name = host or f"key {transaction.signer_key_id.hex()}"
             self._records[place] = (transaction.tx_id, name, body.target, body.patch_id)
+        return decision
 
     def _place(
         self, height: int, body: DeploymentIntent | DeploymentOutcome, host: str | None, target: _Target
@@ -374,7 +405,7 @@ class DecisionReplay:
             patch_id=body.patch_id,
             tree_before=body.tree_before,
             result=None if isinstance(body, DeploymentIntent) else body.result,
-            height_before=self._named_before.get(host or "", 0),
+            height_before=self._named_before.get((host or "", body.target), 0),
             installed=target.installed,
             counters=dict(target.counters),
             tree=target.tree,
@@ -385,6 +416,7 @@ class DecisionReplay:
             decision = _read(self._spill.get(named.place))
         except RejectedError:
             return  # Where its record stands, that is said.
+        self._latest[named.height, named.index] = latest_moment(decision.facts, view.header.time_ms)
         patch_id = bytes.fromhex(decision.facts.patch.id) if _is_digest(decision.facts.patch.id) else b""
         known = Known(
             self._metadata(patch_id),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.gallery import get_template, with_templates
+from agent.limits import DECISION_AGE_MS_MAX
 from agent.policy_text import default_policy_set
 from agent.results import Outcome, ResultCode, StepName
 from ledger import bodies
@@ -19,7 +20,7 @@ from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import HOST, OPERATOR, TARGET, World
 from tests.testkit.cli import run_json
-from tests.testkit.ledger import key_of
+from tests.testkit.ledger import BLOCK_MS, key_of
 from tests.testkit.node import write_archive
 
 PATCHES = 4
@@ -178,6 +179,86 @@ async def test_a_rollback_may_go_on_alone_too(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "chain.archive", world.chain)
     document = run_json("audit", "replay-decision", "--all", "--archive", archive)
     assert (document["decisions"], document["same"]) == (2, 2)
+
+
+MONTH_MS = 30 * 86_400_000
+
+
+def pass_time(world: World, milliseconds: int) -> None:
+    """Let the network make its next block so much later."""
+    world.chain.apply(world.chain.build(time_ms=world.chain.view.header.time_ms + milliseconds).block)
+
+
+@pytest.mark.parametrize("is_rollback", [False, True])
+async def test_a_recovery_tells_that_the_change_went_on_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_rollback: bool
+) -> None:
+    """Killed right after the switch; a month later the records come to the ledger, and nobody calls the decision dated back."""
+    world, files = await cut_off(tmp_path, offline_hosts(), 2)
+    if is_rollback:
+        assert (await apply(world, files[0])).unacknowledged == 1
+
+    async def die(*_: object, **__: object) -> Outcome:
+        raise InterruptedError
+
+    monkeypatch.setattr(world.agent._lifecycle, "_record", die)
+    now(world)
+    patch_id = split_patch_file_untrusted(files[0]).patch_id
+    with pytest.raises(InterruptedError):
+        await (world.agent.rollback(patch_id, TARGET, OPERATOR) if is_rollback else apply(world, files[0]))
+    world.reopen(unacknowledged_intents_max=2)
+    (recovery,) = await world.agent.recover()
+    assert recovery.applied
+    pass_time(world, MONTH_MS)
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    outcome = world.outcomes()[-1]
+    assert outcome.result == ("ROLLED_BACK" if is_rollback else "SUCCESS")
+    detail = json.loads(outcome.detail)
+    assert (detail["step"], detail["unacknowledged"]) == ("recovery", 2 if is_rollback else 1)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert document["decisions"] == document["same"] == (2 if is_rollback else 1)
+
+
+async def test_what_came_to_nothing_may_come_to_the_ledger_late(tmp_path: Path) -> None:
+    world, files = await cut_off(tmp_path, default_policy_set(), 0)
+    assert (await apply(world, files[0])).code is ResultCode.LEDGER_UNAVAILABLE
+    pass_time(world, MONTH_MS)
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    assert kinds(world) == ["deployment.intent", "ERROR_LEDGER_UNAVAILABLE"]
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert (document["decisions"], document["same"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("late_ms", "code"), [(0, ResultCode.SUCCESS), (1, ResultCode.STALE_REPLICA)])
+async def test_a_decision_is_acted_on_for_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_ms: int, code: ResultCode
+) -> None:
+    """As when the host sleeps between its decision and its intent: what was revoked meanwhile it has not seen."""
+    world, files = await cut_off(tmp_path, default_policy_set(), 0)
+    world.ledger.is_offline = False
+    submit, tree = world.ledger.submit, world.digest()
+
+    async def sleep_before(raw: bytes) -> None:
+        monkeypatch.setattr(world.ledger, "submit", submit)
+        # The intent's own block is the next one.
+        pass_time(world, DECISION_AGE_MS_MAX + world.ledger.age_ms + late_ms - BLOCK_MS)
+        await submit(raw)
+
+    monkeypatch.setattr(world.ledger, "submit", sleep_before)
+    outcome = await apply(world, files[0])
+    assert outcome.code is code, outcome.message
+    assert outcome.reason == ("agent.replica.decision_late" if late_ms else "")
+    assert (world.digest() == tree) == bool(late_ms)
+    assert kinds(world) == ["deployment.intent", code.value]
+    if late_ms:
+        assert (await apply(world, files[0])).code is ResultCode.SUCCESS
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert document["decisions"] == document["same"]
 
 
 async def test_a_change_that_the_ledger_refuses_afterwards_is_told_as_drift(tmp_path: Path) -> None:

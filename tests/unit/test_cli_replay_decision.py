@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import trio
 
+from agent import pipeline
 from agent.facts import Requester
+from agent.limits import DECISION_AGE_MS_MAX
 from agent.policy_text import default_policy_set
 from agent.results import ResultCode
 from ledger import bodies
@@ -22,9 +25,9 @@ from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
 from provenance.limits import COMPONENTS_SUMMARISED_MIN
 from tests.testkit import patches
-from tests.testkit.agent import HOST, OPERATOR, TARGET, World
+from tests.testkit.agent import HOST, OPERATOR, TARGET, TREE, World, write_tree
 from tests.testkit.cli import refused, run, run_json
-from tests.testkit.ledger import Chain, attest_body
+from tests.testkit.ledger import BLOCK_MS, Chain, attest_body
 from tests.testkit.node import raw_blocks, stopped_home, write_archive
 from wire import canonical_json
 
@@ -380,6 +383,192 @@ def refuse(chain: Chain, decision: Any) -> int:
     )
     chain.submit(body, HOST)
     return chain.height
+
+
+# -- decisions and what came of them -----------------------------------------------------------------------------------
+
+
+def close(chain: Chain, height: int, result: str, **detail: object) -> None:
+    """Put an outcome that closes the intent of this height on the ledger."""
+    intent = decode_transaction_untrusted(chain.blocks[height].transactions[0])
+    assert isinstance(intent.body, bodies.DeploymentIntent)
+    host = chain.view.host(HOST)
+    assert host is not None
+    body = bodies.DeploymentOutcome(
+        counter=host.counter + 1,
+        previous=host.last_tx_id,
+        target=TARGET,
+        patch_id=intent.body.patch_id,
+        intent_tx_id=intent.tx_id,
+        result=result,
+        tree_before=intent.body.tree_before,
+        tree_after=bytes(32) if result in ("SUCCESS", "ROLLED_BACK") else intent.body.tree_before,
+        detail=canonical_json.encode({"version": 1, **detail}),
+    )
+    chain.submit(body, HOST)
+
+
+def roll_back(decision: dict[str, Any]) -> None:
+    """Make it a decision to undo the patch, which the default set lets an operator do to anybody's patch, approved or not."""
+    allow(decision)
+    decision["allowed_by"] = ["permit-rollback"]
+    decision["facts"]["requester"]["roles"] = ["operator"]
+    decision["facts"]["action"] = "rollback_patch"
+
+
+def roll_back_installed(decision: dict[str, Any]) -> None:
+    roll_back(decision)
+    decision["facts"]["system"]["installed"].append(decision["facts"]["patch"]["id"])
+
+
+def apply_installed(decision: dict[str, Any]) -> None:
+    with_operator(decision)
+    decision["facts"]["system"]["installed"].append(decision["facts"]["patch"]["id"])
+
+
+def with_higher_counter(decision: dict[str, Any]) -> None:
+    with_operator(decision)
+    decision["facts"]["components"][0]["installed_counter"] = decision["facts"]["patch"]["release_counter"]
+
+
+DATE = ("agent.replay.date", "facts.now_ms")
+NOT_APPLICABLE = ("agent.replay.applicable", "facts.patch.id")
+OTHER_ACTION = ("agent.replay.result", "facts.action")
+INSTALLED = (FACTS, "facts.system.installed")
+MONTH_MS = 30 * 86_400_000
+
+ENDINGS: dict[str, tuple[Change, int, str, dict[str, object], list[tuple[str, str]]]] = {
+    # change, milliseconds until the intent, result, detail, findings
+    "honest": (with_operator, 0, "SUCCESS", {}, []),
+    "honest and slow": (with_operator, DECISION_AGE_MS_MAX - 3 * BLOCK_MS, "SUCCESS", {}, []),
+    "given up and told late": (with_operator, MONTH_MS, "ERROR_LEDGER_UNAVAILABLE", {}, []),
+    "applied as a rollback": (roll_back, 0, "SUCCESS", {}, [NOT_APPLICABLE, OTHER_ACTION]),
+    "undone what is not there": (roll_back, 0, "ROLLED_BACK", {}, [NOT_APPLICABLE]),
+    "undone what is said to be there": (roll_back_installed, 0, "ROLLED_BACK", {}, [INSTALLED]),
+    "undone as an application": (with_operator, 0, "ROLLED_BACK", {}, [OTHER_ACTION]),
+    "dated back": (with_operator, MONTH_MS, "SUCCESS", {}, [DATE]),
+    "dated back a little": (with_operator, DECISION_AGE_MS_MAX, "SUCCESS", {}, [DATE]),
+    "dated back by a recovery": (with_operator, MONTH_MS, "SUCCESS", {"step": "recovery"}, [DATE]),
+    "dated back and alone": (
+        with_operator,
+        MONTH_MS,
+        "SUCCESS",
+        {"unacknowledged": 1},
+        [("agent.replay.verdict", "unacknowledged")],
+    ),
+    "applied again": (apply_installed, 0, "SUCCESS", {}, [NOT_APPLICABLE, INSTALLED]),
+    "an older release": (with_higher_counter, 0, "SUCCESS", {}, [NOT_APPLICABLE, VERDICT, (FACTS, COUNTER)]),
+}
+
+
+@pytest.fixture(scope="module")
+def refusal(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """A chain whose last record refuses a patch, because nobody who may operate the host had asked."""
+
+    async def live(world: World) -> None:
+        await world.add_target()
+        await apply(world, world.release(), ResultCode.POLICY_DENIED, NOBODY)
+        world.agent.close()
+
+    world = World(tmp_path_factory.mktemp("refusal"))
+    trio.run(live, world)
+    return world.chain
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_decision_fits_what_came_of_it(tmp_path: Path, refusal: Chain, name: str) -> None:
+    change, later_ms, result, detail, expected = ENDINGS[name]
+    chain = Chain(genesis=refusal.genesis)
+    for block in refusal.blocks[1:]:
+        chain.apply(block)
+    told = records(chain)[-1][1].body
+    decision, truth = decision_of(told), decision_of(told)["facts"]
+    change(decision)
+    if later_ms:
+        chain.apply(chain.build(time_ms=chain.view.header.time_ms + later_ms).block)
+    height = announce(chain, decision, truth)
+    close(chain, height, result, **detail)
+    archive = write_archive(tmp_path / "chain.archive", chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1 if expected else 0)
+    assert sorted((each["code"], each["member"]) for each in document["findings"]) == sorted(expected)
+    assert {each["height"] for each in document["findings"]} <= {height}
+    assert document["different"] == bool(expected)
+    intent = decode_transaction_untrusted(chain.blocks[height].transactions[0]).tx_id.hex()
+    alone = run_json("audit", "replay-decision", intent, "--archive", archive, code=1 if expected else 0)
+    assert alone["findings"] == document["findings"]
+
+
+async def leave_out_checks(world: World) -> None:
+    """Let a host apply, without looking, a patch whose prerequisite is missing and one that has expired."""
+    await world.add_target()
+    latin = TREE["data/latin1.txt"]
+    missing = patches.make_patch({"data/latin1.txt": latin}, {"data/latin1.txt": FileState(0o100644, b"z\n")})
+    needing = patches.make_patch(
+        prerequisites=(split_patch_file_untrusted(world.release(missing)).patch_id,), release_counter=2
+    )
+    needing = world.release(needing)
+    readme = {"README": TREE["README"]}, {"README": FileState(0o100644, b"2\n")}
+    expired = world.release(patches.make_patch(*readme, release_counter=3, not_after="2026-11-22T06:50:01Z"))
+    world.chain.apply(world.chain.build(time_ms=world.chain.view.header.time_ms + 3_600_000).block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "check_applicable", lambda *_: None)
+        await apply(world, needing, ResultCode.SUCCESS)
+        await apply(world, expired, ResultCode.SUCCESS)
+    world.agent.close()
+
+
+def test_checks_that_a_host_left_out_are_found(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    trio.run(leave_out_checks, world)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+    found = [(each["code"], each["derived"]) for each in document["findings"]]
+    rules = ("prerequisite_missing", "expired")
+    assert found == [("agent.replay.applicable", f"agent.metadata.{rule}") for rule in rules]
+
+
+# -- more than one target ----------------------------------------------------------------------------------------------
+
+
+async def change_two_at_once(world: World) -> None:
+    """Let the decision about one target be taken, then all of another one, a block later, and only then go on with the first."""
+    await world.add_target()
+    other = world.directory / "srv" / "other"
+    write_tree(other, TREE)
+    await world.add_target(name="other", root=str(other))
+    data = world.release()
+    judge, decided, go_on = world.agent._lifecycle._judge, threading.Event(), threading.Event()
+
+    def judge_slowly(slot: Any, *rest: Any) -> Any:
+        judged = judge(slot, *rest)
+        if slot.config.name == TARGET:
+            decided.set()
+            assert go_on.wait(60)
+        return judged
+
+    world.agent._lifecycle._judge = judge_slowly  # type: ignore[method-assign]
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(apply, world, data, ResultCode.SUCCESS)
+            await trio.to_thread.run_sync(decided.wait)
+            world.chain.register("dora@acme", "developer")
+            world.now_ms = world.chain.view.header.time_ms + world.ledger.age_ms
+            outcome = await world.agent.apply(data, "other", OPERATOR)
+            assert outcome.code is ResultCode.SUCCESS, outcome.message
+            go_on.set()
+    finally:
+        go_on.set()
+        world.agent.close()
+
+
+def test_two_targets_that_are_changed_at_once_are_two_stories(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    trio.run(change_two_at_once, world)
+    heights = [decision_of(transaction.body)["height"] for _, transaction in records(world.chain)]
+    assert heights[0] > heights[1], "the later decision stands first"
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert (document["decisions"], document["same"]) == (2, 2)
 
 
 def test_a_chain_that_does_not_hold_is_told_too(tmp_path: Path, history: History) -> None:
