@@ -79,12 +79,13 @@ class Delivery:
         """Return what was delivered or refused for good under this sequence lately, in its last form, or None."""
         return self._settled.get(sequence)
 
-    async def queue(self, body: HostBody, *, closes: int | None = None) -> Entry:
+    async def queue(self, body: HostBody, *, closes: int | None = None, owed: bool = False) -> Entry:
         """Return the entry of `body`, signed for the next place of the host's chain and durable.
 
         Args:
             body: What to tell; counter, previous and intent_tx_id are filled in.
             closes: The open intent that an outcome closes.
+            owed: Whether it tells of what was done already, after there was room for it.
 
         Raises:
             OutboxError: ``agent.outbox.full``.
@@ -97,7 +98,7 @@ class Delivery:
             is_chain_empty = all(isinstance(each.body, HostReport) for each in self._outbox.pending)
             if is_chain_empty and ledger_head.counter > self._outbox.head.counter:
                 self._outbox.sign_again(ledger_head, self._sign)
-            return self._outbox.queue(body, self._sign, closes=closes)
+            return self._outbox.queue(body, self._sign, closes=closes, owed=owed)
 
         entry = await self._write(write)
         self._wake.set()

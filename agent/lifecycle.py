@@ -24,7 +24,7 @@ from agent.config import AgentConfig
 from agent.context import HostFacts
 from agent.decision import Decision, facts_alone, latest_moment
 from agent.delivery import Delivery
-from agent.documents import history_record, outcome_detail
+from agent.documents import adoption_body, history_record, outcome_detail
 from agent.errors import (
     ApplyFailedError,
     MetadataRefusedError,
@@ -49,7 +49,7 @@ from agent.split_views import SettledSplit, SplitViews, SplitViewStatus
 from agent.switch import Journal, Phase, Side
 from agent.target import JOURNAL_FILE, Installed, Mode
 from ledger.block import ZERO_DIGEST
-from ledger.bodies import DeploymentIntent, DeploymentOutcome
+from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport
 from ledger.state import StateView
 from wire import canonical_json
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
@@ -475,12 +475,34 @@ class Lifecycle:
 
     # Recovery
 
+    async def tell_adoption(self, slot: Target) -> None:
+        """Queue the report of a baseline that was written, and that the ledger may not know of yet; nothing where there is none.
+
+        A process killed before the mark is taken back tells the same baseline once more: the report first, so that it is never lost.
+
+        Raises:
+            StateWriteError: ``agent.state.write``: the mark stays.
+            StateCorruptError: ``agent.state.*``.
+        """
+        adopted = await run_blocking(slot.untold_adoption)
+        if adopted is None:
+            return
+        report = HostReport("adopt", slot.config.name, adoption_body(adopted))
+        last = next((each for each in reversed(self._outbox.pending) if _target_of(each) == slot.config.name), None)
+        if last is None or last.body != report:
+            await self._delivery.queue(report, owed=True)
+        await run_blocking(slot.mark_adoption_told)
+
     async def recover(self, slot: Target) -> Recovery | None:
         """Return what became of the target's open application, after its outcome was queued; None when there is none.
 
+        An adoption that was not told is told first: nothing was begun since.
+
         Raises:
+            StateWriteError: ``agent.state.write``.
             StateCorruptError: ``agent.state.*``.
         """
+        await self.tell_adoption(slot)
         entry = next((each for each in self._outbox.open_intents if _target_of(each) == slot.config.name), None)
         if entry is None and not _has_rest(slot):
             return None

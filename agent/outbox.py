@@ -158,31 +158,40 @@ class Outbox:
 
     # Writing
 
-    def queue(self, body: HostBody, sign: Signer, *, closes: int | None = None) -> Entry:
+    def queue(self, body: HostBody, sign: Signer, *, closes: int | None = None, owed: bool = False) -> Entry:
         """Return the entry of `body`, signed for the next place and durable.
 
         Args:
             body: What to tell; counter, previous and intent_tx_id are filled in here, whatever they are.
             sign: Signs.
             closes: The open intent that an outcome closes.
+            owed: Whether it tells of what was done already, after `check_room`, so that it always finds room, as an outcome does.
 
         Raises:
             OutboxError: ``agent.outbox.full``.
             StateCorruptError: ``agent.state.append``.
         """
         # An outcome always finds room: nothing is applied without room for both of its records.
-        is_full = len(self._pending) >= OUTBOX_ENTRIES_MAX or self._log.size >= OUTBOX_BYTES_MAX
-        if is_full and closes is None:
+        if closes is None and not owed:
+            self.check_room()
+        raw = sign(self._place(body, closes)).raw
+        sequence = self._sequence + 1
+        self._append({"op": "queue", "sequence": sequence, "raw": _to_text(raw), "intent": closes})
+        return self._pending[sequence]
+
+    def check_room(self) -> None:
+        """Return when one more record may wait.
+
+        Raises:
+            OutboxError: ``agent.outbox.full``.
+        """
+        if len(self._pending) >= OUTBOX_ENTRIES_MAX or self._log.size >= OUTBOX_BYTES_MAX:
             raise OutboxError(
                 "agent.outbox.full",
                 "too many records wait for the ledger",
                 expected=f"fewer than {OUTBOX_ENTRIES_MAX}",
                 hint="bring the host's node back to the network; the records are delivered by themselves",
             )
-        raw = sign(self._place(body, closes)).raw
-        sequence = self._sequence + 1
-        self._append({"op": "queue", "sequence": sequence, "raw": _to_text(raw), "intent": closes})
-        return self._pending[sequence]
 
     def mark_delivered(self, sequence: int, height: int) -> None:
         """Record that the ledger has the entry since block `height`.

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agent.applying import Made, check_staging, finish, refresh_standby
 from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
-from agent.errors import ApplyFailedError, TargetRefusedError
+from agent.errors import ApplyFailedError, StateCorruptError, TargetRefusedError
 from agent.file_flags import FlagMemory
 from agent.files import Files, is_there
 from agent.host_checks import check_mounts, check_tree
@@ -303,7 +303,9 @@ class Target:
         return TargetStatus(self.config, state, inventory.tree_digest, "", names, len(differing), full_scan_ms=full_ms)
 
     def adopt(self) -> TargetStatus:
-        """Make the tree as it is the recorded one; installed patches and release counters stay. A large tree gets its standby tree.
+        """Make the tree as it is the recorded one, marked as untold; installed patches and release counters stay.
+
+        A large tree gets its standby tree.
 
         Raises:
             TargetRefusedError: ``agent.target.*``.
@@ -312,9 +314,9 @@ class Target:
         inventory = self._read_tree(full=True)
         before = self.store.read_target_state()
         if before is None:
-            state = TargetState(inventory.tree_digest)
+            state = TargetState(inventory.tree_digest, untold=True)
         else:
-            state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None)
+            state = replace(before, tree_digest=inventory.tree_digest, drift_reported=None, untold=True)
         status = self._begin_with(state, inventory)
         self._keep_standby(inventory)
         return status
@@ -333,9 +335,9 @@ class Target:
         inventory = self._read_tree(full=True)
         self._check_tree(self.config, inventory)
         before, was_there = self.store.read_target_state(), is_there(self.store.directory)
-        state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters)
+        state = TargetState(inventory.tree_digest, counters=None if before is None else before.counters, untold=True)
         if before is not None and before.tree_digest == inventory.tree_digest:
-            state = replace(before, drift_reported=None)
+            state = replace(before, drift_reported=None, untold=True)
         self._files.make_directories(self.store.directory)
         try:
             status = self._begin_with(state, inventory)
@@ -394,6 +396,20 @@ class Target:
     def mark_drift_reported(self, digest: Digest | None) -> None:
         """Remember that this drift was told, or with None that its end was. Raises OSError, StateCorruptError."""
         self.store.write_target_state(replace(self.state(), drift_reported=digest))
+
+    def untold_adoption(self) -> TargetStatus | None:
+        """Return the target as it was adopted, if the ledger may not know that yet; a damaged record is told where it is needed."""
+        try:
+            state = self.store.read_target_state()
+        except StateCorruptError:
+            return None
+        if state is None or not state.untold:
+            return None
+        return TargetStatus(self.config, state, state.tree_digest, "", (), 0)
+
+    def mark_adoption_told(self) -> None:
+        """Remember that the outbox has the report of the adoption. Raises OSError, StateCorruptError."""
+        self.store.write_target_state(replace(self.state(), untold=False))
 
     def change(self, config: TargetConfig) -> None:
         """Make `config` the target's configuration, durably. Raises OSError."""

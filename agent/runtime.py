@@ -27,7 +27,7 @@ from agent.blocking import run_blocking, write_error
 from agent.clock_watch import ClockWatch
 from agent.config import AgentConfig
 from agent.delivery import Delivery
-from agent.documents import adoption_body, drift_body, removal_body, repair_body
+from agent.documents import drift_body, removal_body, repair_body
 from agent.drift import NO_TREE, PASSING, is_full_due, own_moment_s, read_full_scan_ms
 from agent.errors import ApplyFailedError, MetadataRefusedError, OutboxError, StateCorruptError, TargetRefusedError
 from agent.facts import ACTION_ROLLBACK, Requester
@@ -381,13 +381,13 @@ class Agent:
             UnavailableError: ``agent.target.*``, ``agent.outbox.full``.
         """
         async with self._registry_lock:
-            status = await run_blocking(self._registry.add, document)
-            try:
-                await self._report_adoption(status)
-            except OutboxError:
-                # Nothing is guarded of which the ledger will not hear.
-                await run_blocking(self._registry.remove, status.config.name)
-                raise
+            # Nothing is guarded of which the ledger will not hear: a caller that is gone now only stops listening.
+            self._outbox.check_room()
+            with trio.CancelScope(shield=True):
+                status = await run_blocking(self._registry.add, document)
+                slot = self._registry.get(status.config.name)
+                async with self._lock(slot):
+                    await self._lifecycle.tell_adoption(slot)
         return status
 
     def list_targets(self) -> tuple[str, ...]:
@@ -425,8 +425,10 @@ class Agent:
         slot = self._registry.get(name)
         async with self._lock(slot):
             await self._lifecycle.recover(slot)
-            status = await run_blocking(slot.adopt)
-        await self._report_adoption(status)
+            self._outbox.check_room()
+            with trio.CancelScope(shield=True):
+                status = await run_blocking(slot.adopt)
+                await self._lifecycle.tell_adoption(slot)
         return status
 
     async def freeze_target(self, name: str, *, frozen: bool) -> None:
@@ -742,9 +744,6 @@ class Agent:
         host, name, view = self._config.identity_id, status.config.name, self._ledger.view()
         told = tuple(replace(each, height=height_of(view, host, name, each) or 0) for each in installed)
         return replace(status, state=replace(status.state, installed=told))
-
-    async def _report_adoption(self, status: TargetStatus) -> None:
-        await self._delivery.queue(HostReport("adopt", status.config.name, adoption_body(status)))
 
     def _sign(self, body: HostBody) -> Transaction:
         return build_transaction(

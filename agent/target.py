@@ -198,6 +198,8 @@ class TargetState:
     """Highest release counter ever applied to each component; it outlives adoption, so an old patch cannot come back."""
     drift_reported: Digest | None = None
     """The drifted tree digest that was last reported to the ledger, so that one drift is reported once."""
+    untold: bool = False
+    """Whether the ledger may not know yet that this tree was adopted; written with it, and taken back when the report is in the outbox."""
 
     def counter(self, component: str) -> int:
         """Return the highest release counter applied to `component`, -1 when none was."""
@@ -233,6 +235,7 @@ class TargetState:
             "installed": [each.to_json() for each in self.installed],
             "counters": dict(self.counters or {}),
             "drift_reported": None if self.drift_reported is None else self.drift_reported.hex(),
+            "untold": self.untold,
         }
 
     @classmethod
@@ -240,7 +243,10 @@ class TargetState:
         """Return the record that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         if document["version"] != 1:
             raise ValueError("its version is not known")
-        reported = document["drift_reported"]
+        # A state of before adoptions were marked was told.
+        reported, untold = document["drift_reported"], document.get("untold", False)
+        if type(untold) is not bool:
+            raise TypeError("whether it is untold is neither true nor false")
         return cls(
             tree_digest=_digest(document["tree_digest"]),
             installed=tuple(
@@ -256,6 +262,7 @@ class TargetState:
             ),
             counters={str(name): int(counter) for name, counter in document["counters"].items()},
             drift_reported=None if reported is None else _digest(reported),
+            untold=untold,
         )
 
 

@@ -346,7 +346,16 @@ def test_state_keeps_patches_and_highest_counters(tmp_path: Path) -> None:
     assert store.read_target_state() == state
 
 
-@pytest.mark.parametrize("changes", [{"version": 2}, {"installed": [{}]}, {"tree_digest": "00"}, {"counters": []}])
+def test_state_of_before_adoptions_were_marked_was_told(tmp_path: Path) -> None:
+    document = TargetState(Digest(DIGEST), untold=True).to_json()
+    del document["untold"]
+    write_state(Files(), str(tmp_path / "state.json"), document)
+    assert TargetStore(Files(), str(tmp_path)).read_target_state() == TargetState(Digest(DIGEST), counters={})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 2}, {"installed": [{}]}, {"tree_digest": "00"}, {"counters": []}, {"untold": 1}]
+)
 def test_state_of_another_form_is_damage(tmp_path: Path, changes: dict[str, object]) -> None:
     store = TargetStore(Files(), str(tmp_path))
     write_state(Files(), str(tmp_path / "state.json"), {**TargetState(Digest(DIGEST)).to_json(), **changes})

@@ -108,6 +108,7 @@ async def test_target_of_which_the_ledger_cannot_hear_is_not_added(
     other.mkdir()
     monkeypatch.setattr("agent.outbox.OUTBOX_ENTRIES_MAX", 0)
     await refuse(world, "agent.outbox.full", name="other", root=str(other))
+    assert os.listdir(tmp_path / "home" / "agent" / "targets") == [TARGET]
     world.reopen()
     assert world.agent.list_targets() == (TARGET,)
 
