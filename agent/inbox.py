@@ -22,7 +22,8 @@ import pwd
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import trio
@@ -31,8 +32,10 @@ from agent.blocking import run_blocking
 from agent.errors import InboxError
 from agent.facts import Requester
 from agent.limits import (
+    FILE_NAME_BYTES_MAX,
     INBOX_FILES_MAX,
     INBOX_INTERVAL_SECONDS,
+    INBOX_NAMES_MAX,
     INBOX_RESULTS_KEPT_MAX,
     INBOX_RETRY_SECONDS,
     INBOX_RETRY_SECONDS_MAX,
@@ -48,9 +51,12 @@ CHANNEL: Final = "inbox"
 ROLES: Final = ("operator",)
 """Of whoever may put a file there."""
 SUFFIX: Final = ".patch"
+RESULT_SUFFIX: Final = ".json"
+"""Added to a file's name for how it ended."""
 DONE: Final = "done"
 REFUSED: Final = "refused"
 ALREADY: Final = "agent.metadata.already_applied"
+_UNFIT: Final = "agent.inbox.directory"
 _RETRIED: Final = (ResultCode.STALE_REPLICA, ResultCode.LEDGER_UNAVAILABLE)
 _DIRECTORY_MODE: Final = 0o750
 _RESULT_MODE: Final = 0o640
@@ -93,7 +99,7 @@ class Found:
     mark: Mark
     """Another file, or one still written, has another one."""
     problem: InboxError | None = None
-    """Why it cannot be looked at, or None."""
+    """Why it cannot be taken, or None."""
 
 
 class InboxFolder:
@@ -107,31 +113,40 @@ class InboxFolder:
         self.path = path
 
     def look(self, roots: tuple[str, ...] = ()) -> list[Found]:
-        """Return the patch files in it by name, at most `INBOX_FILES_MAX`; links, and names that begin with a dot, are none.
+        """Return the patch files in it by name; links, and names that begin with a dot, are none.
 
         Args:
             roots: Directories in which it must not lie.
 
         Raises:
-            InboxError: ``agent.inbox.directory``: it is not there, cannot be looked into, or others may write it.
+            InboxError: ``agent.inbox.directory``: it is not there, cannot be looked into, others may write it, or it holds more
+                than `INBOX_NAMES_MAX` names.
         """
         if any(os.path.commonpath((root, self.path)) == root for root in roots):
             raise _unfit(self.path, "it lies in a target")
         found = []
         with self._opened() as directory:
-            try:
-                names = sorted(os.listdir(directory))
-            except OSError as error:
-                raise _unfit(self.path, str(error.strerror)) from error
-            for name in names:
+            names, length_max = self._names(directory)
+            for name in sorted(names):
                 if not name.endswith(SUFFIX) or name.startswith(".") or not name.isprintable():
                     continue
                 each = self._look_at(name, directory)
                 if each is not None:
-                    found.append(each)
-                if len(found) == INBOX_FILES_MAX:
-                    break
+                    is_long = len(os.fsencode(name)) > length_max
+                    found.append(replace(each, problem=_too_long(name, length_max)) if is_long else each)
         return found
+
+    def _names(self, directory: int) -> tuple[list[str], int]:
+        """Return all names in it, and how many bytes one may have whose result has a name, too. Raises InboxError."""
+        try:
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in islice(entries, INBOX_NAMES_MAX + 1)]
+            said = os.fpathconf(directory, "PC_NAME_MAX")
+        except OSError as error:
+            raise _unfit(self.path, str(error.strerror)) from error
+        if len(names) > INBOX_NAMES_MAX:
+            raise _unfit(self.path, f"more than {INBOX_NAMES_MAX} names are in it")
+        return names, min(said if said > 0 else FILE_NAME_BYTES_MAX, FILE_NAME_BYTES_MAX) - len(RESULT_SUFFIX)
 
     def _look_at(self, name: str, directory: int) -> Found | None:
         """Return a file, or None when it is not there any more, or none. Raises InboxError."""
@@ -150,7 +165,7 @@ class InboxFolder:
         """Return the file's bytes, at most one more than a patch file may have, or None when it is not that file any more.
 
         Raises:
-            InboxError: ``agent.inbox.unreadable``, ``agent.inbox.directory``.
+            InboxError: ``agent.inbox.unreadable``, ``agent.inbox.name``, ``agent.inbox.directory``.
         """
         if found.problem is not None:
             raise found.problem
@@ -182,7 +197,11 @@ class InboxFolder:
                     os.mkdir(folder, _DIRECTORY_MODE, dir_fd=directory)
                 kept = os.open(folder, _OPEN_DIRECTORY, dir_fd=directory)
                 try:
-                    _write(kept, f"{found.name}.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+                    _write(
+                        kept,
+                        f"{found.name}{RESULT_SUFFIX}",
+                        json.dumps(document, indent=1, sort_keys=True).encode() + b"\n",
+                    )
                     is_moved = _move(found, directory, kept)
                     os.fsync(kept)
                     os.fsync(directory)
@@ -243,10 +262,15 @@ class Inbox:
         self._seen: dict[str, Mark] = {}
         self._retries: Retries[str] = Retries(INBOX_RETRY_SECONDS, INBOX_RETRY_SECONDS_MAX, uptime_ms)
         self._ended: dict[str, dict[str, dict[str, Any]]] = {}
+        self._failed: dict[str, UnavailableError] = {}
+        self._problem: UnavailableError | None = None
         self.waiting = 0
         """Files that waited at the last look."""
-        self.problem = ""
-        """Why it cannot be looked into, or ""."""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be looked into, or why the first of the files that cannot be taken or moved cannot; or ""."""
+        return "" if self._problem is None else self._problem.message
 
     def to_json(self) -> dict[str, Any]:
         """Return how it stands."""
@@ -264,14 +288,16 @@ class Inbox:
             except UnavailableError as error:
                 if self.problem != error.message:
                     self._note("agent.inbox.failed", {"code": error.code, "message": error.message})
-                self.problem = error.message
+                self._problem = error
+            else:
+                self._problem = None
             await pause(INBOX_INTERVAL_SECONDS)
 
     async def look(self) -> None:
         """Look once: take what stood unchanged since the last look, one file after the other.
 
         Raises:
-            UnavailableError: ``agent.inbox.*``: it cannot be looked into, or a file cannot be read or moved.
+            UnavailableError: ``agent.inbox.*``: it cannot be looked into, or there is a file that cannot be read or moved.
             CorruptionError: The agent's state or the replica is damaged.
         """
         found = await run_blocking(self._folder.look, self._host.roots())
@@ -281,20 +307,23 @@ class Inbox:
         unchanged = self._seen.keys() - changed
         self._retries.keep_only(unchanged.__contains__)
         self._ended = {name: ended for name, ended in self._ended.items() if name in unchanged}
+        self._failed = {name: error for name, error in self._failed.items() if name in unchanged}
         self.waiting = len(found)
-        problem = None
-        for each in ready:
-            if not self._retries.is_due(each.name):
-                continue
+        due = [each for each in ready if self._retries.is_due(each.name)]
+        # What was never tried comes first: however many there are that can never be taken, they hide no other.
+        due.sort(key=lambda each: each.name in self._retries)
+        for each in due[:INBOX_FILES_MAX]:
+            self._failed.pop(each.name, None)
             try:
                 await self._take(each)
             except UnavailableError as error:
+                if error.code == _UNFIT:
+                    raise
                 # One file that cannot be read or moved stops no other.
-                problem = error
+                self._failed[each.name] = error
                 self._retries.put_off(each.name)
-        if problem is not None:
-            raise problem
-        self.problem = ""
+        if self._failed:
+            raise self._failed[min(self._failed)]
 
     async def _take(self, found: Found) -> None:
         data = await run_blocking(self._folder.read, found)
@@ -382,7 +411,8 @@ def _login(uid: int) -> str:
 
 def _write(directory: int, name: str, data: bytes) -> None:
     """Make a file hold exactly `data`, durably, or leave the one before. Raises OSError."""
-    new = f".{name}.new"
+    # One name for all, however long theirs are: nobody else writes here, and no two at once.
+    new = ".result.new"
     with suppress(FileNotFoundError):
         os.unlink(new, dir_fd=directory)
     descriptor = os.open(
@@ -425,12 +455,12 @@ def _move(found: Found, directory: int, kept: int) -> bool:
 
 def _drop_oldest(directory: int) -> None:
     """Keep the newest results only."""
-    names = [name for name in os.listdir(directory) if name.endswith(f"{SUFFIX}.json")]
+    names = [name for name in os.listdir(directory) if name.endswith(f"{SUFFIX}{RESULT_SUFFIX}")]
     if len(names) <= INBOX_RESULTS_KEPT_MAX:
         return
     names.sort(key=lambda name: os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns)
     for name in names[:-INBOX_RESULTS_KEPT_MAX]:
-        for each in (name.removesuffix(".json"), name):
+        for each in (name.removesuffix(RESULT_SUFFIX), name):
             with suppress(FileNotFoundError):
                 os.unlink(each, dir_fd=directory)
 
@@ -439,9 +469,16 @@ def _unreadable(name: str, error: OSError) -> InboxError:
     return InboxError("agent.inbox.unreadable", f"{name} cannot be read: {error.strerror}", hint="see who owns it")
 
 
-def _unfit(path: str, why: str) -> InboxError:
+def _too_long(name: str, length_max: int) -> InboxError:
     return InboxError(
-        "agent.inbox.directory",
-        f"the inbox {path} cannot be used: {why}",
-        hint="it must be a directory of the agent's user or of root that not everybody may write, outside every target",
+        "agent.inbox.name",
+        "the name of a file is too long for that of its result",
+        expected=f"at most {length_max} bytes",
+        actual=name,
+        hint="rename it",
     )
+
+
+def _unfit(path: str, why: str) -> InboxError:
+    hint = "it must be a directory of the agent's user or of root that not everybody may write, outside every target"
+    return InboxError(_UNFIT, f"the inbox {path} cannot be used: {why}", hint=hint)

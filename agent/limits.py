@@ -134,7 +134,11 @@ DRIFT_INTERVAL_SECONDS: Final = 300.0
 INBOX_INTERVAL_SECONDS: Final = 5.0
 """How often a host looks into its inbox."""
 INBOX_FILES_MAX: Final = 256
-"""Files of the inbox that one look sees, the first ones by name."""
+"""Files of the inbox that one look takes; what waits to be tried again is none of them."""
+INBOX_NAMES_MAX: Final = 16_384
+"""Names in the inbox's directory; where there are more, none of them is looked at."""
+FILE_NAME_BYTES_MAX: Final = 255
+"""Bytes of a file's name, wherever the file system does not say less."""
 INBOX_RESULTS_KEPT_MAX: Final = 1_000
 """Files with their results that each of its folders keeps."""
 INBOX_RETRY_SECONDS: Final = 10

@@ -212,9 +212,7 @@ class Agent:
         self._locks: dict[str, trio.Lock] = {}
         self._registry_lock = trio.Lock()
         self._delivery_problem = ""
-        self._retries: Retries[tuple[str, str]] = Retries(
-            TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX, uptime_ms
-        )
+        self._retries: Retries[tuple[str, str]] = Retries(TURN_RETRY_SECONDS, TURN_RETRY_SECONDS_MAX, uptime_ms)
 
     def close(self) -> None:
         """Release the agent's directory."""

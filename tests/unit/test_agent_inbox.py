@@ -14,8 +14,14 @@ import pytest
 import trio
 
 from agent.errors import InboxError
-from agent.inbox import DONE, REFUSED, Found, Inbox, InboxFolder
-from agent.limits import INBOX_FILES_MAX, INBOX_INTERVAL_SECONDS, INBOX_RESULTS_KEPT_MAX, INBOX_RETRY_SECONDS
+from agent.inbox import DONE, REFUSED, RESULT_SUFFIX, Found, Inbox, InboxFolder
+from agent.limits import (
+    FILE_NAME_BYTES_MAX,
+    INBOX_INTERVAL_SECONDS,
+    INBOX_RESULTS_KEPT_MAX,
+    INBOX_RETRY_SECONDS,
+    INBOX_RETRY_SECONDS_MAX,
+)
 from provenance.diff_model import FileState
 from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
@@ -294,16 +300,91 @@ def test_a_file_that_was_taken_away_meanwhile_leaves_how_it_ended(desk: Desk) ->
     assert os.listdir(desk.path / DONE) == ["fix.patch.json"]
 
 
-def test_reading_and_looking_are_bounded(desk: Desk) -> None:
+def test_reading_and_looking_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with (desk.path / "big.patch").open("wb") as file:
         file.truncate(PATCH_FILE_BYTES_MAX + 4096)
     (found,) = desk.folder.look()
     data = desk.folder.read(found)
     assert data is not None
     assert len(data) == PATCH_FILE_BYTES_MAX + 1
-    for number in range(INBOX_FILES_MAX + 5):
-        (desk.path / f"{number}.patch").touch()
-    assert len(desk.folder.look()) == INBOX_FILES_MAX
+    monkeypatch.setattr("agent.inbox.INBOX_NAMES_MAX", 5)
+    for number in range(4):
+        (desk.path / f"{number}.txt").touch()
+    assert len(desk.folder.look()) == 1
+    (desk.path / "one too many").touch()
+    with pytest.raises(InboxError, match="more than 5 names") as caught:
+        desk.folder.look()
+    assert caught.value.code == "agent.inbox.directory"
+
+
+def skip_where_names_are_short(directory: Path) -> None:
+    if os.pathconf(directory, "PC_NAME_MAX") < FILE_NAME_BYTES_MAX:
+        pytest.skip(f"a name in {directory} cannot have {FILE_NAME_BYTES_MAX} bytes")
+
+
+@pytest.mark.parametrize("name", ["a" * 244 + ".patch", "\N{LATIN SMALL LETTER O WITH DIAERESIS}" * 122 + ".patch"])
+async def test_a_name_as_long_as_it_may_be_moves_on(desk: Desk, name: str) -> None:
+    skip_where_names_are_short(desk.path)
+    assert len(os.fsencode(name)) == FILE_NAME_BYTES_MAX - len(RESULT_SUFFIX)
+    await desk.world.add_target()
+    desk.put(desk.world.release(), name)
+    await desk.look()
+    assert desk.said(DONE, name)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+async def test_a_name_that_is_too_long_for_its_result_is_told_and_never_asked_about(desk: Desk) -> None:
+    skip_where_names_are_short(desk.path)
+    await desk.world.add_target()
+    data = desk.world.release()
+    long = "a" * 245 + ".patch"
+    (desk.path / long).write_bytes(data)
+    await desk.look(1)
+    for _ in range(3):
+        with pytest.raises(InboxError) as caught:
+            await desk.look(1)
+        assert caught.value.code == "agent.inbox.name"
+        assert caught.value.message.endswith("expected at most 250 bytes, got " + "a" * 120 + "\N{HORIZONTAL ELLIPSIS}")
+        desk.world.pass_ms(1000 * INBOX_RETRY_SECONDS_MAX)
+    assert desk.world.outcomes() == []
+    (desk.path / long).rename(desk.path / "fix.patch")
+    await desk.look()
+    assert desk.said(DONE)["targets"][TARGET]["code"] == "SUCCESS"
+
+
+class Unreadable(InboxFolder):
+    """A directory in which some files cannot be read."""
+
+    def read(self, found: Found) -> bytes | None:
+        if found.name.startswith("a"):
+            raise InboxError("agent.inbox.unreadable", f"{found.name} cannot be read: Permission denied")
+        return super().read(found)
+
+
+async def test_files_that_can_never_be_taken_hide_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.inbox.INBOX_FILES_MAX", 3)
+    desk = Desk(tmp_path, Unreadable)
+    await desk.world.add_target()
+    for number in range(7):
+        desk.put(b"", f"a{number}.patch")
+    desk.put(desk.world.release(), "z.patch")
+    await desk.look(1)
+    told = []
+    for _ in range(4):
+        with pytest.raises(InboxError) as caught:
+            await desk.look(1)
+        told.append(caught.value.message)
+        desk.world.pass_ms(1000 * INBOX_RETRY_SECONDS_MAX)  # Each of them is due again at once.
+    assert desk.said(DONE, "z.patch")["targets"][TARGET]["code"] == "SUCCESS"
+    assert set(told) == {"a0.patch cannot be read: Permission denied"}, "one problem is told until it ends"
+    assert desk.inbox.waiting == 7
+
+
+async def test_a_problem_is_told_once_and_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Unreadable)
+    desk.put(b"", "a.patch")
+    problems = await run_looks(desk, 6, (desk.path / "a.patch").unlink)
+    assert problems == ["", *["a.patch cannot be read: Permission denied"] * 2, "", "", ""]
+    assert [event for event, _ in desk.notes] == ["agent.inbox.failed"]
 
 
 class Failing(InboxFolder):
@@ -334,7 +415,7 @@ async def run_looks(desk: Desk, looks: int, mend: Callable[[], None]) -> list[st
     return problems
 
 
-@pytest.mark.parametrize("call", ["listdir", "fstat", "stat"])
+@pytest.mark.parametrize("call", ["scandir", "fstat", "stat"])
 async def test_a_directory_that_cannot_be_looked_into_ends_nothing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
