@@ -7,7 +7,8 @@ the record stands on the ledger         delivered
 another place is free than its own      everything that waits is signed again from where the ledger stands
 it expired, by the replica's height     the same: that transaction can never execute any more
 not now (unavailable, suspended, …)     it waits; what comes after waits too
-refused for good                        kept in the log as refused; what comes after is signed again
+refused for good                        kept in the log as refused; what comes after is signed again; of a change that the
+                                        ledger will never have, a drift is queued in the same record
 ======================================  ========================================================================
 
 Source: docs/spec/agent.md 7.2.
@@ -177,11 +178,14 @@ class Delivery:
         except RejectedError as error:
             if error.code in WAITING_CODES:
                 raise OutboxError(error.code, error.message, hint=error.hint, details=error.details) from error
-            await self._write(partial(self._outbox.mark_refused, entry.sequence, error.code, error.message))
-            self._remember(replace(entry, refusal=(error.code, error.message)))
+            instead: HostReport | None = None
             if isinstance(entry.body, DeploymentOutcome) and entry.body.result in EFFECTIVE:
                 # The tree was changed all the same, and somebody must hear of it.
-                await self.queue(HostReport("drift", entry.body.target, unrecorded_body(entry.body, error.code)))
+                instead = HostReport("drift", entry.body.target, unrecorded_body(entry.body, error.code))
+            refuse = partial(self._outbox.mark_refused, entry.sequence, error.code, error.message, self._sign)
+            await self._write(partial(refuse, instead=instead))
+            self._remember(replace(entry, refusal=(error.code, error.message)))
+            self._wake.set()
         except (UnavailableError, trio.TooSlowError) as error:
             reason = error.message if isinstance(error, UnavailableError) else f"no answer in {timeout_s:g} s"
             raise OutboxError(

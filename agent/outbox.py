@@ -9,7 +9,8 @@ The log's records::
 
     {"op": "queue", "sequence", "raw", "intent": sequence | null}     a signed transaction; `intent` is what an outcome closes
     {"op": "deliver", "sequence", "height"}                           the ledger has it
-    {"op": "refuse", "sequence", "code", "message"}                   the ledger will never have it
+    {"op": "refuse", "sequence", "code", "message"}                   the ledger will never have it; of a change with `instead`,
+                                                                      {"sequence", "raw"}: a report that is queued in its place
     {"op": "head", "counter", "previous", "sequence",                 where the chain goes on; what a rewriting left out
      "delivered", "delivered_counter", "refused"}
     {"op": "intent", "sequence", "raw", "height", "refusal"}          an intent, kept for the sake of its outcome
@@ -202,13 +203,25 @@ class Outbox:
         self._append({"op": "deliver", "sequence": sequence, "height": height})
         self._compact()
 
-    def mark_refused(self, sequence: int, code: str, message: str) -> None:
+    def mark_refused(
+        self, sequence: int, code: str, message: str, sign: Signer, *, instead: HostReport | None = None
+    ) -> None:
         """Record that the ledger will never have the entry. What follows it in the chain must be signed again.
+
+        Args:
+            sequence: The entry.
+            code: The ledger's code.
+            message: Its sentence.
+            sign: Signs.
+            instead: What is queued in its place, in the same record: a crash loses neither, and there is always room.
 
         Raises:
             StateCorruptError: ``agent.state.append``.
         """
-        self._append({"op": "refuse", "sequence": sequence, "code": code, "message": message})
+        record: Record = {"op": "refuse", "sequence": sequence, "code": code, "message": message}
+        if instead is not None:
+            record["instead"] = {"sequence": self._sequence + 1, "raw": _to_text(sign(instead).raw)}
+        self._append(record)
         self._compact()
 
     def sign_again(self, head: ChainHead, sign: Signer) -> None:
@@ -268,6 +281,9 @@ class Outbox:
                 if not isinstance(entry.body, HostReport) and self._head.previous == entry.transaction.tx_id:
                     self._head = ChainHead(entry.body.counter - 1, entry.body.previous)  # Its place is free again.
                 self._settle(replace(entry, refusal=(str(record["code"]), str(record["message"]))))
+                if "instead" in record:
+                    self._sequence = int(record["instead"]["sequence"])
+                    self._put(Entry(self._sequence, _from_text(record["instead"]["raw"]), None))
             case "head":
                 self._head = ChainHead(int(record["counter"]), bytes.fromhex(record["previous"]))
                 self._sequence = sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -99,11 +100,15 @@ class Host:
 
     def told(self) -> list[str]:
         """Return the marks of all records on the ledger, in its order."""
-        found = [decode_transaction_untrusted(raw).body for block in self.chain.blocks for raw in block.transactions]
-        return [mark for mark in map(mark_of, found) if mark]
+        return [mark for mark in map(mark_of, bodies_of(self)) if mark]
 
     def waiting(self) -> list[str]:
         return [mark_of(entry.body) for entry in self.outbox.pending]
+
+
+def bodies_of(host: Host) -> list[object]:
+    """Return all that is on the ledger, in its order."""
+    return [decode_transaction_untrusted(raw).body for block in host.chain.blocks for raw in block.transactions]
 
 
 def mark_of(body: object) -> str:
@@ -201,6 +206,37 @@ async def finish(host: Host) -> None:
         assert host.outbox.pending == ()
     finally:
         host.outbox.close()
+
+
+@pytest.mark.parametrize("lines_kept", [0, 64])
+@pytest.mark.parametrize("mode", ["kill", "torn", "full"])
+async def test_a_change_that_the_ledger_refuses_is_told_wherever_it_stops(
+    tmp_path: Path, base: Chain, mode: str, lines_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome will never be on the ledger; that no record explains the tree is, once, also where the log is made short."""
+    monkeypatch.setattr(agent.outbox, "OUTBOX_LINES_KEPT", lines_kept)
+    blank, found = bytes(32), []
+    done = DeploymentOutcome(0, blank, TARGET, blank, None, "SUCCESS", TREE, blank, b"{}")
+    for stop_at in range(1, CALLS_MAX):
+        host, files = Host(tmp_path / str(stop_at), base), DyingFiles(0, mode)
+        delivery = host.open(files)
+        await delivery.queue(done)
+        files.calls, files.stop_at = 0, stop_at
+        with suppress(Killed, StateCorruptError):
+            await delivery.deliver(1.0)
+        is_stopped = files.calls >= stop_at
+        found.append((host.outbox.refused_count, len(host.outbox.pending)))
+        host.outbox.close()
+        await finish(host)
+        reports = [body for body in bodies_of(host) if isinstance(body, HostReport)]
+        assert [json.loads(each.body)["unrecorded"]["result"] for each in reports] == ["SUCCESS"], (
+            f"stopped at {stop_at}"
+        )
+        assert not [body for body in bodies_of(host) if isinstance(body, DeploymentOutcome)]
+        if not is_stopped:
+            break
+    assert not is_stopped
+    assert {(0, 1), (1, 1), (1, 0)} == set(found), "before, in between, and after"
 
 
 async def test_weeks_without_the_ledger_take_a_bounded_place(
