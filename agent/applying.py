@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
-from agent.files import Files, is_there, opened_directory
+from agent.files import Files, is_private, is_there, opened_private
 from agent.hooks import HookRunner, hold_hook_lock
 from agent.host_checks import check_mounts, explain, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
@@ -246,7 +246,7 @@ def apply_by_standby(
                 return None
             if application.action == ACTION_APPLY:
                 store.keep_patch(application.installed.patch_id, application.data)
-            with opened_directory(config.staging) as work_fd:
+            with opened_private(config.staging) as work_fd:
                 tracker.begin(STEP_APPLY, "staging the new tree", len(plan.changes), PATHS)
                 standby.change(plan, work_fd, tracker.advance)
                 tracker.begin(STEP_APPLY, "making the new tree durable")
@@ -344,7 +344,7 @@ def apply_in_place(
         prepare_staging(files, config)
         if application.action == ACTION_APPLY:
             store.keep_patch(application.installed.patch_id, application.data)
-        with opened_directory(config.staging) as work_fd:
+        with opened_private(config.staging) as work_fd:
             workshop = Workshop(files, root_fd, work_fd, operations, application.tracker)
             workshop.prepare(plan, inventory)
             check_pre_images(plan, root_fd, inventory)
@@ -393,10 +393,10 @@ def settle_in_place(
     except PatchwardenError:
         return Side.OTHER
     try:
-        if not is_there(config.staging):
-            # Somebody has removed the work directory: nothing can be moved any more, but what stands there can still be told.
+        if not (is_there(config.staging) and is_private(os.lstat(config.staging))):
+            # Somebody has removed or exchanged the work directory: nothing can be moved any more, but what stands can still be told.
             return _side(Workshop(files, root_fd, root_fd, operations))
-        with opened_directory(config.staging) as work_fd:
+        with opened_private(config.staging) as work_fd:
             workshop = Workshop(files, root_fd, work_fd, operations)
             try:
                 if not back and workshop.can_go_forward():
@@ -612,7 +612,7 @@ def _check_in_place(files: Files, config: TargetConfig) -> None:
     try:
         prepare_staging(files, config)
         try:
-            with opened_directory(config.staging) as work_fd:
+            with opened_private(config.staging) as work_fd:
                 os.close(files.create(b"one", dir_fd=work_fd))
                 files.link_as(b"one", b"other", source_fd=work_fd, destination_fd=work_fd)
                 files.move(b"other", b"third", source_fd=work_fd, destination_fd=work_fd)

@@ -24,7 +24,6 @@ Step = Callable[[str, Path], None]
 """Called with the name of a system call and its path, right before the call."""
 
 _AT_FDCWD: Final = -100
-_RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
 TEMPORARY_SUFFIX: Final = ".new"
 """What `Files.replace` writes to first; a crash may leave it, and the next replacement removes it."""
@@ -32,6 +31,7 @@ _REMOVED_DEPTH_MAX: Final = 120
 """Directories inside one another that are removed from below; each holds a descriptor."""
 PRIVATE_FILE_MODE: Final = 0o600
 PRIVATE_DIRECTORY_MODE: Final = 0o700
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """To open a directory that is no link itself."""
@@ -103,9 +103,13 @@ class Files:
             raise OSError(number, os.strerror(number), os.fsdecode(one))
 
     def change_mode(self, path: Path, mode: int, *, dir_fd: int | None = None) -> None:
-        """Set the permission bits. Raises OSError."""
+        """Set the permission bits of what has a name, not following a link. Raises OSError."""
         self._step("chmod", path)
-        os.chmod(path, mode, dir_fd=dir_fd)
+        try:
+            os.chmod(path, mode, dir_fd=dir_fd, follow_symlinks=False)
+        except (ValueError, NotImplementedError) as error:
+            # So Python puts it that a link has no permission bits of its own.
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(path)) from error
 
     def change_owner(self, path: Path, owner: int, group: int, *, dir_fd: int | None = None) -> None:
         """Set owner and group, not following a link. Raises OSError."""
@@ -290,6 +294,26 @@ def opened_directory(path: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Return whether this is a directory of the agent's user that nobody else may enter."""
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
+
+
+@contextlib.contextmanager
+def opened_private(path: str) -> Iterator[int]:
+    """Hold a directory open in which nobody else can put one thing in another's place, whatever becomes of its own name.
+
+    Whoever may write to the directory above can put another one in its place: only what is open says which one it is.
+
+    Raises:
+        OSError: It cannot be opened, or somebody else may enter it (ENOTDIR).
+    """
+    with opened_directory(path) as descriptor:
+        if not is_private(os.fstat(descriptor)):
+            raise NotADirectoryError(errno.ENOTDIR, "it is not the agent's own directory", path)
+        yield descriptor
 
 
 def is_there(path: Path, *, dir_fd: int | None = None) -> bool:

@@ -5,7 +5,8 @@
     work directory ─▶ new files made, proven, durable ─▶ old files linked as backups ─▶ journal ─▶ RENAMES ─▶ directories synced
     └──────────────────────── the tree is the old one ────────────────────────────────┘└─ old, new, or each file by itself ─┘
 
-In the work directory stand ``new-N``, ``old-N`` and ``gone-N``: the file of operation N after and before, and the N-th removed directory.
+In the work directory stand ``new-N``, ``old-N`` and ``gone-N``: the file of operation N after and before, and the N-th removed directory;
+``made-N``, the N-th new directory, until it is complete and moved to its place.
 No record says which renames were done: the tree itself does, since content and mode of every touched path are known before and after.
 From every mixture one way is open: *forward*, as long as each file that is still old has its ``new-N``; *back*, as long as each file that
 is new has its ``old-N``. A path that is neither was written by somebody else: it is left alone, and everything else goes back.
@@ -31,7 +32,7 @@ from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there
 from agent.inventory import Entry, Inventory, entry_of
 from agent.limits import SYNCED_SINGLY_MAX
-from agent.new_files import make_file, own_mode, own_name
+from agent.new_files import make_directory, make_file
 from agent.plan import Plan, emptied_directories
 from agent.progress import FILES, STEP_APPLY, Tracker
 from provenance.components import FileImage
@@ -40,6 +41,8 @@ from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, MODE_REGULAR
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ_BYTES: Final = 1 << 20
 _NO_DIRECTORY: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_TAKEN: Final = (errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
+"""What a rename of a directory says where something else has the name by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +248,8 @@ class Workshop:
             ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``; the caller goes back.
             OSError: It could not be done; the caller goes back.
         """
-        for directory in self._operations.made:
-            self._make_directory(directory)
+        for number, directory in enumerate(self._operations.made):
+            self._make_directory(number, directory)
         self._count("putting the new files in place")
         for number, operation in enumerate(self._operations.files):
             if operation.after is not None:
@@ -340,17 +343,30 @@ class Workshop:
             finally:
                 os.close(parent_fd)
 
-    def _make_directory(self, directory: str) -> None:
+    def _make_directory(self, number: int, directory: str) -> None:
         parent_fd, name = self._open_parent(directory)
         try:
-            owner = entry_of(os.fstat(parent_fd))
-            try:
-                self._files.make_directory(name, dir_fd=parent_fd)
-            except FileExistsError:
+            if is_there(name, dir_fd=parent_fd):
                 if not stat.S_ISDIR(os.lstat(name, dir_fd=parent_fd).st_mode):
-                    raise ForeignWriteError(directory) from None
-            own_name(self._files, name, owner, directory_fd=parent_fd)
-            own_mode(self._files, name, stat.S_IMODE(owner.mode), directory_fd=parent_fd)
+                    raise ForeignWriteError(directory)
+                return
+            # Whole before it has its name: its owner may write to the directory above, and a crash leaves no half of it there.
+            owner = entry_of(os.fstat(parent_fd))
+            self._files.remove_below(self._work_fd, _made(number))
+            make_directory(
+                self._files,
+                _made(number),
+                owner,
+                stat.S_IMODE(owner.mode),
+                os.fsencode(directory),
+                directory_fd=self._work_fd,
+            )
+            try:
+                self._files.move(_made(number), name, source_fd=self._work_fd, destination_fd=parent_fd)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    raise ForeignWriteError(directory) from error
+                raise
         finally:
             os.close(parent_fd)
 
@@ -550,6 +566,10 @@ def _new(number: int) -> bytes:
 
 def _old(number: int) -> bytes:
     return b"old-%d" % number
+
+
+def _made(number: int) -> bytes:
+    return b"made-%d" % number
 
 
 def _gone(number: int) -> bytes:

@@ -15,7 +15,7 @@ import stat
 from typing import Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import Files
+from agent.files import DIRECTORY_FLAGS, Files
 from agent.inventory import Entry, entry_of
 from agent.plan import PlannedChange
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
@@ -65,7 +65,7 @@ def make_file(
     descriptor = files.create(name, dir_fd=directory_fd)
     try:
         files.write(descriptor, change.post.content, name)
-        _own_file(files, descriptor, owner, change.path)
+        own_open(files, descriptor, owner, change.path)
         if change.inherits is not None:
             copy_attributes(files, root_fd, change.inherits, descriptor)
         permissions = permissions_of(source, change.post)
@@ -138,7 +138,7 @@ def read_attributes(descriptor: int) -> dict[str, bytes]:
 
 
 def own_name(files: Files, path: bytes, owner: Entry, *, directory_fd: int) -> None:
-    """Give a name, without following it, to its owner. Raises ApplyRefusedError (``agent.apply.ownership``), OSError."""
+    """Give a link, where only the agent may enter, to its owner. Raises ApplyRefusedError (``agent.apply.ownership``), OSError."""
     status = os.lstat(path, dir_fd=directory_fd)
     if (status.st_uid, status.st_gid) == (owner.owner, owner.group):
         return
@@ -158,8 +158,32 @@ def ownership_refused(path: bytes, owner: Entry) -> ApplyRefusedError:
     )
 
 
-def own_mode(files: Files, path: bytes, mode: int, *, directory_fd: int) -> None:
-    """Give a new directory its permission bits, and look whether it has them.
+def make_directory(files: Files, name: bytes, like: Entry, mode: int, path: bytes, *, directory_fd: int) -> None:
+    """Make an empty directory with the owner of another one, where nobody else can put something in its place.
+
+    Args:
+        files: The door to the file system.
+        name: Relative to `directory_fd`; nothing is there.
+        like: Whose owner and group it gets.
+        mode: Its permission bits.
+        path: Where in the tree it will stand, for refusals.
+        directory_fd: A directory that only the agent may enter. In one where others may write, a name can be something else at every look.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``.
+        OSError: It could not be made; what was made so far is there.
+    """
+    files.make_directory(name, dir_fd=directory_fd)
+    descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=directory_fd)
+    try:
+        own_open(files, descriptor, like, path)
+        own_mode(files, descriptor, mode, path)
+    finally:
+        os.close(descriptor)
+
+
+def own_mode(files: Files, descriptor: int, mode: int, path: bytes) -> None:
+    """Give an open new directory its permission bits, and look whether it has them.
 
     A kernel takes the set-group-id bit away without a word where the agent is not in the directory's group, and a service manager may
     forbid to set it at all.
@@ -170,12 +194,12 @@ def own_mode(files: Files, path: bytes, mode: int, *, directory_fd: int) -> None
     """
     sentence = "the permissions of a directory cannot be kept"
     try:
-        files.change_mode(path, mode, dir_fd=directory_fd)
+        files.set_mode(descriptor, mode, path)
     except PermissionError as error:
         if not mode & _SET_ID_BITS:
             raise
         raise _mode_refused(f"{sentence} ({error.strerror})", path, mode) from error
-    found = stat.S_IMODE(os.lstat(path, dir_fd=directory_fd).st_mode)
+    found = stat.S_IMODE(os.fstat(descriptor).st_mode)
     if found != mode:
         raise _mode_refused(sentence, path, mode, found)
 
@@ -192,7 +216,8 @@ def _mode_refused(sentence: str, path: bytes, mode: int, found: int | None = Non
     )
 
 
-def _own_file(files: Files, descriptor: int, owner: Entry, path: bytes) -> None:
+def own_open(files: Files, descriptor: int, owner: Entry, path: bytes) -> None:
+    """Give an open file or directory to its owner. Raises ApplyRefusedError (``agent.apply.ownership``), OSError."""
     status = os.fstat(descriptor)
     if (status.st_uid, status.st_gid) == (owner.owner, owner.group):
         return

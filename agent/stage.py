@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from agent.errors import ApplyRefusedError
 from agent.file_flags import is_unchangeable
-from agent.files import Files
+from agent.files import DIRECTORY_FLAGS, Files, opened_private
 from agent.host_checks import explain, immutable
-from agent.inventory import Entry, Inventory, complete_inventory, entry_of, open_root, scan_tree
-from agent.new_files import copy_attributes, make_file, own_mode, own_name
+from agent.inventory import Entry, Inventory, complete_inventory, entry_of, scan_tree
+from agent.new_files import copy_attributes, make_file, own_mode, own_open
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.progress import PATHS, STEP_APPLY, Tracker
 from provenance.tree_digest import blob_digest
@@ -58,16 +58,14 @@ def stage_tree(
     tracker = Tracker() if tracker is None else tracker
     try:
         files.make_directory(path)
-        stage_fd = open_root(path)
-        try:
+        # As long as nobody else may enter it, a name in it is what it was a moment ago.
+        with opened_private(path) as stage_fd:
             _Stage(files, root_fd, stage_fd, inventory, plan, tracker=tracker).build()
             tracker.begin(STEP_APPLY, "making the new tree durable")
             files.sync_filesystem(stage_fd, path)
             tracker.begin(STEP_APPLY, "proving the new tree")
             tree_digest = _prove(stage_fd, inventory, plan)
             return Staged(path, os.fstat(stage_fd).st_ino, tree_digest)
-        finally:
-            os.close(stage_fd)
     except OSError as error:
         raise explain(error, "the new tree cannot be made") from error
 
@@ -139,22 +137,19 @@ class _Stage:
         return parent
 
     def _give_status(self, path: bytes, entry: Entry, *, keep_times: bool) -> None:
-        own_name(self._files, path, entry, directory_fd=self._stage_fd)
-        if path in self._inventory.entries or path == b".":
-            self._copy_directory_attributes(path)
-        own_mode(self._files, path, stat.S_IMODE(entry.mode), directory_fd=self._stage_fd)
-        if keep_times:
-            self._files.change_times(path, entry.modified_ns, entry.modified_ns, dir_fd=self._stage_fd)
-
-    def _copy_directory_attributes(self, path: bytes) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._stage_fd)
+        descriptor = os.open(path, DIRECTORY_FLAGS, dir_fd=self._stage_fd)
         try:
-            copy_attributes(self._files, self._root_fd, path, descriptor)
-            if is_unchangeable(self._root_fd, path):
-                # Since the decision, or it would have been refused there.
-                raise immutable("a directory that would be made anew", path)
+            own_open(self._files, descriptor, entry, path)
+            if path in self._inventory.entries or path == b".":
+                copy_attributes(self._files, self._root_fd, path, descriptor)
+                if is_unchangeable(self._root_fd, path):
+                    # Since the decision, or it would have been refused there.
+                    raise immutable("a directory that would be made anew", path)
+            own_mode(self._files, descriptor, stat.S_IMODE(entry.mode), path)
         finally:
             os.close(descriptor)
+        if keep_times:
+            self._files.change_times(path, entry.modified_ns, entry.modified_ns, dir_fd=self._stage_fd)
 
 
 def _prove(stage_fd: int, inventory: Inventory, plan: Plan) -> Digest:

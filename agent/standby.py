@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there, opened_directory
+from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_private, is_there, opened_directory, opened_private
 from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
 from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
-from agent.new_files import make_file, own_mode, own_name, read_attributes
+from agent.new_files import make_directory, make_file, read_attributes
 from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.target import Mode, TargetConfig
@@ -92,12 +92,12 @@ def opened_standby(files: Files, config: TargetConfig, root_fd: int, inventory: 
         StandbyUnfitError: There is no room for it.
         OSError: It cannot be made or opened.
     """
-    if not _is_own_directory(config.standby):
+    if not (is_there(config.standby) and is_private(os.lstat(config.standby))):
         files.remove_tree(config.standby)
         _check_room(root_fd, inventory)
         files.make_directory(config.standby)
         files.sync_directory(os.path.dirname(config.standby))
-    with opened_directory(config.standby) as above_fd:
+    with opened_private(config.standby) as above_fd:
         if not _is_directory(b"tree", above_fd):
             files.remove_below(above_fd, b"tree")
             files.make_directory(b"tree", dir_fd=above_fd)
@@ -204,6 +204,7 @@ class Standby:
         for path in look.wrong:
             with self._changeable(os.path.dirname(path)) as above_fd:
                 self._files.remove_below(above_fd, os.path.basename(path))
+        known = {path: entry.inode for path, entry in look.directories.items()}
         directory, above_fd, live_fd = None, -1, -1
         with contextlib.ExitStack() as stack:
             for path in look.missing:
@@ -215,18 +216,21 @@ class Standby:
                 name = os.path.basename(path)
                 if self._entries[path].is_directory:
                     self._files.make_directory(name, dir_fd=above_fd)
+                    known[path] = _inode_of_new(above_fd, name)
                     touched.add(path)
                 else:
                     self._files.link_as(name, name, source_fd=live_fd, destination_fd=above_fd)
         self._opened.clear()
         for path in sorted({*touched, *look.unlike}, reverse=True):
-            self._give_status(path)
+            self._give_status(path, known.get(path))
 
-    def _give_status(self, path: bytes) -> None:
-        """Give a directory owner, attributes, mode and time of the live one."""
+    def _give_status(self, path: bytes, inode: int | None) -> None:
+        """Give a directory, if it still is the one that was looked at or made, owner, attributes, mode and time of the live one."""
         entry = self._entries[path] if path else self._root
         with _opened(path, self._standby_fd) as descriptor, _opened(path, self._root_fd) as live_fd:
             status = os.fstat(descriptor)
+            if status.st_ino != inode:
+                raise StandbyUnfitError("somebody puts another directory in the place of one of the standby tree")
             if (status.st_uid, status.st_gid) != (entry.owner, entry.group):
                 self._files.set_owner(descriptor, entry.owner, entry.group, path)
             wanted, present = read_attributes(live_fd), read_attributes(descriptor)
@@ -303,12 +307,15 @@ class Standby:
         above, name = os.path.split(directory)
         parent = self._make_parents(above, work_fd)
         made = self._new_name()
-        # Made elsewhere, it inherits nothing by itself.
-        self._files.make_directory(made, dir_fd=work_fd)
+        mode = given = stat.S_IMODE(parent.mode)
+        if os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
+            # What even its owner may not write to could not be moved, and nothing could be put into it.
+            given = mode | stat.S_IRWXU
+            self._opened[directory] = mode
+        # Whole before it has its name, and made elsewhere: somebody may have kept the directory above open, and it inherits nothing.
+        make_directory(self._files, made, parent, given, directory, directory_fd=work_fd)
         with self._changeable(above) as above_fd:
             self._files.move(made, name, source_fd=work_fd, destination_fd=above_fd)
-            own_name(self._files, name, parent, directory_fd=above_fd)
-            own_mode(self._files, name, stat.S_IMODE(parent.mode), directory_fd=above_fd)
         self._after[directory] = parent
         return parent
 
@@ -493,15 +500,16 @@ def _opened(path: bytes, below_fd: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _is_own_directory(path: str) -> bool:
-    """Return whether a directory is there that nobody else may enter."""
+def _inode_of_new(above_fd: int, name: bytes) -> int:
+    """Return the inode of a directory that was just made where others may have the directory above open."""
+    descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=above_fd)
     try:
-        status = os.lstat(path)
-    except OSError as error:
-        if is_missing(error):
-            return False
-        raise
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        status = os.fstat(descriptor)
+        if not is_private(status) or os.listdir(descriptor):
+            raise StandbyUnfitError("somebody puts another directory in the place of a new one")
+        return status.st_ino
+    finally:
+        os.close(descriptor)
 
 
 def _is_directory(name: bytes, above_fd: int) -> bool:

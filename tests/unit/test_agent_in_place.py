@@ -63,12 +63,13 @@ def stop() -> None:
 
 
 def moved(journal: Path, act: Callable[[], None]) -> Callable[[str, str | bytes], None]:
-    """Return a step that acts before the second file of an application is put into the tree."""
+    """Return a step that acts before the second file of an application is put into the tree; new directories come before the first."""
+    directories = {os.fsencode(os.path.dirname(path)) for path in patches.EVERY_KIND_AFTER}
     count = 0
 
     def step(call: str, path: str | bytes) -> None:
         nonlocal count
-        if call == "rename" and isinstance(path, bytes) and journal.exists():
+        if call == "rename" and isinstance(path, bytes) and path not in directories and journal.exists():
             count += 1
             if count == 2:
                 act()
