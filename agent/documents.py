@@ -84,8 +84,10 @@ def history_record(outcome: Outcome, now_ms: int) -> Record:
 
 
 def adoption_body(status: TargetStatus) -> bytes:
-    """Return the body of an adopt report: the baseline that an administrator accepted."""
-    return _bounded({"version": 1, "tree_digest": _hex(status.tree_digest), "root": status.config.root}, [])
+    """Return the body of an adopt report: the baseline that an administrator accepted, and that nothing is installed there, if so."""
+    document = {"version": 1, "tree_digest": _hex(status.tree_digest), "root": status.config.root}
+    # Of a target that was removed and comes back with another tree, the ledger would go on listing what the old one had.
+    return _bounded(document if status.state.installed else {**document, "installed": []}, [])
 
 
 def drift_body(status: TargetStatus) -> bytes:

@@ -652,7 +652,7 @@ class HostReport:
     target: str
     """The tree's name on the host."""
     body: bytes
-    """The report, at most `REPORT_BYTES_MAX` bytes; the ledger does not read it."""
+    """The report, at most `REPORT_BYTES_MAX` bytes; the ledger reads of it only whether an adopted tree has nothing installed."""
 
     def to_value(self) -> tuple[Value, ...]:
         """Return the wire form."""

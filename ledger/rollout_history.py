@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ledger.actions import action_from_value_untrusted
-from ledger.keyspace import patch_key
+from ledger.bodies import HostReport
+from ledger.keyspace import patch_key, target_key
 from ledger.records import DeploymentRecord
 from ledger.rollout_actions import DecideRollout
 from ledger.rollout_bodies import RolloutCreate, RolloutDecide
@@ -28,6 +29,7 @@ from ledger.rollout_records import (
     RolloutRecord,
 )
 from ledger.rollout_turn import find_wave, is_reached, openings
+from ledger.rules_host import is_empty_adoption
 from ledger.rules_rollout import NOT_CARRIED_OUT, counted_host, decided_rollout, state_after
 from ledger.state import HistoryEntry, StateView
 from ledger.transaction import decode_transaction_untrusted
@@ -74,8 +76,8 @@ class _Replay:
     now: RolloutRecord | None = None
     hosts: dict[str, RolloutHost | None] = field(default_factory=dict)
     """What this rollout counts of each host; None for one that it does not count."""
-    installed: set[tuple[str, str]] = field(default_factory=set)
-    """Host and target that have the patch."""
+    installed: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """Host and target that have the patch, with the place, height and index, of the outcome that says so."""
     outcomes: dict[bytes, DeploymentRecord] = field(default_factory=dict)
     """Outcomes that are still to come, by their transaction."""
 
@@ -83,13 +85,13 @@ class _Replay:
         """Go on by one transaction."""
         closed = self.outcomes.pop(entry.tx_id, None)
         if closed is not None:
-            self._end(closed, entry.height, time_ms)
+            self._end(closed, entry, time_ms)
             return
         opened = self.view.deployment(entry.tx_id)
         if opened is None:
             self._decide(entry)
         elif opened.intent_height is None:
-            self._refuse(opened, entry.height, time_ms)
+            self._refuse(opened, entry, time_ms)
         else:
             if opened.outcome_tx_id is not None:
                 self.outcomes[opened.outcome_tx_id] = opened
@@ -127,28 +129,48 @@ class _Replay:
             return
         self._count(host, deployment.target, UNDER_WAY, deployment.deployment_id, (height, time_ms))
 
-    def _end(self, deployment: DeploymentRecord, height: int, time_ms: int) -> None:
+    def _end(self, deployment: DeploymentRecord, entry: HistoryEntry, time_ms: int) -> None:
         place = (deployment.host, deployment.target)
-        was_installed = place in self.installed
+        was_installed = self._is_installed(place, entry)
         if deployment.result == "SUCCESS":
-            self.installed.add(place)
+            self.installed[place] = (entry.height, entry.index)
         elif deployment.result == "ROLLED_BACK":
-            self.installed.discard(place)
+            self.installed.pop(place, None)
         host = self._host(deployment.host)
         if host is None or self.now is None:
             return
         if (deployment.target, UNDER_WAY, deployment.deployment_id) in host.targets:
             state = state_after(deployment.result, was_installed=was_installed)
-            self._count(host, deployment.target, state, None, (height, time_ms))
+            self._count(host, deployment.target, state, None, (entry.height, time_ms))
 
-    def _refuse(self, deployment: DeploymentRecord, height: int, time_ms: int) -> None:
+    def _refuse(self, deployment: DeploymentRecord, entry: HistoryEntry, time_ms: int) -> None:
         host = self._host(deployment.host)
         if host is None or self.now is None or self.now.status != RUNNING or deployment.result in NOT_CARRIED_OUT:
             return
         is_known = any(name == deployment.target for name, _, _ in host.targets)
-        if not is_known and is_reached(openings(self.now)[host.wave], height, time_ms):
-            is_installed = (deployment.host, deployment.target) in self.installed
-            self._count(host, deployment.target, APPLIED if is_installed else REFUSED, None, (height, time_ms))
+        if not is_known and is_reached(openings(self.now)[host.wave], entry.height, time_ms):
+            is_installed = self._is_installed((deployment.host, deployment.target), entry)
+            self._count(host, deployment.target, APPLIED if is_installed else REFUSED, None, (entry.height, time_ms))
+
+    def _is_installed(self, place: tuple[str, str], entry: HistoryEntry) -> bool:
+        """Return whether a target has the patch just before a transaction; that it has another tree since, its own history says."""
+        since = self.installed.get(place)
+        if since is None:
+            return False
+        for each in self.view.history(target_key(*place), since[0]):
+            at = (each.height, each.index)
+            if at >= (entry.height, entry.index):
+                break
+            if at > since and self._is_empty_adoption(each):
+                del self.installed[place]
+                return False
+        return True
+
+    def _is_empty_adoption(self, entry: HistoryEntry) -> bool:
+        block = self.view.block(entry.height)
+        assert block is not None, "what has a place in the history has its block"
+        body = decode_transaction_untrusted(block.transactions[entry.index]).body
+        return isinstance(body, HostReport) and is_empty_adoption(body)
 
     def _count(
         self, host: RolloutHost, target: str, state: str | None, opened: bytes | None, at: tuple[int, int]

@@ -14,16 +14,19 @@ from typing import Final
 from ledger.block import ZERO_DIGEST
 from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport
 from ledger.keyspace import deployment_key, host_key, patch_key, target_key
-from ledger.limits import INSTALLED_MAX
+from ledger.limits import INSTALLED_MAX, REPORT_BYTES_MAX
 from ledger.records import DeploymentRecord, HostRecord, Record, TargetRecord
 from ledger.roles import HOST
 from ledger.rules_common import Context, Effects, check_role, refuse
 from ledger.rules_rollout import count_intent, count_outcome
 from ledger.state import StateView
+from wire import canonical_json
+from wire.errors import RejectedError
 
 SUCCESS: Final = "SUCCESS"
 ROLLED_BACK: Final = "ROLLED_BACK"
 INVENTORY: Final = "inventory"
+ADOPT: Final = "adopt"
 
 EFFECTIVE: Final = (SUCCESS, ROLLED_BACK)
 """Results that say the tree was changed: never without an intent."""
@@ -105,7 +108,9 @@ def record_outcome(view: StateView, context: Context, body: DeploymentOutcome) -
 
 
 def record_report(view: StateView, context: Context, body: HostReport) -> Effects:
-    """Return the target with its last report; an inventory changes no record and stands in the log alone.
+    """Return the target with its last report, and without installed patches when that says so.
+
+    An inventory changes no record and stands in the log alone.
 
     Raises:
         TransactionRefusedError: ``ledger.tx.not_authorised``.
@@ -113,8 +118,10 @@ def record_report(view: StateView, context: Context, body: HostReport) -> Effect
     check_role(context, HOST, "record reports")
     if body.report_kind == INVENTORY:
         return Effects({})
+    target = _target(view, context, body.target)
     target = replace(
-        _target(view, context, body.target),
+        target,
+        installed=() if is_empty_adoption(body) else target.installed,
         report_kind=body.report_kind,
         report_tx_id=context.tx_id,
         report_height=context.height,
@@ -122,6 +129,17 @@ def record_report(view: StateView, context: Context, body: HostReport) -> Effect
     )
     key = target_key(context.signer.identity_id, body.target)
     return Effects({key: target}, (key,))
+
+
+def is_empty_adoption(body: HostReport) -> bool:
+    """Return whether a report says that nothing is installed in the tree that the host guards from now on."""
+    if body.report_kind != ADOPT:
+        return False
+    try:
+        document = canonical_json.decode_untrusted(body.body, bytes_max=REPORT_BYTES_MAX)
+    except RejectedError:
+        return False  # A report may have any form; then it says nothing of this.
+    return isinstance(document, dict) and document.get("installed") == []
 
 
 def _is_installed(view: StateView, host: str, body: DeploymentIntent) -> bool:

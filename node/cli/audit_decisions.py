@@ -37,7 +37,7 @@ from ledger.audit_state import FINDINGS_MAX
 from ledger.block import Block, Header, decode_block_untrusted
 from ledger.bodies import DeploymentIntent, DeploymentOutcome, HostReport, PatchAttest, PatchPublish
 from ledger.limits import DECISION_BYTES_MAX, DETAIL_BYTES_MAX, ENVELOPE_BYTES_MAX, INSTALLED_MAX, REPORT_BYTES_MAX
-from ledger.rules_host import ROLLED_BACK, SUCCESS
+from ledger.rules_host import ADOPT, ROLLED_BACK, SUCCESS, is_empty_adoption
 from ledger.transaction import Transaction, decode_transaction_untrusted
 from node.cli.chain import RawBlock
 from provenance.statement import decode_author_statement_untrusted
@@ -61,7 +61,6 @@ SPILL_MEMORY_BYTES: Final = 1 << 20
 DECISION_KINDS: Final = (b"deployment.",)
 """The kinds of transactions that carry decisions begin so."""
 _KINDS: Final = (b"deployment.", b"patch.publish", b"patch.attest", b"host.report")
-_ADOPT: Final = "adopt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +308,10 @@ class DecisionReplay:
             host = None if key is None else key.identity_id
             target = self._targets.setdefault((host or "", body.target), _Target())
             if isinstance(body, HostReport):
-                if body.report_kind == _ADOPT:
+                if body.report_kind == ADOPT:
                     target.tree = _adopted_tree(body.body) or target.tree
+                if is_empty_adoption(body):
+                    target.installed = ()
                 return
             decision = self._judge_at_place(view, transaction, index, host, target)
             if isinstance(body, DeploymentIntent):

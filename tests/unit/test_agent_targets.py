@@ -15,7 +15,7 @@ from agent.errors import StateCorruptError, StateWriteError
 from agent.files import Files
 from agent.results import ResultCode
 from tests.testkit import patches
-from tests.testkit.agent import COMPONENT, OPERATOR, TARGET, TREE, World, write_tree
+from tests.testkit.agent import COMPONENT, HOST, OPERATOR, TARGET, TREE, World, write_tree
 from wire.errors import PatchwardenError, RejectedError, UnavailableError
 from wire.limits import KIBIBYTE
 
@@ -371,6 +371,11 @@ async def test_target_added_again_has_what_its_tree_shows_to_be_installed(world:
     await world.agent.remove_target(TARGET)
     await world.add_target(components=["pkg:deb/debian/*"])
     assert (await world.agent.show_target(TARGET)).state.installed == installed
+    await world.agent._delivery.deliver(5.0)
+    known = world.chain.view.target(HOST, TARGET)
+    assert known is not None
+    assert [each.hex() for each, _ in known.installed] == [each.patch_id for each in installed]
+    assert "installed" not in json.loads(world.reports()[-1].body)
     # Another tree never had it; that the release is used up, stays.
     other = tmp_path / "srv" / "other"
     write_tree(other, TREE)
@@ -378,6 +383,10 @@ async def test_target_added_again_has_what_its_tree_shows_to_be_installed(world:
     await world.add_target(root=str(other))
     state = (await world.agent.show_target(TARGET)).state
     assert state.installed == ()
+    await world.agent._delivery.deliver(5.0)
+    known = world.chain.view.target(HOST, TARGET)
+    assert known is not None
+    assert known.installed == ()
     assert state.counter(COMPONENT) == installed[0].release_counter
     outcome = await world.agent.apply(data, TARGET, OPERATOR)
     assert outcome.reason == "agent.metadata.counter_not_increasing"

@@ -17,7 +17,7 @@ from ledger import bodies
 from ledger.rollout_bodies import GroupAssign, RolloutCreate, RolloutDecide
 from ledger.rollout_order import rank_of
 from ledger.rollout_records import HALTED, RolloutRecord
-from tests.testkit.agent import HOST, OPERATOR, TARGET, World
+from tests.testkit.agent import HOST, OPERATOR, TARGET, TREE, World, write_tree
 from tests.testkit.rollouts import ADMINISTRATOR, BEFORE, FAILED, MANAGER, SPRING, WEB, wave
 
 
@@ -163,6 +163,24 @@ async def test_what_is_there_already_is_told(fleet: Fleet) -> None:
     assert fleet.rollout.counts[0][:5] == (0, 0, 0, 0, 1)
     fleet.pass_ms(3_600_000)
     assert await fleet.agent.take_turns() == ()
+    fleet.agent.close()
+
+
+async def test_a_tree_that_was_set_up_anew_does_not_count_as_applied(fleet: Fleet) -> None:
+    """It had the patch; the tree that stands there now does not, and its release is used up."""
+    assert (await fleet.agent.apply(fleet.data, TARGET, OPERATOR)).code is ResultCode.SUCCESS
+    await fleet.agent.remove_target(TARGET)
+    write_tree(fleet.root, TREE)
+    await fleet.add_target()
+    fleet.create()
+    (outcome,) = await fleet.agent.take_turns()
+    assert outcome.reason == "agent.metadata.counter_not_increasing"
+    assert fleet.rollout.counts[0][:5] == (0, 0, 0, 1, 0)
+    # Under another name it is another target.
+    await fleet.agent.remove_target(TARGET)
+    await fleet.add_target(name="fresh")
+    (outcome,) = await fleet.agent.take_turns()
+    assert (outcome.code, outcome.target) == (ResultCode.SUCCESS, "fresh")
     fleet.agent.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -569,6 +570,115 @@ def test_two_targets_that_are_changed_at_once_are_two_stories(tmp_path: Path) ->
     archive = write_archive(tmp_path / "chain.archive", world.chain)
     document = run_json("audit", "replay-decision", "--all", "--archive", archive)
     assert (document["decisions"], document["same"]) == (2, 2)
+
+
+class Story:
+    """What one honest host does with two targets, in an order that a seed decides."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.chance = random.Random(seed)
+        self.releases = 0
+        self.roots = {TARGET: world.root, "other": world.directory / "srv" / "other"}
+
+    async def live(self) -> None:
+        for name, root in self.roots.items():
+            write_tree(root, TREE)
+            await self.add(name)
+        for number in range(STEPS):
+            # Each of them, and then as it comes.
+            acts = (self.apply, self.apply, self.come_back, self.roll_back, self.begin_anew, self.adopt)
+            act = acts[number] if number < len(acts) else self.chance.choice(acts)
+            await act(TARGET if number < len(acts) else self.chance.choice(sorted(self.roots)))
+            await self.check()
+        self.world.agent.close()
+
+    async def add(self, name: str) -> None:
+        await self.world.add_target(name=name, root=str(self.roots[name]))
+
+    async def apply(self, name: str) -> None:
+        """Apply a release of its own, which needs what is installed there."""
+        self.releases += 1
+        before = (self.roots[name] / "README").read_bytes()
+        states = [{"README": FileState(0o100644, text)} for text in (before, b"release %d\n" % self.releases)]
+        needed = tuple(sorted(await self.installed(name)))
+        patch = patches.make_patch(*states, release_counter=self.releases, prerequisites=needed)
+        data = self.world.release(patch)
+        self.now()
+        outcome = await self.world.agent.apply(data, name, OPERATOR)
+        assert outcome.code is ResultCode.SUCCESS, outcome.message
+
+    async def roll_back(self, name: str) -> None:
+        if installed := await self.installed(name):
+            self.now()
+            (outcome,) = await self.world.agent.rollback(installed[-1], name, OPERATOR)
+            assert outcome.code is ResultCode.ROLLED_BACK, outcome.message
+
+    async def come_back(self, name: str) -> None:
+        """Take the target out, and in again as it is."""
+        await self.world.agent.remove_target(name)
+        await self.add(name)
+
+    async def begin_anew(self, name: str) -> None:
+        """Install the application afresh."""
+        await self.world.agent.remove_target(name)
+        write_tree(self.roots[name], TREE)
+        await self.add(name)
+
+    async def adopt(self, name: str) -> None:
+        (self.roots[name] / "bin/tool").write_bytes(b"#!/bin/sh\necho %d\n" % self.releases)
+        await self.world.agent.adopt_target(name)
+
+    async def installed(self, name: str) -> list[str]:
+        return [each.patch_id for each in (await self.world.agent.show_target(name)).state.installed]
+
+    async def check(self) -> None:
+        """What the host has installed is what the ledger says of it."""
+        await self.world.agent._delivery.deliver(5.0)
+        for name in self.roots:
+            known = self.world.chain.view.target(HOST, name)
+            assert known is not None
+            assert [each.hex() for each, _ in known.installed] == await self.installed(name)
+
+    def now(self) -> None:
+        self.world.now_ms = self.world.chain.view.header.time_ms + self.world.ledger.age_ms
+
+
+STEPS = 16
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_an_honest_host_does_nobody_accuses_it(tmp_path: Path, seed: int) -> None:
+    world = World(tmp_path)
+    trio.run(Story(world, seed).live)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert document["decisions"] == document["same"] == len(records(world.chain)) > 3
+
+
+async def set_up_anew(world: World) -> None:
+    """Apply a patch, install the application afresh, and ask for another one."""
+    await world.add_target()
+    await apply(world, world.release(), ResultCode.SUCCESS)
+    await world.agent.remove_target(TARGET)
+    write_tree(world.root, TREE)
+    await world.add_target()
+    readme = {"README": TREE["README"]}, {"README": FileState(0o100644, b"2\n")}
+    await apply(world, world.release(patches.make_patch(*readme, release_counter=2)), ResultCode.POLICY_DENIED, NOBODY)
+    world.agent.close()
+
+
+def test_what_another_tree_had_is_not_installed(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    trio.run(set_up_anew, world)
+    decision = decision_of(records(world.chain)[-1][1].body)
+    truth = decision_of(records(world.chain)[-1][1].body)["facts"]
+    with_operator(decision)
+    decision["facts"]["system"]["installed"] = [world.intents()[0].patch_id.hex()]
+    height = announce(world.chain, decision, truth)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+    assert [(each["height"], each["code"], each["member"]) for each in document["findings"]] == [(height, *INSTALLED)]
 
 
 def test_a_chain_that_does_not_hold_is_told_too(tmp_path: Path, history: History) -> None:

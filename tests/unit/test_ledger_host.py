@@ -188,6 +188,38 @@ def test_a_report_stands_at_its_target(chain: Chain, kind: str) -> None:
     assert (target.tree_digest, target.installed) == (None, ())
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "is_empty"),
+    [
+        ("adopt", b'{"installed":[],"version":1}', True),
+        ("adopt", b'{"version":1}', False),
+        ("adopt", b'{"installed":["ab"],"version":1}', False),
+        ("adopt", b'{"installed":{},"version":1}', False),
+        ("adopt", b'{"installed":null,"version":1}', False),
+        ("adopt", b'{"installed": [],"version":1}', False),
+        ("adopt", b'["installed"]', False),
+        ("adopt", b"[" * 4096, False),
+        ("adopt", b"\xff", False),
+        ("adopt", b"", False),
+        ("drift", b'{"installed":[],"version":1}', False),
+        ("repair", b'{"installed":[],"version":1}', False),
+        ("rollback", b'{"installed":[],"version":1}', False),
+        ("inventory", b'{"installed":[],"version":1}', False),
+    ],
+)
+def test_an_adopted_tree_with_nothing_installed_has_nothing_installed(
+    chain: Chain, patch_id: bytes, kind: str, body: bytes, *, is_empty: bool
+) -> None:
+    opened = chain.submit(intent(patch_id), by="web1@acme").tx_id
+    chain.submit(outcome(patch_id, opened), by="web1@acme")
+    installed = ((patch_id, chain.height),)
+    chain.submit(bodies.HostReport(kind, "other", body), by="web1@acme")
+    chain.submit(bodies.HostReport(kind, "site", body), by="web1@acme")
+    target = chain.view.target("web1@acme", "site")
+    assert target is not None
+    assert (target.installed, target.tree_digest) == (() if is_empty else installed, AFTER)
+
+
 def test_an_inventory_changes_nothing_but_the_chain_of_transactions(chain: Chain) -> None:
     executed = chain.commit(chain.sign(bodies.HostReport("inventory", "site", b"x" * 300), by="web1@acme"))
     assert [key for table, key in executed.writes if table is Table.STATE] == [TRANSACTION_CHAIN_KEY]

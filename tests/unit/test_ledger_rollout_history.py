@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from ledger import bodies
 from ledger.keyspace import HISTORY_KEY, Table, height_key
 from ledger.rollout_actions import DecideRollout
 from ledger.rollout_history import replay_rollout
@@ -52,12 +53,12 @@ def test_whatever_hosts_and_people_do_the_course_ends_at_the_record(seed: int) -
         wave("canary", hosts=2, success=5_000, soak_heights=1), wave("half", share=5_000), wave("all"), budget=2
     )
     records_by_height(fleet, SPRING, seen)
-    for number in range(60):
+    for number in range(120):
         host, target = chance.choice(fleet.hosts), chance.choice(("site", "blog"))
         turn = find_turn(fleet.chain.view, host, fleet.patch_id)
         header = fleet.chain.blocks[-1].header
         may = turn is not None and turn.may_go(header.height + 1, header.time_ms + 1000)
-        match chance.choice(("go", "go", "go", "end", "end", "refuse", "decide")):
+        match chance.choice(("go", "go", "go", "end", "end", "refuse", "decide", "adopt")):
             case "go" if may and (host, target) not in open_intents:
                 open_intents[host, target] = fleet.intend(host, target)
             case "end" if open_intents:
@@ -65,12 +66,36 @@ def test_whatever_hosts_and_people_do_the_course_ends_at_the_record(seed: int) -
                 fleet.end(host, open_intents.pop((host, target)), chance.choice(RESULTS), target)
             case "refuse":
                 fleet.end(host, None, "ERROR_POLICY_DENIED", target)
+            case "adopt":
+                body = chance.choice((b'{"installed":[]}', b"{}"))
+                fleet.say(bodies.HostReport("adopt", target, body), host)
             case "decide" if fleet.rollout.status == "halted" and fleet.rollout.status_by != "governance":
                 fleet.decide("resume")
             case "decide" if fleet.rollout.status == "running" and not number % 3:
                 fleet.decide("halt")
         records_by_height(fleet, SPRING, seen)
     assert len(set(seen.values())) > 10
+    check(fleet, seen)
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+def test_what_was_installed_in_another_tree_is_not_applied(*, is_early: bool) -> None:
+    """A host is set up anew before its rollout comes; its refusal says only that. One that came before the application says nothing."""
+    fleet = Fleet(2)
+    host, other = fleet.hosts
+    fleet.apply(other)
+    adoption = bodies.HostReport("adopt", "site", b'{"installed":[]}')
+    if is_early:
+        fleet.say(adoption, host)
+    fleet.apply(host)
+    if not is_early:
+        fleet.say(adoption, host)
+    fleet.create()
+    seen: dict[int, RolloutRecord] = {}
+    for each in (other, host):
+        fleet.end(each, None, "ERROR_POLICY_DENIED")
+        records_by_height(fleet, SPRING, seen)
+    assert fleet.rollout.counts[0][3:5] == ((0, 2) if is_early else (1, 1))
     check(fleet, seen)
 
 
