@@ -56,6 +56,7 @@ from agent.switch import (
     prepare_staging,
     read_journal,
     remove_journal,
+    remove_put_aside,
     remove_staging,
     staged_path,
     switch_trees,
@@ -539,6 +540,7 @@ def finish(
         refresh_standby(files, config, inventory, within)
     remove_journal(files, store.path(JOURNAL_FILE))
     remove_staging(files, config)
+    remove_put_aside(files, config)
 
 
 def refresh_standby(

@@ -225,10 +225,13 @@ class Files:
         self.sync_directory(parent)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a tree; nothing when it is not there. Raises OSError.
+        """Remove a tree; nothing when it is not there.
 
         By directory descriptors that never follow a link: processes that still work inside an old tree must not be able to lead the
         agent out of it while it is removed.
+
+        Raises:
+            OSError: Something in it cannot be removed, the first that was met; everything else is gone all the same.
         """
         if not is_there(path):
             return
@@ -269,8 +272,17 @@ class Files:
         try:
             # A second time only where something deep came up.
             while children := os.listdir(descriptor):
+                problem: OSError | None = None
                 for child in children:
-                    self._remove_entry(descriptor, os.fsencode(child), descriptor if depth == 0 else top_fd, depth + 1)
+                    try:
+                        self._remove_entry(
+                            descriptor, os.fsencode(child), descriptor if depth == 0 else top_fd, depth + 1
+                        )
+                    except OSError as error:
+                        # One file that stays must not keep the second names of all others, which would refuse every patch of them.
+                        problem = problem or error
+                if problem is not None:
+                    raise problem
                 if depth:
                     break
         finally:

@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
 from agent.file_flags import FlagMemory, find_unchangeable
-from agent.files import is_there
+from agent.files import DIRECTORY_FLAGS, is_there
 from agent.inventory import Inventory, unreadable
 from agent.limits import SPACE_RESERVE_BYTES
 from agent.plan import Plan, emptied_directories
@@ -181,6 +181,9 @@ def check_flags(config: TargetConfig, root_fd: int, plan: Plan, inventory: Inven
         ApplyFailedError: ``agent.apply.immutable``.
     """
     try:
+        found = find_unchangeable(root_fd, _left_in_place(config, root_fd))
+        if found is not None:
+            raise immutable("what an earlier application has left", found)
         found = find_unchangeable(root_fd, _touched(root_fd, plan, inventory))
         if found is not None:
             raise immutable("a file or directory that the patch changes", found)
@@ -208,7 +211,19 @@ def _touched(root_fd: int, plan: Plan, inventory: Inventory) -> list[bytes]:
     return sorted(paths | directories | {b"."})
 
 
-def immutable(what: str, path: bytes, hint: str = "chattr -i, or -a, and apply again") -> ApplyFailedError:
+def _left_in_place(config: TargetConfig, root_fd: int) -> list[bytes]:
+    """Return what stands in the work directory of a target in place, with it: nothing, unless it could not be removed."""
+    own = config.own_name
+    if own is None or not is_there(own, dir_fd=root_fd):
+        return []
+    work_fd = os.open(own, DIRECTORY_FLAGS, dir_fd=root_fd)
+    try:
+        return [own, *(own + b"/" + os.fsencode(name) for name in os.listdir(work_fd))]
+    finally:
+        os.close(work_fd)
+
+
+def immutable(what: str, path: str | bytes, hint: str = "chattr -i, or -a, and apply again") -> ApplyFailedError:
     """Return the error that `what`, at a path of the target, carries a flag that keeps everybody from changing it."""
     return ApplyFailedError(
         "agent.apply.immutable", f"{what} is immutable or append-only", actual=os.fsdecode(path), hint=hint

@@ -46,6 +46,8 @@ PART_ENTRIES_MIN: Final = 1_000
 """Entries from which on a tree is exchanged only in the part in which it changes."""
 STANDBY_ENTRIES_MIN: Final = 1_000
 """Entries of what would be exchanged from which on a standby tree is kept instead of making a new one each time."""
+TREES_ASIDE_MAX: Final = 4
+"""Old trees of one target that may stay beside its root because something in them cannot be removed."""
 SYNCED_SINGLY_MAX: Final = 64
 """New files of one application in place that are made durable one by one; for more, the whole file system is."""
 SCAN_AGE_SECONDS_MAX: Final = 900.0

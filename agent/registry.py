@@ -8,6 +8,7 @@ Source: docs/spec/agent.md 3.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from agent.drift import NO_TREE, read_full_scan_ms, write_full_scan_ms
 from agent.errors import ApplyFailedError, StateCorruptError, TargetRefusedError
 from agent.file_flags import FlagMemory
 from agent.files import Files, is_there
-from agent.host_checks import check_mounts, check_tree
+from agent.host_checks import check_mounts, check_tree, immutable
 from agent.inventory import Inventory, differing_paths, open_root
 from agent.limits import DRIFT_PATHS_MAX, HISTORY_LINES_MAX, SCAN_AGE_SECONDS_MAX, TARGETS_MAX
 from agent.manifest import read_manifest, write_manifest
@@ -27,7 +28,7 @@ from agent.plan import Plan
 from agent.progress import FILES, STEP_SCAN, Tracker
 from agent.record_log import Record, RecordLog, read_records
 from agent.standby import drop_standby, paths_within
-from agent.switch import Journal
+from agent.switch import Journal, remove_put_aside
 from agent.target import (
     HISTORY_FILE,
     MANIFEST_FILE,
@@ -427,8 +428,8 @@ class Target:
 
         Raises:
             TargetRefusedError: ``agent.target.mode``, ``agent.target.own_directory``, ``agent.target.mount_point``.
-            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``, ``agent.target.unreadable``; the mode is as
-                before.
+            ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``, ``agent.target.unreadable``,
+                ``agent.apply.immutable``; the mode is as before.
             OSError: It was not written.
         """
         before = self.config
@@ -445,7 +446,7 @@ class Target:
                 actual=config.staging,
                 hint="it is not the agent's: move it away",
             )
-        drop_standby(self._files, before)  # in place, its names would be hard links that refuse every patch
+        self.remove_second_trees()  # in place, their names would be hard links that refuse every patch
         self.store.write_config(config)
         try:
             check_staging(self._files, config)
@@ -455,17 +456,38 @@ class Target:
         self.config = config
         self._cache = self._open_cache(config)
 
+    def remove_second_trees(self) -> None:
+        """Remove the standby tree, and old trees that were put aside; nothing when there is none.
+
+        Raises:
+            ApplyFailedError: ``agent.apply.immutable``: somebody has made immutable what is in one of them.
+            OSError: One could not be removed.
+        """
+        try:
+            drop_standby(self._files, self.config)
+            remove_put_aside(self._files, self.config)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            above = os.path.dirname(self.config.root)
+            raise immutable(
+                "something in a second tree beside the target",
+                error.filename or b"",
+                f"chattr -R -i -a {above}/.*.patchwarden-{self.config.name}*, and try again; files of the target lose the flags, too",
+            ) from error
+
     def change_standby(self, *, kept: bool) -> None:
         """Let the target have a standby tree when it is a large one, or none from now on; only when nobody else is at work here.
 
         Raises:
+            ApplyFailedError: ``agent.apply.immutable``: as the next.
             OSError: It was not written, or the standby tree not removed; the next application or recovery removes it.
         """
         self.change(replace(self.config, keeps_standby=kept))
         with contextlib.suppress(PatchwardenError):  # Of a tree that cannot be read there can be none.
             self._keep_standby(self._read_tree(full=False))
         if not kept:
-            drop_standby(self._files, self.config)
+            self.remove_second_trees()
 
     def _open_cache(self, config: TargetConfig) -> TreeCache:
         return TreeCache(self._files, self.store.path(TREE_CACHE_FILE), config.own_name, read=self.tracker.advance)
@@ -570,10 +592,11 @@ class Registry:
 
         Raises:
             TargetRefusedError: ``agent.target.unknown``.
+            ApplyFailedError: ``agent.apply.immutable``.
             OSError: It could not be removed.
         """
         target = self.get(name)
-        drop_standby(self._files, target.config)
+        target.remove_second_trees()
         self._files.unlink(target.store.path(TARGET_FILE))
         self._files.sync_directory(target.store.directory)
         del self._targets[name]

@@ -516,12 +516,13 @@ class Agent:
 
         Raises:
             TargetRefusedError: ``agent.target.unknown``.
-            UnavailableError: ``agent.outbox.full``, ``agent.state.*``: it is still guarded.
+            UnavailableError: ``agent.apply.immutable``, ``agent.outbox.full``, ``agent.state.*``: it is still guarded.
             CorruptionError: The agent's state is damaged.
         """
         slot = self._registry.get(name)
         async with self._registry_lock, self._lock(slot):
             await self._lifecycle.recover(slot)
+            await run_blocking(slot.remove_second_trees)
             recorded = await run_blocking(_recorded_tree, slot)
             if recorded is not None:
                 # If this is as far as it comes, the next look finds the tree as recorded, and tells that, too.

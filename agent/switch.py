@@ -19,10 +19,11 @@ from agent.facts import ACTION_APPLY
 from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, is_there, opened_directory
 from agent.host_checks import explain
 from agent.in_place import Operations
+from agent.limits import TREES_ASIDE_MAX
 from agent.part import open_part
 from agent.standby import standby_tree
 from agent.state_file import damaged, read_state, write_state
-from agent.target import TargetConfig, TargetState
+from agent.target import Mode, TargetConfig, TargetState
 from wire.hashing import Digest
 
 STAGED_NAME: Final = "tree"
@@ -251,8 +252,18 @@ def find_side(target: TargetConfig, journal: Journal) -> Side:
 
 
 def prepare_staging(files: Files, target: TargetConfig) -> None:
-    """Make an empty staging directory beside the root; what an earlier application left there is removed. Raises OSError."""
-    remove_staging(files, target)
+    """Make an empty staging directory beside the root, or in it; what an earlier application left there is removed.
+
+    What cannot be removed is put aside where that is possible: in exchange mode.
+
+    Raises:
+        OSError: It cannot be made, or what is left can neither be removed nor put aside.
+    """
+    try:
+        remove_staging(files, target)
+    except OSError:
+        if target.mode is not Mode.EXCHANGE or not _put_aside(files, target):
+            raise
     files.make_directory(target.staging)
     files.sync_directory(os.path.dirname(target.staging))
 
@@ -261,3 +272,34 @@ def remove_staging(files: Files, target: TargetConfig) -> None:
     """Remove the staging directory and what is in it; nothing when it is not there. Raises OSError."""
     if is_there(target.staging):
         files.remove_tree(target.staging)
+
+
+def remove_put_aside(files: Files, target: TargetConfig) -> None:
+    """Remove what was put aside because it could not be removed when it should have been; nothing when there is nothing.
+
+    Raises:
+        OSError: Something still cannot be removed; everything else is gone.
+    """
+    problem: OSError | None = None
+    for path in _places_aside(target):
+        try:
+            files.remove_tree(path)
+        except OSError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+
+
+def _put_aside(files: Files, target: TargetConfig) -> bool:
+    """Return whether the staging directory has another name now, so that a new one can be made. Raises OSError."""
+    for path in _places_aside(target):
+        if not is_there(path):
+            files.rename(target.staging, path)
+            return True
+    return False
+
+
+def _places_aside(target: TargetConfig) -> tuple[str, ...]:
+    if target.mode is not Mode.EXCHANGE:
+        return ()
+    return tuple(f"{target.staging}.old-{number}" for number in range(TREES_ASIDE_MAX))

@@ -10,22 +10,26 @@ import stat
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import agent.standby
 from agent import file_flags, host_checks
 from agent.errors import ApplyFailedError, TargetRefusedError
 from agent.file_flags import FlagMemory, is_unchangeable
 from agent.files import Files, opened_directory
 from agent.host_checks import check_mounts, explain, mount_points
 from agent.inventory import SETTLED_NS, open_root, scan_tree
+from agent.limits import TREES_ASIDE_MAX
 from agent.results import Outcome, ResultCode
 from agent.target import LOCK_FILE
 from provenance.diff_model import Allowance, FileState
 from tests.testkit import patches
-from tests.testkit.agent import OPERATOR, TARGET, World, read_tree
+from tests.testkit.agent import OPERATOR, STANDBY_NAME, TARGET, TREE, WORK_NAME, World, read_tree
 from wire.errors import UnavailableError
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -189,26 +193,32 @@ async def test_file_that_is_being_executed_is_replaced(tmp_path: Path, mode: str
 def set_flags(path: Path, flags: int) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.ioctl(descriptor, 0x40086602, struct.pack("L", flags))
+        set_open_flags(descriptor, flags)
     finally:
         os.close(descriptor)
 
 
+def set_open_flags(descriptor: int, flags: int) -> None:
+    fcntl.ioctl(descriptor, 0x40086602, struct.pack("L", flags))
+
+
 @pytest.fixture
 def immutable() -> Iterator[Any]:
-    """Yield a function that makes a path immutable, or skips; all can be changed again at the end."""
-    made: list[Path] = []
+    """Yield a function that makes a path immutable, or skips; all can be changed again at the end, wherever they are by then."""
+    made: list[int] = []
 
     def make(path: Path, flag: int = 0x10) -> None:
+        made.append(os.open(path, os.O_RDONLY))
         try:
-            set_flags(path, flag)
+            set_open_flags(made[-1], flag)
         except OSError as error:
             pytest.skip(f"no flags here: {error.strerror}")
-        made.append(path)
 
     yield make
-    for path in made:
-        set_flags(path, 0)
+    for descriptor in made:
+        with suppress(OSError):
+            set_open_flags(descriptor, 0)
+        os.close(descriptor)
 
 
 @MODES
@@ -331,6 +341,88 @@ async def test_flag_that_is_set_meanwhile_is_not_lost(tmp_path: Path, immutable:
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
     with opened_directory(str(world.root)) as root_fd:
         assert is_unchangeable(root_fd, b"lib/keep")
+    assert world.leftovers() == []
+
+
+async def test_old_tree_that_cannot_be_removed_stops_nothing(tmp_path: Path, immutable: Any) -> None:
+    world = World(tmp_path)
+    await world.add_target()
+    one = world.release()
+    old = world.root.parent / f".app.patchwarden-{TARGET}"
+    (old / "tree/lib").mkdir(parents=True)
+    (old / "tree/lib/stays").touch()
+    os.link(world.root / "README", old / "tree/a name of README")
+    immutable(old / "tree/lib/stays")
+    assert (await world.agent.apply(one, TARGET, OPERATOR)).is_success
+    aside = old.with_name(old.name + ".old-0")
+    assert [path.name for path in aside.rglob("*")] == ["tree", "lib", "stays"], "all names but one are gone"
+    assert "agent.clean_up.failed" in dict(world.notes)
+    change = {"README": FileState(0o100644, b"again\n")}
+    two = world.release(patches.make_patch({"README": TREE["README"]}, change, release_counter=2))
+    assert (await world.agent.apply(two, TARGET, OPERATOR)).is_success
+    with pytest.raises(ApplyFailedError) as caught:
+        await world.agent.remove_target(TARGET)
+    assert caught.value.code == "agent.apply.immutable"
+    assert "chattr -R" in caught.value.hint
+    assert [each.report_kind for each in world.reports()] == ["adopt"], "it is still guarded"
+    set_flags(aside / "tree/lib/stays", 0)
+    await world.agent.remove_target(TARGET)
+    assert os.listdir(world.root.parent) == ["app"]
+
+
+async def test_second_name_that_cannot_be_removed_is_told(
+    tmp_path: Path, immutable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.standby, "STANDBY_ENTRIES_MIN", 1)
+    world = World(tmp_path)
+    await world.add_target()
+    if not (world.root.parent / STANDBY_NAME).is_dir():
+        pytest.skip("no standby tree can be kept on this file system")
+    immutable(world.root / "lib/keep/data.bin")
+    for attempt in (
+        partial(world.agent.change_mode, TARGET, "in-place"),
+        partial(world.agent.change_standby, TARGET, kept=False),
+        partial(world.agent.remove_target, TARGET),
+    ):
+        with pytest.raises(ApplyFailedError) as caught:
+            await attempt()
+        assert caught.value.code == "agent.apply.immutable"
+        assert str(world.root.parent) in caught.value.hint
+    assert await world.agent.history(TARGET) == (), "it is still guarded, or this would be refused"
+    set_flags(world.root / "lib/keep/data.bin", 0)
+    await world.agent.remove_target(TARGET)
+    assert os.listdir(world.root.parent) == ["app"]
+
+
+async def test_old_trees_that_stay_are_bounded(tmp_path: Path, immutable: Any) -> None:
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+    old = world.root.parent / f".app.patchwarden-{TARGET}"
+    for name in (old, *(old.with_name(f"{old.name}.old-{number}") for number in range(TREES_ASIDE_MAX))):
+        name.mkdir()
+        (name / "stays").touch()
+        immutable(name / "stays")
+    before = read_tree(world.root)
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.permission")
+    assert read_tree(world.root) == before
+    set_flags(old / "stays", 0)
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+
+
+async def test_what_cannot_be_removed_in_place_refuses_beforehand(tmp_path: Path, immutable: Any) -> None:
+    world = World(tmp_path)
+    await world.add_target(mode="in-place")
+    data = world.release()
+    (world.root / WORK_NAME).mkdir(mode=0o700)
+    (world.root / WORK_NAME / "old-1").touch()
+    immutable(world.root / WORK_NAME / "old-1")
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.immutable")
+    assert world.intents() == []
+    set_flags(world.root / WORK_NAME / "old-1", 0)
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
     assert world.leftovers() == []
 
 
