@@ -168,6 +168,7 @@ class Workshop:
 
         Raises:
             ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``, ``agent.apply.staged``.
+            ApplyFailedError: ``agent.target.changing``.
             OSError: It could not be done; what was made is left for the caller to remove.
         """
         syncs_singly = len(plan.changes) <= SYNCED_SINGLY_MAX

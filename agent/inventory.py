@@ -202,7 +202,7 @@ def read_file(root_fd: int, path: bytes, entry: Entry) -> bytes:
     finally:
         os.close(descriptor)
     if len(data) != entry.size:
-        raise _changing(path)
+        raise changing(path)
     return data
 
 
@@ -312,7 +312,7 @@ def read_digest(root_fd: int, path: bytes, entry: Entry) -> Digest:
     finally:
         os.close(descriptor)
     if size != entry.size:
-        raise _changing(path)
+        raise changing(path)
     return Digest(hasher.digest())
 
 
@@ -326,7 +326,7 @@ def _open_file(root_fd: int, path: bytes, entry: Entry) -> int:
     found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if found != (entry.device, entry.inode, entry.size, entry.modified_ns):
         os.close(descriptor)
-        raise _changing(path)
+        raise changing(path)
     return descriptor
 
 
@@ -337,7 +337,7 @@ def unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
     )
 
 
-def _changing(path: bytes) -> ApplyFailedError:
+def changing(path: bytes) -> ApplyFailedError:
     return ApplyFailedError(
         "agent.target.changing",
         "a file of the target changes while it is read",

@@ -15,8 +15,9 @@ import stat
 from typing import Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import DIRECTORY_FLAGS, Files
-from agent.inventory import Entry, entry_of
+from agent.files import DIRECTORY_FLAGS, Files, is_missing
+from agent.inventory import Entry, changing, entry_of
+from agent.part import open_part
 from agent.plan import PlannedChange
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
 
@@ -54,6 +55,7 @@ def make_file(
 
     Raises:
         ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``, ``agent.apply.staged``.
+        ApplyFailedError: ``agent.target.changing``.
         OSError: It could not be written; what was made so far is there.
     """
     assert change.post is not None, "only files that are there after the patch are made"
@@ -67,7 +69,8 @@ def make_file(
         files.write(descriptor, change.post.content, name)
         own_open(files, descriptor, owner, change.path)
         if change.inherits is not None:
-            copy_attributes(files, root_fd, change.inherits, descriptor)
+            assert source is not None, "what inherits has the status of what it inherits from"
+            copy_attributes(files, root_fd, change.inherits, source, descriptor)
         permissions = permissions_of(source, change.post)
         files.set_mode(descriptor, permissions, name)
         if sync:
@@ -88,14 +91,15 @@ def permissions_of(source: Entry | None, post: FileState) -> int:
     return bits | ((bits & 0o444) >> 2) | stat.S_IXUSR if executable else bits & ~_EXECUTE_BITS
 
 
-def copy_attributes(files: Files, root_fd: int, source: bytes, descriptor: int) -> None:
-    """Give an open file or directory exactly the extended attributes of `source` in the live tree.
+def copy_attributes(files: Files, root_fd: int, source: bytes, entry: Entry, descriptor: int) -> None:
+    """Give an open file or directory exactly the extended attributes of `source` in the live tree, which still is the one that was scanned.
 
     Raises:
         ApplyRefusedError: ``agent.apply.attributes``.
+        ApplyFailedError: ``agent.target.changing``.
     """
     try:
-        source_fd = os.open(source, _READ_FLAGS, dir_fd=root_fd)
+        source_fd = _open_source(root_fd, source, entry)
         try:
             wanted = read_attributes(source_fd)
         finally:
@@ -124,6 +128,31 @@ def copy_attributes(files: Files, root_fd: int, source: bytes, descriptor: int) 
             f"the extended attributes of a file cannot be kept ({error.strerror})",
             actual=os.fsdecode(source),
         ) from error
+
+
+def _open_source(root_fd: int, source: bytes, entry: Entry) -> int:
+    """Return a descriptor of the very file or directory that was scanned at a path, reached through no link.
+
+    Raises:
+        ApplyFailedError: ``agent.target.changing``.
+        OSError: It cannot be opened.
+    """
+    above, name = os.path.split(source)
+    try:
+        above_fd = open_part(root_fd, above)
+        try:
+            descriptor = os.open(name, _READ_FLAGS, dir_fd=above_fd)
+        finally:
+            os.close(above_fd)
+    except OSError as error:
+        if is_missing(error) or error.errno == errno.ELOOP:
+            raise changing(source) from error
+        raise
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) != (entry.device, entry.inode):
+        os.close(descriptor)
+        raise changing(source)
+    return descriptor
 
 
 def read_attributes(descriptor: int) -> dict[str, bytes]:

@@ -141,7 +141,7 @@ class _Stage:
         try:
             own_open(self._files, descriptor, entry, path)
             if path in self._inventory.entries or path == b".":
-                copy_attributes(self._files, self._root_fd, path, descriptor)
+                copy_attributes(self._files, self._root_fd, path, entry, descriptor)
                 if is_unchangeable(self._root_fd, path):
                     # Since the decision, or it would have been refused there.
                     raise immutable("a directory that would be made anew", path)

@@ -254,6 +254,7 @@ class Standby:
 
         Raises:
             ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``.
+            ApplyFailedError: ``agent.target.changing``.
             OSError: Something could not be made; what was made so far is there, until it is brought equal again.
         """
         self._after = after = dict(self._entries)

@@ -161,3 +161,47 @@ def test_work_directory_that_others_may_enter_is_not_worked_in(tmp_path: Path, m
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.link")
     assert world.digest() == before
     assert os.listdir(tmp_path / "away") == []
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "nothing"])
+@WAYS
+def test_attributes_come_from_the_file_that_was_decided_on(tmp_path: Path, mode: str, more: Tree, kind: str) -> None:
+    """While the new file is written, what is on the way to the old one is exchanged, and put back."""
+    world = world_of(tmp_path / "world", mode, more)
+    outside, place = tmp_path / "outside", world.root / "bin"
+    outside.mkdir()
+    (outside / "tool").write_bytes(b"theirs\n")
+    try:
+        os.setxattr(outside / "tool", "user.planted", b"yes")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    swapped: list[str] = []
+
+    written: list[bytes] = []
+
+    def step(call: str, path: bytes) -> None:
+        if call == "write" and (path in (b"README", b"bin/tool") or path.startswith(b"new-")):
+            written.append(path)
+        if call == "write" and not swapped and len(written) == 2:
+            swapped.append(call)
+            place.rename(world.root / "away")
+            if kind == "link":
+                place.symlink_to(outside)
+            elif kind == "directory":
+                outside.rename(place)
+        elif swapped == ["write"] and call != "write":
+            swapped.append(call)
+            if kind == "link":
+                place.unlink()
+            elif kind == "directory":
+                place.rename(outside)
+            (world.root / "away").rename(place)
+
+    # Two files, so that a large tree is exchanged as a whole.
+    patch = {"README": FileState(0o100644, b"new\n"), "bin/tool": FileState(0o100755, b"#!/bin/sh\necho new\n")}
+    before = world.digest()
+    outcome = apply_watched(world, ({path: TREE[path] for path in patch}, patch), step)
+    assert len(swapped) == 2, "the moment was there"
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.target.changing")
+    assert world.digest() == before
+    assert "user.planted" not in os.listxattr(place / "tool")
