@@ -338,6 +338,7 @@ def unreadable(path: str | bytes, error: OSError) -> ApplyFailedError:
 
 
 def changing(path: bytes) -> ApplyFailedError:
+    """Return the error that a file is not the one any more that was scanned."""
     return ApplyFailedError(
         "agent.target.changing",
         "a file of the target changes while it is read",

@@ -15,7 +15,7 @@ import stat
 from typing import Final
 
 from agent.errors import ApplyRefusedError
-from agent.files import DIRECTORY_FLAGS, Files, is_missing
+from agent.files import DIRECTORY_FLAGS, Files
 from agent.inventory import Entry, changing, entry_of
 from agent.part import open_part
 from agent.plan import PlannedChange
@@ -97,9 +97,10 @@ def copy_attributes(files: Files, root_fd: int, source: bytes, entry: Entry, des
     Raises:
         ApplyRefusedError: ``agent.apply.attributes``.
         ApplyFailedError: ``agent.target.changing``.
+        OSError: A directory on the way has become something else.
     """
+    source_fd = _open_source(root_fd, source, entry)
     try:
-        source_fd = _open_source(root_fd, source, entry)
         try:
             wanted = read_attributes(source_fd)
         finally:
@@ -123,19 +124,24 @@ def copy_attributes(files: Files, root_fd: int, source: bytes, entry: Entry, des
                 actual=os.fsdecode(source),
             )
     except OSError as error:
-        raise ApplyRefusedError(
-            "agent.apply.attributes",
-            f"the extended attributes of a file cannot be kept ({error.strerror})",
-            actual=os.fsdecode(source),
-        ) from error
+        raise _not_kept(source, error) from error
+
+
+def _not_kept(source: bytes, error: OSError) -> ApplyRefusedError:
+    return ApplyRefusedError(
+        "agent.apply.attributes",
+        f"the extended attributes of a file cannot be kept ({error.strerror})",
+        actual=os.fsdecode(source),
+    )
 
 
 def _open_source(root_fd: int, source: bytes, entry: Entry) -> int:
     """Return a descriptor of the very file or directory that was scanned at a path, reached through no link.
 
     Raises:
+        ApplyRefusedError: ``agent.apply.attributes``.
         ApplyFailedError: ``agent.target.changing``.
-        OSError: It cannot be opened.
+        OSError: A directory on the way has become something else.
     """
     above, name = os.path.split(source)
     try:
@@ -145,9 +151,9 @@ def _open_source(root_fd: int, source: bytes, entry: Entry) -> int:
         finally:
             os.close(above_fd)
     except OSError as error:
-        if is_missing(error) or error.errno == errno.ELOOP:
-            raise changing(source) from error
-        raise
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise changing(source) if error.errno == errno.ENOENT else _not_kept(source, error) from error
     status = os.fstat(descriptor)
     if (status.st_dev, status.st_ino) != (entry.device, entry.inode):
         os.close(descriptor)
