@@ -26,7 +26,7 @@ Source: docs/spec/audit.md 7.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.context import describe_components, describe_patch
@@ -82,6 +82,21 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """Changes of a target that its host has told, and that have no record: the ledger refused them after they were made without it.
+
+    A decision that was taken after one of them may know it. When each was made, nobody can tell from the ledger.
+    """
+
+    patches: frozenset[str] = frozenset()
+    """Ids of the patches that were applied or undone."""
+    counters: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Their release counters by component."""
+    trees: frozenset[bytes] = frozenset()
+    """Digests of the trees that came of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """The record that carries a decision, and what its host had recorded before it."""
 
@@ -102,6 +117,8 @@ class Place:
     """The highest release counter of each component that was applied to this target before."""
     tree: bytes | None
     """The tree that the last record before explains, or None where none did."""
+    unrecorded: Unrecorded = Unrecorded()
+    """What changed the target without a record, at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +254,28 @@ def judge_at_place(decision: Decision, place: Place) -> list[Difference]:
                 Difference("agent.replay.subject", sentence, member, show_value(recorded), show_value(derived))
             )
     found += _compare_result(decision, place)
+    return [*found, *_compare_target(facts, place)]
+
+
+def _compare_target(facts: Facts, place: Place) -> list[Difference]:
+    """Return in what the target is not what the records before have come to, except for what its host has told to be without a record."""
+    found: list[Difference] = []
     if place.installed is not None:
-        found += _compare("facts.system.installed", facts.system.installed, place.installed)
+        untold = place.unrecorded.patches
+        said, known = (
+            tuple(each for each in patches if each not in untold)
+            for patches in (facts.system.installed, place.installed)
+        )
+        if said != known:
+            found.append(_facts("facts.system.installed", facts.system.installed, place.installed))
     for component in facts.components:
-        member = f"facts.components.{component.name}.installed_counter"
-        found += _compare(member, component.installed_counter, place.counters.get(component.name, -1))
-    if place.tree is not None:
+        highest = place.counters.get(component.name, -1)
+        untold_counters = place.unrecorded.counters.get(component.name, frozenset())
+        if component.installed_counter <= highest or component.installed_counter not in untold_counters:
+            member = f"facts.components.{component.name}.installed_counter"
+            found += _compare(member, component.installed_counter, highest)
+    # Of a tree that such a change made, a host says that it has not drifted.
+    if place.tree is not None and (facts.system.drifted or place.tree_before not in place.unrecorded.trees):
         found += _compare("facts.system.drifted", facts.system.drifted, place.tree != place.tree_before)
     return found
 

@@ -21,6 +21,7 @@ from agent.decision_audit import (
     Known,
     PastView,
     Place,
+    Unrecorded,
     is_verdict_judged,
     judge_at_height,
     judge_at_place,
@@ -58,9 +59,14 @@ ROLLOUT_ENDED_MAX: Final = ROLLOUT_ENTRIES_MAX // 4
 """Applications of one patch from which on hosts no longer look at all of them, so that nobody can tell what one saw."""
 SPILL_MEMORY_BYTES: Final = 1 << 20
 
+UNRECORDED_MAX: Final = INSTALLED_MAX
+"""Changes without a record that one key may tell of one target; more of them excuse nothing."""
+
 DECISION_KINDS: Final = (b"deployment.",)
 """The kinds of transactions that carry decisions begin so."""
-_KINDS: Final = (b"deployment.", b"patch.publish", b"patch.attest", b"host.report")
+_REPORT_KIND: Final = b"host.report"
+_KINDS: Final = (b"deployment.", b"patch.publish", b"patch.attest", _REPORT_KIND)
+_DRIFT: Final = "drift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,7 @@ class DecisionReplay:
         self._newest: tuple[bytes, PatchMetadata] | None = None
         self._begun: dict[bytes, tuple[int, int]] = {}
         self._alone: dict[tuple[int, int], int] = {}
+        self._unrecorded: dict[tuple[bytes, str], set[tuple[bytes, bytes]]] = {}
         self._pending: Block | None = None
         self._tables: Reader | None = None
         self.counts = DecisionCounts()
@@ -235,8 +242,9 @@ class DecisionReplay:
             if block is None:
                 continue
             height = block.header.height
-            for index, transaction in transactions_of(block, DECISION_KINDS):
+            for index, transaction in transactions_of(block, (*DECISION_KINDS, _REPORT_KIND)):
                 self._note_alone(transaction, height, index)
+                self._note_unrecorded(transaction)
                 raw = self._wanted(transaction)
                 named = None if raw is None else _named_height(raw)
                 if raw is not None and named is not None and 1 <= named < height:
@@ -251,6 +259,15 @@ class DecisionReplay:
             begun, count = self._begun.pop(body.intent_tx_id, None), _alone(body)
             if begun is not None and count > 0:
                 self._alone[begun] = count
+
+    def _note_unrecorded(self, transaction: Transaction) -> None:
+        """Remember of which changes a host tells that they have no record: it may tell so long after decisions that know them."""
+        body = transaction.body
+        change = _unrecorded(body.body) if isinstance(body, HostReport) and body.report_kind == _DRIFT else None
+        if isinstance(body, HostReport) and change is not None:
+            changes = self._unrecorded.setdefault((transaction.signer_key_id, body.target), set())
+            if len(changes) < UNRECORDED_MAX:
+                changes.add(change)
 
     # -- second reading --------------------------------------------------------------------------------------------
 
@@ -376,7 +393,8 @@ class DecisionReplay:
         decision: Decision | None = None
         try:
             decision = _read(raw)
-            found = judge_at_place(decision, self._place(view.height, body, host, target))
+            unrecorded = self._find_unrecorded(view, transaction.signer_key_id, body.target)
+            found = judge_at_place(decision, self._place(view.height, body, host, target, unrecorded))
         except RejectedError as error:
             found = [Difference("agent.replay.form", f"the decision cannot be read: {error.message}")]
         about = host or "", body.target
@@ -396,8 +414,26 @@ class DecisionReplay:
             self._records[place] = (transaction.tx_id, name, body.target, body.patch_id)
         return decision
 
+    def _find_unrecorded(self, view: PastView, key_id: bytes, target: str) -> Unrecorded:
+        changes = self._unrecorded.get((key_id, target), set())
+        patches = {patch_id for _, patch_id in changes}
+        counters: dict[str, set[int]] = {}
+        for record in filter(None, map(view.patch, patches)):
+            for name in record.components:
+                counters.setdefault(name, set()).add(record.release_counter)
+        return Unrecorded(
+            patches=frozenset(each.hex() for each in patches),
+            counters={name: frozenset(each) for name, each in counters.items()},
+            trees=frozenset(tree for tree, _ in changes),
+        )
+
     def _place(
-        self, height: int, body: DeploymentIntent | DeploymentOutcome, host: str | None, target: _Target
+        self,
+        height: int,
+        body: DeploymentIntent | DeploymentOutcome,
+        host: str | None,
+        target: _Target,
+        unrecorded: Unrecorded,
     ) -> Place:
         return Place(
             height=height,
@@ -410,6 +446,7 @@ class DecisionReplay:
             installed=target.installed,
             counters=dict(target.counters),
             tree=target.tree,
+            unrecorded=unrecorded,
         )
 
     def _judge_at_height(self, named: _Named, view: PastView) -> None:
@@ -542,6 +579,21 @@ def _adopted_tree(body: bytes) -> bytes | None:
         return bytes.fromhex(digest) if isinstance(digest, str) else None
     except (RejectedError, ValueError):
         return None
+
+
+def _unrecorded(body: bytes) -> tuple[bytes, bytes] | None:
+    """Return the tree that a change without a record made, and its patch; None where a drift report tells of no such thing."""
+    try:
+        document = canonical_json.decode_untrusted(body, bytes_max=REPORT_BYTES_MAX)
+    except RejectedError:
+        return None
+    told = document.get("unrecorded") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(told, dict):
+        return None
+    tree, patch_id = document.get("tree_digest"), told.get("patch_id")
+    if not isinstance(tree, str) or not isinstance(patch_id, str) or not _is_digest(tree) or not _is_digest(patch_id):
+        return None
+    return bytes.fromhex(tree), bytes.fromhex(patch_id)
 
 
 def _is_digest(text: str) -> bool:

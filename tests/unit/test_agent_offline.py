@@ -20,7 +20,7 @@ from provenance.layout import split_patch_file_untrusted
 from tests.testkit import patches
 from tests.testkit.agent import HOST, OPERATOR, TARGET, World
 from tests.testkit.cli import run_json
-from tests.testkit.ledger import BLOCK_MS, key_of
+from tests.testkit.ledger import BLOCK_MS, Chain, key_of
 from tests.testkit.node import write_archive
 
 PATCHES = 4
@@ -278,6 +278,38 @@ async def test_a_change_that_the_ledger_refuses_afterwards_is_told_as_drift(tmp_
     body = json.loads(report.body)
     assert body["unrecorded"] == {"patch_id": patch_id, "result": "SUCCESS", "code": "ledger.host.intent_required"}
     assert body["tree_digest"] == world.digest().hex()
+
+
+@pytest.mark.parametrize("before", [1, 2])
+async def test_what_a_host_has_told_to_be_without_a_record_makes_no_liar_of_it(tmp_path: Path, before: int) -> None:
+    """Its later decisions know that patch, its counter and its tree: those that waited beside it, and those that came after."""
+    world, files = await cut_off(tmp_path, offline_hosts(), 2)
+    for data in files[:before]:
+        assert (await apply(world, data)).unacknowledged
+    first = bytes.fromhex(split_patch_file_untrusted(files[0]).patch_id)
+    world.chain.submit(bodies.PatchWithdraw(first, "it was wrong"), "alice@acme")
+    world.ledger.is_offline = False
+    await world.agent._delivery.deliver(5.0)
+    assert (await apply(world, files[before])).code is ResultCode.SUCCESS
+    assert "unrecorded" in json.loads(world.reports()[-1].body)
+    archive = write_archive(tmp_path / "chain.archive", world.chain)
+    document = run_json("audit", "replay-decision", "--all", "--archive", archive)
+    assert document["decisions"] == document["same"] == before
+
+    # The same story without the report, and with one about another patch, is none.
+    body = world.reports()[-1].body
+    for other in (b"{}", body.replace(first.hex().encode(), b"ab" * 32), body.replace(b"unrecorded", b"unregarded")):
+        chain = Chain(genesis=world.chain.genesis)
+        for block in world.chain.blocks[1:]:
+            told = [decode_transaction_untrusted(raw) for raw in block.transactions]
+            report = bodies.HostReport("drift", TARGET, other)
+            changed = [chain.sign(report, HOST) if getattr(each.body, "body", None) == body else each for each in told]
+            chain.apply(chain.build(*changed, time_ms=block.header.time_ms).block)
+        archive = write_archive(tmp_path / "other.archive", chain)
+        document = run_json("audit", "replay-decision", "--all", "--archive", archive, code=1)
+        assert ("agent.replay.facts", "facts.system.installed") in {
+            (each["code"], each["member"]) for each in document["findings"]
+        }
 
 
 async def test_going_on_alone_against_policy_is_found_by_a_replay(tmp_path: Path) -> None:
