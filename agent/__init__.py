@@ -6,7 +6,7 @@ order, each module using only those before it::
     errors  limits  access  files  ->  state_file  record_log      maintenance  ->  target
     facts  ->  cedar_request  sample_facts  ->  policy_text (policy_child)  policy  policy_cache  ->  decision  ->  results
     decision  ->  policy_cases  gallery
-    inventory  manifest  plan  ->  file_flags  host_checks  new_files  part  ->  stage  in_place  ->  switch  ->  applying
+    inventory  manifest  plan  ->  file_flags  set_id  host_checks  new_files  part  ->  stage  in_place  ->  switch  ->  applying
     applying  tree_cache  ->  registry
     highwater  clock_watch  statements  ->  identities  ->  rollout  validation  context  ->  pipeline
     rollback  rollout  context  policy_cache  decision  ->  decision_audit

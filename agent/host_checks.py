@@ -11,16 +11,19 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
 from agent.file_flags import FlagMemory, find_unchangeable
 from agent.files import DIRECTORY_FLAGS, is_there
-from agent.inventory import Inventory, unreadable
+from agent.inventory import Entry, Inventory, entry_of, unreadable
 from agent.limits import SPACE_RESERVE_BYTES
 from agent.plan import Plan, emptied_directories
+from agent.set_id import SET_ID_HINT, SetIdRights
 from agent.target import Mode, TargetConfig
 
+_UNKEEPABLE: Final = "the set-group-id bit of a directory cannot be kept by this agent"
 _MOUNTS_PATH: Final = "/proc/self/mountinfo"
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 _MOUNT_POINT_FIELD: Final = 4
@@ -103,7 +106,7 @@ def check_host(config: TargetConfig, root_fd: int, plan: Plan, inventory: Invent
 
     Raises:
         TargetRefusedError: ``agent.target.mount_point``.
-        ApplyRefusedError: ``agent.apply.own_directory``.
+        ApplyRefusedError: ``agent.apply.own_directory``, ``agent.apply.attributes``.
         ApplyFailedError: ``agent.apply.read_only``, ``agent.apply.no_space``, ``agent.apply.immutable``.
     """
     own = config.own_name
@@ -117,6 +120,14 @@ def check_host(config: TargetConfig, root_fd: int, plan: Plan, inventory: Invent
     check_mounts(config.root)
     check_room(root_fd, plan)
     check_flags(config, root_fd, plan, inventory, flags)
+    path = _find_unkeepable(config, root_fd, inventory, plan)
+    if path is not None:
+        raise ApplyRefusedError(
+            "agent.apply.attributes",
+            f"{_UNKEEPABLE}, and the patch makes it anew, or one like it",
+            actual=os.fsdecode(path),
+            hint=SET_ID_HINT,
+        )
 
 
 def check_tree(config: TargetConfig, root_fd: int, inventory: Inventory, flags: FlagMemory) -> None:
@@ -144,6 +155,42 @@ def check_tree(config: TargetConfig, root_fd: int, inventory: Inventory, flags: 
             actual=os.fsdecode(found),
             hint="chattr -i, or -a; or add it with --mode in-place",
         )
+    path = _find_unkeepable(config, root_fd, inventory, None)
+    if path is not None:
+        raise ApplyFailedError(
+            "agent.target.no_exchange",
+            f"{_UNKEEPABLE}, so the tree cannot be exchanged as a whole",
+            actual=os.fsdecode(path),
+            hint=f"{SET_ID_HINT}; or add it with --mode in-place",
+        )
+
+
+def _find_unkeepable(config: TargetConfig, root_fd: int, inventory: Inventory, plan: Plan | None) -> bytes | None:
+    """Return a directory whose set-group-id bit one made in its place, or below it, could not have, or None.
+
+    In place only the ones below which new directories are made.
+
+    Args:
+        config: The target.
+        root_fd: Its root, open.
+        inventory: The tree.
+        plan: What changes; None for anything that may.
+    """
+    rights = SetIdRights.of_this_thread()
+    entries = {b".": entry_of(os.fstat(root_fd)), **inventory.entries}
+    paths: Iterable[bytes] = entries
+    if config.mode is Mode.IN_PLACE:
+        made = [change.path for change in plan.changes if change.post is not None] if plan is not None else []
+        paths = {_lowest(entries, path) for path in made if (os.path.dirname(path) or b".") not in entries}
+    return next((path for path in paths if entries[path].is_directory and not rights.can_keep(entries[path])), None)
+
+
+def _lowest(entries: Mapping[bytes, Entry], path: bytes) -> bytes:
+    """Return the lowest directory above a path that is there."""
+    above = os.path.dirname(path)
+    while above and above not in entries:
+        above = os.path.dirname(above)
+    return above or b"."
 
 
 def check_room(root_fd: int, plan: Plan) -> None:

@@ -19,10 +19,10 @@ from agent.files import DIRECTORY_FLAGS, Files
 from agent.inventory import Entry, changing, entry_of
 from agent.part import open_part
 from agent.plan import PlannedChange
+from agent.set_id import SET_ID_BITS, SET_ID_HINT
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
 
 _EXECUTE_BITS: Final = 0o111
-_SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 _NEW_FILE_MODE: Final = 0o644
 _NEW_EXECUTABLE_MODE: Final = 0o755
 CONTENT_ATTRIBUTES: Final = frozenset({"security.ima", "security.evm"})
@@ -231,7 +231,7 @@ def own_mode(files: Files, descriptor: int, mode: int, path: bytes) -> None:
     try:
         files.set_mode(descriptor, mode, path)
     except PermissionError as error:
-        if not mode & _SET_ID_BITS:
+        if not mode & SET_ID_BITS:
             raise
         raise _mode_refused(f"{sentence} ({error.strerror})", path, mode) from error
     found = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -245,9 +245,7 @@ def _mode_refused(sentence: str, path: bytes, mode: int, found: int | None = Non
         sentence,
         expected=f"{mode:04o}",
         actual=os.fsdecode(path) if found is None else f"{os.fsdecode(path)}: {found:04o}",
-        hint="set-group-id: the agent's user must be in the group, and its service must allow it (RestrictSUIDSGID=no)"
-        if mode & _SET_ID_BITS
-        else "",
+        hint=SET_ID_HINT if mode & SET_ID_BITS else "",
     )
 
 

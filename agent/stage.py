@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.errors import ApplyRefusedError
@@ -64,7 +65,7 @@ def stage_tree(
             tracker.begin(STEP_APPLY, "making the new tree durable")
             files.sync_filesystem(stage_fd, path)
             tracker.begin(STEP_APPLY, "proving the new tree")
-            tree_digest = _prove(stage_fd, inventory, plan)
+            tree_digest = _prove(stage_fd, _root_entry(root_fd), inventory, plan)
             return Staged(path, os.fstat(stage_fd).st_ino, tree_digest)
     except OSError as error:
         raise explain(error, "the new tree cannot be made") from error
@@ -152,10 +153,16 @@ class _Stage:
             self._files.change_times(path, entry.modified_ns, entry.modified_ns, dir_fd=self._stage_fd)
 
 
-def _prove(stage_fd: int, inventory: Inventory, plan: Plan) -> Digest:
+def _prove(stage_fd: int, root: Entry, inventory: Inventory, plan: Plan) -> Digest:
     """Return the digest of the staged tree, which holds exactly the old tree's files with the plan's changes.
 
-    Unchanged files are proven by being the same inode; changed ones are read back.
+    Unchanged files are proven by being the same inode; changed ones are read back; directories have owner and mode of the old ones.
+
+    Args:
+        stage_fd: The staged tree's root.
+        root: The live one's.
+        inventory: The live tree.
+        plan: What changes.
     """
     taken_ns = time.time_ns()
     entries = scan_tree(stage_fd)
@@ -171,6 +178,7 @@ def _prove(stage_fd: int, inventory: Inventory, plan: Plan) -> Digest:
             raise _unproven("an unchanged file is another one", path)
         if path in inventory.digests:
             known[path] = inventory.digests[path]
+    _prove_directories({b"": _root_entry(stage_fd), **entries}, {b"": root, **inventory.entries})
     staged = complete_inventory(stage_fd, entries, taken_ns, known)
     for path, change in changes.items():
         if change.post is None:
@@ -178,6 +186,19 @@ def _prove(stage_fd: int, inventory: Inventory, plan: Plan) -> Digest:
         if staged.digests[path] != blob_digest(change.post.content) or entries[path].git_mode != change.post.mode:
             raise _unproven("a changed file does not read back as it was written", path)
     return staged.tree_digest
+
+
+def _prove_directories(staged: Mapping[bytes, Entry], live: Mapping[bytes, Entry]) -> None:
+    """Refuse a directory that is another than the live one, or of a new one than the lowest live one above; "" is the root."""
+    for path, entry in staged.items():
+        if not entry.is_directory:
+            continue
+        like = path
+        while like not in live or not live[like].is_directory:
+            like = os.path.dirname(like)
+        before = live[like]
+        if (entry.mode, entry.owner, entry.group) != (before.mode, before.owner, before.group):
+            raise _unproven("a directory has another owner or other permissions", path or b".")
 
 
 def _root_entry(root_fd: int) -> Entry:

@@ -412,12 +412,14 @@ def test_staged_tree_is_proven(root: Path, root_fd: int, tmp_path: Path) -> None
             elif action == "swapped":
                 (new / "README").unlink()
                 (new / "README").write_bytes(b"read me\n")
+            elif action in ("src", "."):
+                (new / action).chmod(0o710)
             else:
                 (new / "src/frame.c").write_bytes(b"other")
 
         return Files(step)
 
-    for action in ("extra", "lost", "swapped", "content"):
+    for action in ("extra", "lost", "swapped", "content", "src", "."):
         with pytest.raises(ApplyRefusedError) as caught:
             stage_tree(meddle(action), root_fd, inventory, plan, str(new))
         assert caught.value.code == "agent.apply.staged"
