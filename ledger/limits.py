@@ -88,6 +88,8 @@ GROUP_CHANGES_MAX: Final = 256
 """Hosts that one transaction puts into a group, or takes out of one."""
 GROUP_HOSTS_MAX: Final = 1 << 20
 """Hosts of one group."""
+GROUP_LEAVES_MAX: Final = 1024
+"""Hosts that leave their groups in one transaction, each times the rollouts there that are not complete: some 0.1 s of work."""
 GROUP_ROLLOUTS_MAX: Final = 32
 """Rollouts that the hosts of one group look at."""
 ROLLOUT_GROUPS_MAX: Final = 16

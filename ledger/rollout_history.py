@@ -17,6 +17,7 @@ from ledger.keyspace import patch_key, target_key
 from ledger.records import DeploymentRecord
 from ledger.rollout_actions import DecideRollout
 from ledger.rollout_bodies import RolloutCreate, RolloutDecide
+from ledger.rollout_counting import NOT_CARRIED_OUT, counted_host, state_after
 from ledger.rollout_records import (
     APPLIED,
     ENDED,
@@ -30,7 +31,7 @@ from ledger.rollout_records import (
 )
 from ledger.rollout_turn import find_wave, is_reached, openings
 from ledger.rules_host import is_empty_adoption
-from ledger.rules_rollout import NOT_CARRIED_OUT, counted_host, decided_rollout, state_after
+from ledger.rules_rollout import decided_rollout
 from ledger.state import HistoryEntry, StateView
 from ledger.transaction import decode_transaction_untrusted
 

@@ -73,7 +73,7 @@ def find_turn(view: StateView, host: str, patch_id: bytes) -> Turn | None:
     counted = view.rollout_host(patch_id, host)
     if counted is not None:
         rollout = view.rollout(counted.rollout_id)
-        if rollout is not None and rollout.status != ENDED:
+        if rollout is not None and is_counted(rollout, counted):
             return Turn(rollout, counted, openings(rollout)[counted.wave])
     member = view.group_member(host)
     link = None if member is None else view.rollout_link(patch_id, member.group_id)
@@ -82,6 +82,12 @@ def find_turn(view: StateView, host: str, patch_id: bytes) -> Turn | None:
         return None
     wave = find_wave(rollout, member)
     return Turn(rollout, RolloutHost(host, rollout.rollout_id, wave, False, ()), openings(rollout)[wave])
+
+
+def is_counted(rollout: RolloutRecord, host: RolloutHost) -> bool:
+    """Return whether the rollout that a host's record names counts it: not once it is withdrawn, nor a host that left before it began."""
+    has_place = host.wave < len(rollout.planned)
+    return rollout.status != ENDED and (has_place or host.has_failed or bool(host.targets))
 
 
 def find_wave(rollout: RolloutRecord, member: GroupMember) -> int:

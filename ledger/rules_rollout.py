@@ -22,26 +22,22 @@ from ledger.keyspace import (
     rollout_key,
     rollout_link_key,
 )
-from ledger.limits import GROUP_HOSTS_MAX, GROUP_ROLLOUTS_MAX, ROLLOUT_TARGETS_MAX
+from ledger.limits import GROUP_HOSTS_MAX, GROUP_LEAVES_MAX, GROUP_ROLLOUTS_MAX, ROLLOUT_TARGETS_MAX
 from ledger.record import Record
 from ledger.records import REVOKED
 from ledger.roles import ADMINISTRATOR, HOST, RELEASE_MANAGER
 from ledger.rollout_actions import DecideRollout
 from ledger.rollout_bodies import HALT, RESUME, WITHDRAW, GroupAssign, RolloutCreate, RolloutDecide
+from ledger.rollout_counting import NOT_CARRIED_OUT, counted_host, leaves_wave, state_after, without_host
 from ledger.rollout_records import (
     APPLIED,
-    BUDGET,
-    COUNTED,
     ENDED,
-    FAILED,
     GOVERNANCE,
     HALTED,
     NOBODY,
     REFUSED,
-    ROLLED,
     RUNNING,
     UNDER_WAY,
-    Counts,
     GroupMember,
     GroupSlot,
     HostGroup,
@@ -49,13 +45,11 @@ from ledger.rollout_records import (
     RolloutLink,
     RolloutRecord,
 )
-from ledger.rollout_turn import Turn, find_turn
+from ledger.rollout_turn import Turn, find_turn, find_wave, is_counted
 from ledger.rollout_waves import planned_hosts
 from ledger.rules_common import Context, Effects, check_administrator_of, not_authorised, refuse
 from ledger.state import StateView
 
-NOT_CARRIED_OUT: Final = ("ERROR_LEDGER_UNAVAILABLE", "ERROR_STALE_REPLICA")
-"""Results that say nothing about the patch: the host did not get to it, and may try again."""
 _STATUS_AFTER: Final = {HALT: HALTED, RESUME: RUNNING, WITHDRAW: ENDED}
 
 
@@ -63,17 +57,20 @@ _STATUS_AFTER: Final = {HALT: HALTED, RESUME: RUNNING, WITHDRAW: ENDED}
 
 
 def assign_hosts(view: StateView, context: Context, body: GroupAssign) -> Effects:
-    """Return the hosts in their group, or in none. The last host of a group takes the place of one that leaves.
+    """Return the hosts in their group, or in none. The last host of a group takes the place of one that leaves, and keeps its waves.
+
+    A host that leaves before it has begun leaves its waves as well, and they need fewer hosts. Rollouts that are complete wait for nobody:
+    they stay as they are.
 
     Raises:
         TransactionRefusedError: ``ledger.tx.not_authorised``, ``ledger.group.foreign``, ``ledger.group.not_a_host``,
-            ``ledger.group.no_change``, ``ledger.group.full``.
+            ``ledger.group.no_change``, ``ledger.group.full``, ``ledger.group.too_many_changes``.
     """
     check_administrator_of(context, context.signer.organisation, "assign hosts to groups")
     organisation = context.signer.organisation
     if body.group_id is not None:
         _check_own(body.group_id, organisation, "a group")
-    draft = _Groups(view, context.height)
+    draft = _Groups(view, context)
     for host in body.hosts:
         _check_own(host, organisation, "a host")
         member = draft.member(host)
@@ -95,9 +92,13 @@ def assign_hosts(view: StateView, context: Context, body: GroupAssign) -> Effect
 class _Groups:
     """Groups and their places while one transaction changes them."""
 
-    def __init__(self, view: StateView, height: int) -> None:
+    def __init__(self, view: StateView, context: Context) -> None:
         self._view = view
-        self._height = height
+        self._height = context.height
+        self._time_ms = context.time_ms
+        self._waves_left = 0
+        self._unfinished: dict[str, tuple[str, ...]] = {}
+        """Rollouts of each group that were not complete before this transaction; the others wait for nobody."""
         self.records: dict[bytes, Record] = {}
 
     def member(self, host: str) -> GroupMember | None:
@@ -105,15 +106,30 @@ class _Groups:
         return self._view.group_member(host) if found is None else cast(GroupMember, found)
 
     def subjects(self) -> tuple[bytes, ...]:
-        return tuple(key for key, record in self.records.items() if isinstance(record, HostGroup))
+        return tuple(key for key, record in self.records.items() if isinstance(record, HostGroup | RolloutRecord))
 
     def leave(self, member: GroupMember) -> None:
         group = self._group(member.group_id)
+        unfinished = self._find_unfinished(group)
+        self._waves_left += len(unfinished)
+        if self._waves_left > GROUP_LEAVES_MAX:
+            raise refuse(
+                "group.too_many_changes",
+                f"the groups have rollouts that are not complete, {len(unfinished)} in {group.group_id}",
+                f"at most {GROUP_LEAVES_MAX} hosts times rollouts",
+                hint="take fewer hosts at a time",
+            )
+        for rollout_id in unfinished:
+            self._leave_wave(self._rollout(rollout_id), member)
         last = group.hosts - 1
         sequence = group.sequence
         if member.slot != last:
             sequence += 1
-            self._place(self._at(group.group_id, last), group.group_id, member.slot, sequence)
+            moved = self.member(self._at(group.group_id, last))
+            assert moved is not None, "who has a place is a member"
+            for rollout_id in unfinished:
+                self._keep_wave(self._rollout(rollout_id), moved)
+            self._place(moved.host, group.group_id, member.slot, sequence)
         self._put(replace(group, hosts=last, sequence=sequence, changed_height=self._height))
 
     def join(self, host: str, group_id: str) -> None:
@@ -122,6 +138,48 @@ class _Groups:
             raise refuse("group.full", f"{group_id} has {GROUP_HOSTS_MAX} hosts")
         self._place(host, group_id, group.hosts, group.sequence + 1)
         self._put(replace(group, hosts=group.hosts + 1, sequence=group.sequence + 1, changed_height=self._height))
+
+    def _leave_wave(self, rollout: RolloutRecord, member: GroupMember) -> None:
+        """Make the host's wave smaller, if it has not begun there."""
+        known = self._rollout_host(rollout, member.host)
+        host = _counted_by(rollout, known) or RolloutHost(
+            member.host, rollout.rollout_id, find_wave(rollout, member), False, ()
+        )
+        if leaves_wave(rollout, host):
+            changed, after = without_host(rollout, host, height=self._height, time_ms=self._time_ms)
+            self.records[rollout_key(rollout.rollout_id)] = changed
+            if host is known:
+                self.records[rollout_host_key(rollout.patch_id, host.host)] = after
+
+    def _keep_wave(self, rollout: RolloutRecord, member: GroupMember) -> None:
+        """Write down the wave of a host that goes to another place: it follows from the place alone."""
+        known = self._rollout_host(rollout, member.host)
+        wave = find_wave(rollout, member)
+        if _counted_by(rollout, known) is not None or wave == len(rollout.planned):
+            return
+        other = None if known is None else self._view.rollout(known.rollout_id)
+        is_open = known is not None and any(opened is not None for _, _, opened in known.targets)
+        if known is not None and other is not None and (is_open or is_counted(other, known)):
+            self._leave_wave(rollout, member)  # Another rollout counts it, so this one cannot wait for it.
+            return
+        key = rollout_host_key(rollout.patch_id, member.host)
+        self.records[key] = RolloutHost(member.host, rollout.rollout_id, wave, False, ())
+
+    def _find_unfinished(self, group: HostGroup) -> tuple[str, ...]:
+        if group.group_id not in self._unfinished:
+            self._unfinished[group.group_id] = tuple(
+                each for each in group.rollouts if not self._rollout(each).is_complete
+            )
+        return self._unfinished[group.group_id]
+
+    def _rollout(self, rollout_id: str) -> RolloutRecord:
+        found = self.records.get(rollout_key(rollout_id)) or self._view.rollout(rollout_id)
+        assert found is not None, "a group lists rollouts that there are"
+        return cast(RolloutRecord, found)
+
+    def _rollout_host(self, rollout: RolloutRecord, host: str) -> RolloutHost | None:
+        found = self.records.get(rollout_host_key(rollout.patch_id, host))
+        return self._view.rollout_host(rollout.patch_id, host) if found is None else cast(RolloutHost, found)
 
     def _group(self, group_id: str) -> HostGroup:
         found = self.records.get(group_key(group_id))
@@ -139,6 +197,10 @@ class _Groups:
     def _place(self, host: str, group_id: str, slot: int, sequence: int) -> None:
         self.records[group_member_key(host)] = GroupMember(host, group_id, slot, sequence)
         self.records[group_slot_key(group_id, slot)] = GroupSlot(slot, host)
+
+
+def _counted_by(rollout: RolloutRecord, host: RolloutHost | None) -> RolloutHost | None:
+    return host if host is not None and host.rollout_id == rollout.rollout_id else None
 
 
 # Rollouts
@@ -348,7 +410,23 @@ def count_outcome(view: StateView, context: Context, body: DeploymentOutcome) ->
         del targets[body.target]
     else:
         targets[body.target] = (body.target, state, None)
-    return _counted(rollout, known, targets, context, body.patch_id)
+    records = _counted(rollout, known, targets, context, body.patch_id)
+    return records if state is not None else _without_who_left(view, records, rollout, context, body.patch_id)
+
+
+def _without_who_left(
+    view: StateView, records: Mapping[bytes, Record], rollout: RolloutRecord, context: Context, patch_id: bytes
+) -> Mapping[bytes, Record]:
+    """Return the records, with one host fewer to go where the host came to nothing after it had left the rollout's groups."""
+    changed_key = rollout_key(rollout.rollout_id)
+    host_key = rollout_host_key(patch_id, context.signer.identity_id)
+    changed, host = cast(RolloutRecord, records[changed_key]), cast(RolloutHost, records[host_key])
+    member = view.group_member(host.host)
+    is_there = member is not None and any(group == member.group_id for group, _, _ in rollout.groups)
+    if is_there or not leaves_wave(changed, host):
+        return records
+    changed, host = without_host(changed, host, height=context.height, time_ms=context.time_ms)
+    return {changed_key: changed, host_key: host}
 
 
 def _count_refusal(view: StateView, context: Context, body: DeploymentOutcome) -> Mapping[bytes, Record]:
@@ -388,17 +466,6 @@ def _is_installed(view: StateView, host: str, target: str, patch_id: bytes) -> b
     return record is not None and any(each == patch_id for each, _ in record.installed)
 
 
-def state_after(result: str, *, was_installed: bool) -> str | None:
-    """Return what an outcome that closes an intent says of its target; None when nothing: it may be tried again."""
-    if result == "SUCCESS":
-        return APPLIED
-    if result == "ROLLED_BACK":
-        return ROLLED
-    if was_installed:
-        return APPLIED  # A rollback, or a second application, that came to nothing.
-    return None if result in NOT_CARRIED_OUT else FAILED
-
-
 def _counted(
     rollout: RolloutRecord,
     before: RolloutHost,
@@ -412,49 +479,3 @@ def _counted(
         rollout_key(rollout.rollout_id): changed,
         rollout_host_key(patch_id, after.host): after,
     }
-
-
-def counted_host(
-    rollout: RolloutRecord,
-    before: RolloutHost,
-    targets: Mapping[str, tuple[str, str, bytes | None]],
-    *,
-    height: int,
-    time_ms: int,
-) -> tuple[RolloutRecord, RolloutHost]:
-    """Return the rollout and the host after the host's targets have become `targets` in the block of this height and time.
-
-    More failures than the budget has room for halt the rollout in the same step.
-    """
-    after = replace(before, targets=tuple(targets[name] for name in sorted(targets)))
-    has_failed = before.has_failed or any(state in (FAILED, ROLLED) for _, state, _ in after.targets)
-    after = replace(after, has_failed=has_failed)
-    counts = list(rollout.counts)
-    counts[before.wave] = _moved(rollout, before, after, height, time_ms)
-    failures = rollout.failures + (has_failed and not before.has_failed)
-    changed = replace(rollout, counts=tuple(counts), failures=failures)
-    if rollout.status == RUNNING and failures - rollout.forgiven > rollout.budget:
-        changed = replace(
-            changed,
-            status=HALTED,
-            status_height=height,
-            status_by=BUDGET,
-            status_reason=f"it failed on {failures - rollout.forgiven} hosts, and {rollout.budget} may",
-        )
-    return changed, after
-
-
-def _moved(rollout: RolloutRecord, before: RolloutHost, after: RolloutHost, height: int, time_ms: int) -> Counts:
-    """Return the counts of the host's wave after it has gone from one state to another."""
-    wave = before.wave
-    numbers = dict(zip(COUNTED, rollout.counts[wave][:5], strict=True))
-    if before.state is not None:
-        numbers[before.state] -= 1
-    if after.state is not None:
-        numbers[after.state] += 1
-    met_height, met_ms = rollout.counts[wave][-2:]
-    if wave == len(rollout.planned) or numbers[APPLIED] < rollout.needed(wave):
-        met_height = met_ms = None
-    elif met_height is None:
-        met_height, met_ms = height, time_ms
-    return cast("Counts", (*numbers.values(), met_height, met_ms))

@@ -14,13 +14,24 @@ from ledger.errors import TransactionRefusedError
 from ledger.keyspace import MemoryStore, Reader, Table, target_key
 from ledger.record import Record
 from ledger.records import IdentityRecord, KeyRecord, TargetRecord
-from ledger.rollout_bodies import RolloutDecide
+from ledger.rollout_bodies import GroupAssign, RolloutDecide
 from ledger.rollout_order import rank_of
-from ledger.rollout_records import COUNTED, HALTED, NOBODY, RUNNING, UNDER_WAY, GroupMember, RolloutLink, RolloutRecord
+from ledger.rollout_records import (
+    COUNTED,
+    HALTED,
+    NOBODY,
+    RUNNING,
+    UNDER_WAY,
+    GroupMember,
+    GroupSlot,
+    HostGroup,
+    RolloutLink,
+    RolloutRecord,
+)
 from ledger.rollout_turn import find_turn, is_reached, openings
 from ledger.rollout_waves import Wave, planned_hosts, wave_of_rank
 from ledger.rules_common import Context
-from ledger.rules_rollout import count_intent, count_outcome, decide_rollout
+from ledger.rules_rollout import assign_hosts, count_intent, count_outcome, decide_rollout
 from ledger.state import StateView
 from tests.testkit.ledger import key_of
 from wire.hashing import sha256
@@ -85,6 +96,12 @@ class World:
             installed = ((PATCH, self.height),) if result == "SUCCESS" else ()
             self.put({target_key(host, "site"): TargetRecord(host, "site", AFTER, installed, 0, "", None, None)})
 
+    def assign(self, host: str, group: str | None) -> None:
+        self.transactions += 1
+        signer = IdentityRecord("ada@acme", "acme", "", ("administrator",), "active", (), 0, 0)
+        context = Context(sha256(b"%d" % self.transactions), signer, KEY, self.height, 1000 * self.height)
+        self.put(dict(assign_hosts(self.view, context, GroupAssign(group, (host,))).records))
+
     def may_go(self, host: str) -> bool:
         turn = find_turn(self.view, host, PATCH)
         assert turn is not None
@@ -94,7 +111,14 @@ class World:
 def make_world(size: int, waves: list[Wave], budget: int) -> World:
     from dataclasses import replace
 
-    from ledger.keyspace import group_member_key, rollout_key, rollout_link_key
+    from ledger.keyspace import (
+        group_key,
+        group_member_key,
+        group_slot_key,
+        identity_key,
+        rollout_key,
+        rollout_link_key,
+    )
 
     named = [replace(wave, name=f"w{index}") for index, wave in enumerate(waves)]
     named.append(Wave("all", None, None, 10_000, 10_000, 0, 0))
@@ -108,8 +132,12 @@ def make_world(size: int, waves: list[Wave], budget: int) -> World:
         rollout_key(ROLLOUT): rollout,
         rollout_link_key(PATCH, GROUP): RolloutLink(ROLLOUT, 10),
     }
+    records[group_key(GROUP)] = HostGroup(GROUP, size, size, (ROLLOUT,), 10)
     for slot in range(size):
-        records[group_member_key(name_of(slot))] = GroupMember(name_of(slot), GROUP, slot, slot + 1)
+        host = name_of(slot)
+        records[group_member_key(host)] = GroupMember(host, GROUP, slot, slot + 1)
+        records[group_slot_key(GROUP, slot)] = GroupSlot(slot, host)
+        records[identity_key(host)] = IdentityRecord(host, "acme", "", ("host",), "active", (), 0, 0)
     world.put(records)
     return world
 
@@ -132,6 +160,7 @@ class Rollouts(RuleBasedStateMachine):
         self.open: dict[str, bytes] = {}
         self.state: dict[str, str] = {}
         self.failed: set[str] = set()
+        self.away: set[str] = set()
         self.forgiven = 0
         self.in_flight_at_halt = self.undone = 0
         waves_now = self.world.rollout.waves
@@ -139,11 +168,36 @@ class Rollouts(RuleBasedStateMachine):
             name_of(slot): wave_of_rank(waves_now, GROUP, size, rank_of(ROLLOUT, GROUP, slot, size))
             for slot in range(size)
         }
+        self.later = len(waves_now)
+
+    def leave_wave(self, host: str) -> None:
+        """Who is away and has neither begun nor ever failed goes with no wave any more."""
+        if host in self.away and host not in self.failed and host not in self.open and host not in self.state:
+            self.wave[host] = self.later
+
+    @rule(index=st.integers(0, 8))
+    def leave(self, index: int) -> None:
+        host = name_of(index % self.size)
+        # A rollout that is complete is not changed any more, and may become incomplete again: that is a test of its own.
+        if host not in self.away and not self.world.rollout.is_complete:
+            self.world.assign(host, None)
+            self.away.add(host)
+            self.leave_wave(host)
+
+    @rule(index=st.integers(0, 8))
+    def come_back(self, index: int) -> None:
+        host = name_of(index % self.size)
+        if host in self.away:
+            self.world.assign(host, GROUP)
+            self.away.remove(host)
 
     @rule(index=st.integers(0, 8))
     def announce(self, index: int) -> None:
         host = name_of(index % self.size)
         if host in self.open:
+            return
+        if host in self.away and self.wave[host] == self.later and host not in self.state and host not in self.failed:
+            assert find_turn(self.world.view, host, PATCH) is None, "the rollout has nothing to do with it"
             return
         is_installed = self.state.get(host) == "applied"
         may = is_installed or self.world.may_go(host)
@@ -174,6 +228,7 @@ class Rollouts(RuleBasedStateMachine):
             # Who takes the patch off again while the rollout is halted brings it to nobody.
             self.undone += host not in self.failed and result == "ROLLED_BACK" and not was_running
             self.failed.add(host)
+        self.leave_wave(host)
         if was_running and self.world.rollout.status == HALTED:
             self.in_flight_at_halt, self.undone = len(self.open), 0
 
@@ -205,7 +260,17 @@ class Rollouts(RuleBasedStateMachine):
             states = [UNDER_WAY if host in self.open else self.state.get(host) for host in hosts]
             assert list(counts[:5]) == [states.count(state) for state in COUNTED]
         assert rollout.failures == len(self.failed)
-        assert sum(rollout.planned) == self.size
+        waves = list(self.wave.values())
+        assert list(rollout.planned) == [waves.count(index) for index in range(self.later)]
+
+    @invariant()
+    def a_host_keeps_its_wave_whatever_place_it_is_given(self) -> None:
+        if not self.size:
+            return
+        for host in self.wave.keys() - self.away:
+            turn = find_turn(self.world.view, host, PATCH)
+            assert turn is not None
+            assert turn.host.wave == self.wave[host]
 
     @invariant()
     def a_halted_rollout_opens_no_wave_and_budget_holds(self) -> None:
@@ -213,7 +278,7 @@ class Rollouts(RuleBasedStateMachine):
             return
         rollout = self.world.rollout
         if rollout.status == HALTED:
-            assert not any(self.world.may_go(host) for host in self.wave)
+            assert not any(self.world.may_go(host) for host in self.wave.keys() - self.away)
         over = len(self.failed) - self.forgiven - self.budget
         if rollout.status == RUNNING:
             assert over <= 0

@@ -145,3 +145,23 @@ def test_where_the_history_was_pruned_there_is_no_course() -> None:
     fleet.chain.store.apply({(Table.META, HISTORY_KEY): height_key(fleet.chain.height + 1)})
     assert told(fleet) == {}
     assert WEB in {group for group, _, _ in fleet.rollout.groups}
+
+
+def test_where_hosts_left_the_course_ends_with_the_numbers_of_the_record() -> None:
+    fleet = Fleet(5)
+    fleet.create(wave("canary", hosts=2), wave("all"), budget=2)
+    first, silent = fleet.of_wave(0)
+    refusing = fleet.of_wave(1)[0]
+    fleet.apply(first)
+    fleet.assign(None, [silent])
+    fleet.end(refusing, None, "ERROR_POLICY_DENIED")
+    fleet.assign(None, [refusing])
+    for host in fleet.hosts:
+        if host not in (first, silent, refusing):
+            fleet.apply(host)
+    last = list(told(fleet).values())[-1]
+    assert fleet.rollout.is_complete
+    assert (last.planned, last.failures, last.status) == ((1, 2), 0, "running")
+    assert [counts[:5] for counts in last.counts] == [counts[:5] for counts in fleet.rollout.counts]
+    # The record knows that the canaries were enough when one of them left; the course has not seen it leave.
+    assert last.counts[0][5] != fleet.rollout.counts[0][5]

@@ -321,16 +321,173 @@ def test_a_host_that_comes_later_goes_with_the_last_wave() -> None:
     assert not fleet.rollout.is_complete
 
 
-def test_who_takes_the_place_of_a_host_that_leaves_goes_with_the_last_wave() -> None:
+def test_who_takes_the_place_of_a_host_that_leaves_keeps_its_wave() -> None:
     fleet = Fleet(5)
     fleet.create(wave("canary", hosts=4), ALL)
     waves = {host: fleet.wave_of(host) for host in fleet.hosts}
+    fleet.assign(None, ["h1@acme", "h2@acme"])
+    assert slots_of(fleet) == ["h0@acme", "h4@acme", "h3@acme"]
+    for host in ("h1@acme", "h2@acme"):
+        assert find_turn(fleet.chain.view, host, fleet.patch_id) is None
+    assert {host: fleet.wave_of(host) for host in slots_of(fleet)} == {host: waves[host] for host in slots_of(fleet)}
+    left = [waves[host] for host in slots_of(fleet)]
+    assert fleet.rollout.planned == (left.count(0), left.count(1))
+    # Once more: what is written down of it goes with it.
+    fleet.assign(None, ["h4@acme"])
+    assert find_turn(fleet.chain.view, "h4@acme", fleet.patch_id) is None
+    left.remove(waves["h4@acme"])
+    assert fleet.rollout.planned == (left.count(0), left.count(1))
+    for host in ("h0@acme", "h3@acme"):
+        assert fleet.wave_of(host) == waves[host]
+    for host in sorted(("h0@acme", "h3@acme"), key=waves.__getitem__):
+        fleet.apply(host)
+    assert fleet.rollout.is_complete
+
+
+def test_a_host_that_leaves_before_it_begins_is_waited_for_no_more() -> None:
+    fleet = Fleet(4)
+    fleet.create(wave("canary", hosts=2, soak_heights=2), ALL)
+    (first, dead), (other, _) = fleet.of_wave(0), fleet.of_wave(1)
+    fleet.apply(first)
+    assert fleet.may_intend(other) == "ledger.rollout.not_open"
+    fleet.assign(None, [dead])
+    assert (fleet.rollout.planned, fleet.rollout.needed(0)) == ((1, 2), 1)
+    left = fleet.chain.height
+    # The soak begins when enough have it, which is now.
+    assert openings(fleet.rollout)[1] == (left + 2, fleet.chain.blocks[-1].header.time_ms)
+    fleet.assign(WEB, [dead])
+    assert (fleet.rollout.planned, fleet.wave_of(dead)) == ((1, 2), 2), "who comes back comes later"
+
+
+def test_a_wave_that_everybody_has_left_waits_for_nobody() -> None:
+    fleet = Fleet(4)
+    fleet.create(wave("canary", hosts=1), ALL)
+    (dead,) = fleet.of_wave(0)
+    fleet.assign(None, [dead])
+    assert fleet.rollout.planned == (0, 3)
+    for host in slots_of(fleet):
+        fleet.apply(host)
+    assert fleet.rollout.is_complete
+
+
+@pytest.mark.parametrize("ended", ["under way", FAILED, "ROLLED_BACK", "failed, and not carried out"])
+def test_nobody_opens_a_wave_by_taking_a_host_away_that_fails_or_hangs(ended: str) -> None:
+    fleet = Fleet(3)
+    fleet.create(wave("canary", hosts=1), ALL, budget=3)
+    (canary,), (other, _) = fleet.of_wave(0), fleet.of_wave(1)
+    opened = fleet.intend(canary)
+    if ended != "under way":
+        fleet.end(canary, opened, FAILED if "," in ended else ended)
+    if "," in ended:
+        fleet.apply(canary, "ERROR_LEDGER_UNAVAILABLE")
+    before = fleet.rollout
+    fleet.assign(None, [canary])
+    assert fleet.rollout == before
+    assert fleet.may_intend(other) == "ledger.rollout.not_open"
+    if ended == "under way":
+        fleet.end(canary, opened, FAILED)
+        assert (fleet.rollout.failures, fleet.rollout.counts[0][:5]) == (1, (0, 1, 0, 0, 0))
+        assert fleet.may_intend(other) == "ledger.rollout.not_open"
+
+
+def test_a_host_that_came_to_nothing_after_it_left_is_waited_for_no_more() -> None:
+    fleet = Fleet(3)
+    fleet.create(wave("canary", hosts=1), ALL)
+    (canary,), (other, _) = fleet.of_wave(0), fleet.of_wave(1)
+    opened = fleet.intend(canary)
+    fleet.assign("db@acme", [canary])
+    fleet.end(canary, opened, "ERROR_STALE_REPLICA")
+    assert (fleet.rollout.planned, fleet.rollout.counts[0][:5]) == ((0, 2), (0, 0, 0, 0, 0))
+    assert fleet.may_intend(other) == ""
+
+
+def test_a_host_that_came_to_nothing_in_another_group_of_the_rollout_goes_on() -> None:
+    fleet = Fleet(3)
+    fleet.assign("db@acme", fleet.register([7]))
+    fleet.create(wave("canary", hosts=1, group=WEB), ALL, groups=("db@acme", WEB))
+    (canary,) = fleet.of_wave(0)
+    opened = fleet.intend(canary)
+    fleet.assign("db@acme", [canary])
+    fleet.end(canary, opened, "ERROR_STALE_REPLICA")
+    assert (fleet.rollout.planned, fleet.wave_of(canary)) == ((1, 3), 0)
+    fleet.apply(canary)
+    assert fleet.rollout.counts[0][4] == 1
+
+
+def test_a_refusal_leaves_with_its_host() -> None:
+    fleet = Fleet(3)
+    fleet.create(wave("canary", hosts=1), ALL)
+    (canary,), (other, _) = fleet.of_wave(0), fleet.of_wave(1)
+    fleet.end(canary, None, "ERROR_POLICY_DENIED")
+    fleet.assign(None, [canary])
+    assert fleet.rollout.planned == (0, 2)
+    assert [counts[:5] for counts in fleet.rollout.counts] == [(0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 1, 0)]
+    assert fleet.may_intend(other) == ""
+
+
+def test_a_host_that_left_before_it_began_goes_with_its_next_group() -> None:
+    fleet = Fleet(4)
+    fleet.create(ALL)
+    fleet.assign(None, ["h0@acme"])
+    assert fleet.chain.view.rollout_host(fleet.patch_id, "h3@acme") is not None, "its wave is written down"
+    fleet.assign("db@acme", ["h3@acme"])
+    fleet.create(ALL, rollout_id="autumn@acme", groups=("db@acme",))
+    turn = find_turn(fleet.chain.view, "h3@acme", fleet.patch_id)
+    assert turn is not None
+    assert (turn.rollout.rollout_id, turn.host.wave) == ("autumn@acme", 0)
+    fleet.apply("h3@acme")
+    assert fleet.rollout.planned == (2,)
+
+
+def test_who_is_counted_elsewhere_and_moves_is_waited_for_in_one_rollout() -> None:
+    fleet = Fleet(4)
+    fleet.assign("db@acme", fleet.register([7]))
+    fleet.create(ALL)
+    opened = fleet.intend("h0@acme")
+    fleet.assign("db@acme", ["h0@acme"])
+    fleet.create(ALL, rollout_id="autumn@acme", groups=("db@acme",))
+    fleet.assign(None, ["h7@acme"])  # The other one takes its place.
+    autumn = fleet.chain.view.rollout("autumn@acme")
+    assert autumn is not None
+    assert autumn.planned == (0,)
+    assert fleet.rollout.planned == (4,)
+    fleet.end("h0@acme", opened)
+    assert fleet.rollout.counts[0][4] == 1
+
+
+def test_a_complete_rollout_is_not_changed_by_who_leaves() -> None:
+    fleet = Fleet(4)
+    fleet.create(wave("all", success=5_000))
+    for host in ("h0@acme", "h1@acme"):
+        fleet.apply(host)
+    assert fleet.rollout.is_complete
+    before = fleet.rollout
+    fleet.assign(None, ["h2@acme"])
+    assert fleet.rollout == before
+    assert fleet.wave_of("h3@acme") == 1, "it has another place now, and goes with those that came later"
+    fleet.apply("h3@acme")
+    assert [counts[4] for counts in fleet.rollout.counts] == [2, 1]
+
+
+def test_so_many_hosts_leave_so_many_rollouts_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger.rules_rollout.GROUP_LEAVES_MAX", 2)
+    fleet = Fleet(4)
+    fleet.create(ALL)
+    before = fleet.rollout
+    body = GroupAssign(None, ("h0@acme", "h1@acme", "h2@acme"))
+    assert fleet.chain.refused(body, ADMINISTRATOR) == "ledger.group.too_many_changes"
+    assert fleet.rollout == before
+    fleet.assign(None, ["h0@acme", "h1@acme"])
+    fleet.decide("withdraw")
+    fleet.assign("db@acme", ["h2@acme", "h3@acme"])
+
+
+def test_who_left_stands_in_the_history_of_the_rollout() -> None:
+    fleet = Fleet(3)
+    fleet.create(ALL)
+    before = len(list(fleet.chain.view.history(rollout_key(SPRING))))
     fleet.assign(None, ["h1@acme"])
-    assert find_turn(fleet.chain.view, "h1@acme", fleet.patch_id) is None
-    assert fleet.wave_of("h4@acme") == 2
-    assert {host: fleet.wave_of(host) for host in ("h0@acme", "h2@acme", "h3@acme")} == {
-        host: waves[host] for host in ("h0@acme", "h2@acme", "h3@acme")
-    }
+    assert len(list(fleet.chain.view.history(rollout_key(SPRING)))) == before + 1
 
 
 def test_a_host_keeps_its_rollout_when_it_changes_its_group() -> None:
