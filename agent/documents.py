@@ -84,10 +84,15 @@ def history_record(outcome: Outcome, now_ms: int) -> Record:
 
 
 def adoption_body(status: TargetStatus) -> bytes:
-    """Return the body of an adopt report: the baseline that an administrator accepted, and that nothing is installed there, if so."""
-    document = {"version": 1, "tree_digest": _hex(status.tree_digest), "root": status.config.root}
-    # Of a target that was removed and comes back with another tree, the ledger would go on listing what the old one had.
-    return _bounded(document if status.state.installed else {**document, "installed": []}, [])
+    """Return the body of an adopt report: the baseline that an administrator accepted, and what the host knows nothing of, if so."""
+    document: dict[str, Any] = {"version": 1, "tree_digest": _hex(status.tree_digest), "root": status.config.root}
+    # Of a target that was removed and comes back with another tree, or of which the record was lost, the ledger would go on listing
+    # what the old one had.
+    if not status.state.installed:
+        document["installed"] = []
+    if not status.state.counters:
+        document["counters"] = {}
+    return _bounded(document, [])
 
 
 def drift_body(status: TargetStatus) -> bytes:

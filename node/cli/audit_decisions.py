@@ -150,6 +150,20 @@ class _Target:
     counters: dict[str, int] = field(default_factory=dict)
     tree: bytes | None = None
 
+    def take_adoption(self, body: bytes) -> None:
+        """Go on from the tree of an adopt report, and without release counters where it says that the host knows of none."""
+        try:
+            document = canonical_json.decode_untrusted(body, bytes_max=REPORT_BYTES_MAX)
+        except RejectedError:
+            return
+        if not isinstance(document, dict):
+            return
+        digest = document.get("tree_digest")
+        if isinstance(digest, str) and _is_digest(digest):
+            self.tree = bytes.fromhex(digest)
+        if document.get("counters") == {}:
+            self.counters.clear()
+
 
 class Spill:
     """Bytes in a temporary file, found again by their place; use it with `with`."""
@@ -326,7 +340,7 @@ class DecisionReplay:
             target = self._targets.setdefault((host or "", body.target), _Target())
             if isinstance(body, HostReport):
                 if body.report_kind == ADOPT:
-                    target.tree = _adopted_tree(body.body) or target.tree
+                    target.take_adoption(body.body)
                 if is_empty_adoption(body):
                     target.installed = ()
                 return
@@ -570,15 +584,6 @@ def _alone(body: DeploymentOutcome) -> int:
         return 0
     count = detail.get("unacknowledged") if isinstance(detail, dict) else None
     return count if type(count) is int and count > 0 else 0
-
-
-def _adopted_tree(body: bytes) -> bytes | None:
-    try:
-        document = canonical_json.decode_untrusted(body, bytes_max=REPORT_BYTES_MAX)
-        digest = document.get("tree_digest") if isinstance(document, dict) else None
-        return bytes.fromhex(digest) if isinstance(digest, str) else None
-    except (RejectedError, ValueError):
-        return None
 
 
 def _unrecorded(body: bytes) -> tuple[bytes, bytes] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -587,7 +588,17 @@ class Story:
             await self.add(name)
         for number in range(STEPS):
             # Each of them, and then as it comes.
-            acts = (self.apply, self.apply, self.come_back, self.roll_back, self.begin_anew, self.adopt)
+            lose = (self.lose_record, self.lose_all)
+            acts = (
+                self.apply,
+                self.apply,
+                self.come_back,
+                self.roll_back,
+                self.begin_anew,
+                self.adopt,
+                self.apply,
+                *lose,
+            )
             act = acts[number] if number < len(acts) else self.chance.choice(acts)
             await act(TARGET if number < len(acts) else self.chance.choice(sorted(self.roots)))
             await self.check()
@@ -629,6 +640,19 @@ class Story:
         (self.roots[name] / "bin/tool").write_bytes(b"#!/bin/sh\necho %d\n" % self.releases)
         await self.world.agent.adopt_target(name)
 
+    async def lose_record(self, name: str) -> None:
+        (self.world.directory / "home" / "agent" / "targets" / name / "state.json").unlink()
+        self.world.reopen()
+        await self.world.agent.adopt_target(name)
+
+    async def lose_all(self, _: str) -> None:
+        """Begin with a new disk, and the identity and the trees of before."""
+        self.world.agent.close()
+        shutil.rmtree(self.world.directory / "home" / "agent")
+        self.world.agent = self.world.open()
+        for name in self.roots:
+            await self.add(name)
+
     async def installed(self, name: str) -> list[str]:
         return [each.patch_id for each in (await self.world.agent.show_target(name)).state.installed]
 
@@ -644,7 +668,7 @@ class Story:
         self.world.now_ms = self.world.chain.view.header.time_ms + self.world.ledger.age_ms
 
 
-STEPS = 16
+STEPS = 24
 
 
 @pytest.mark.parametrize("seed", range(2))
