@@ -211,7 +211,9 @@ class InboxFolder:
                 return is_moved
         except OSError as error:
             raise InboxError(
-                "agent.inbox.write", f"how {found.name} ended cannot be written down: {error.strerror}"
+                "agent.inbox.write",
+                f"how {found.name} ended cannot be written down: {error.strerror}",
+                hint=f"is there room, and may the agent's user write {self.path} and {folder}/ in it?",
             ) from error
 
     @contextmanager
@@ -274,7 +276,14 @@ class Inbox:
 
     def to_json(self) -> dict[str, Any]:
         """Return how it stands."""
-        return {"directory": self._folder.path, "waiting": self.waiting, "problem": self.problem}
+        problem = self._problem
+        return {
+            "directory": self._folder.path,
+            "waiting": self.waiting,
+            "problem": self.problem,
+            "problem_code": "" if problem is None else problem.code,
+            "problem_hint": "" if problem is None else problem.hint,
+        }
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = trio.sleep) -> None:
         """Look again and again until cancelled; what goes wrong is noted once and tried again.

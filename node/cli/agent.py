@@ -603,7 +603,9 @@ def high_water_text(document: dict[str, Any]) -> str | None:
 def _inbox(document: dict[str, Any] | None) -> str | None:
     if document is None:
         return None
-    return f"{document['directory']}, " + (document["problem"] or f"{document['waiting']} files wait")
+    return f"{document['directory']}, " + (
+        problem_text(document) if document["problem"] else f"{document['waiting']} files wait"
+    )
 
 
 def _heights(heights: list[int]) -> str | None:
@@ -611,7 +613,7 @@ def _heights(heights: list[int]) -> str | None:
 
 
 def problem_text(document: dict[str, Any]) -> str:
-    """Return why a target, or its tree in a report, is none that can be guarded, with its code."""
+    """Return why a target, its tree in a report, or the inbox is none that can be used, with its code."""
     code = document.get("problem_code")
     return f"{document['problem']} [{code}]" if code else str(document["problem"])
 

@@ -71,6 +71,7 @@ def examine(session: Session) -> Iterator[Finding]:
     yield from checks.check_certificates(node)
     yield from checks.check_policy(policy)
     yield from checks.check_outbox(agent)
+    yield from checks.check_inbox(agent)
     if not agent["targets"]:
         yield checks.Finding("targets", checks.Level.WARN, "guards nothing", "`patchwarden agent target add`")
     owner = home.path.stat().st_uid

@@ -34,6 +34,8 @@ ROLE_WARN_MS: Final = 30 * 24 * 3600 * 1000
 """How long before the end of the host's role a warning comes."""
 CLOCK_WARN_MS: Final = 2_000
 """How far the newest block may be ahead of this host's clock without a word."""
+ONE_FILE_CODES: Final = frozenset({"agent.inbox.unreadable", "agent.inbox.name"})
+"""What keeps one file of the inbox from being taken, and no other."""
 SOURCES_WANTED: Final = 2
 """Peers from which a host should take blocks."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -262,6 +264,18 @@ def check_outbox(agent: Document) -> Iterator[Finding]:
             f"{agent['intents_open']} applications have no outcome yet",
             "they end, or are recovered",
         )
+
+
+def check_inbox(agent: Document) -> Iterator[Finding]:
+    """Yield whether files can be taken from the inbox, where there is one; a file that never can is its own affair, and stops no other."""
+    inbox = agent.get("inbox")
+    if inbox is None:
+        return
+    if not inbox["problem"]:
+        yield Finding("inbox", Level.OK, f"{inbox['waiting']} files wait in {inbox['directory']}")
+        return
+    level = Level.WARN if inbox["problem_code"] in ONE_FILE_CODES else Level.FAIL
+    yield Finding("inbox", level, f"{inbox['problem']} [{inbox['problem_code']}]", inbox["problem_hint"])
 
 
 def check_target(target: Document, *, judge_writing: bool, uid: int | None = None) -> Iterator[Finding]:

@@ -76,7 +76,13 @@ async def test_a_patch_is_applied_once_and_moves_on(desk: Desk) -> None:
     desk.put(data)
     await desk.look(1)
     assert desk.world.outcomes() == []
-    assert desk.inbox.to_json() == {"directory": str(desk.path), "waiting": 1, "problem": ""}
+    assert desk.inbox.to_json() == {
+        "directory": str(desk.path),
+        "waiting": 1,
+        "problem": "",
+        "problem_code": "",
+        "problem_hint": "",
+    }
     await desk.look(3)
     document = desk.said(DONE)
     assert document["targets"][TARGET]["code"] == "SUCCESS"
@@ -87,6 +93,15 @@ async def test_a_patch_is_applied_once_and_moves_on(desk: Desk) -> None:
     assert decision["facts"]["requester"] == {"name": getpass.getuser(), "roles": ["operator"], "channel": "inbox"}
     assert desk.inbox.to_json()["waiting"] == 0
     assert desk.notes[-1][1]["done"] is True
+
+
+async def test_a_problem_is_shown_with_its_code_and_what_to_do(desk: Desk) -> None:
+    desk.path.chmod(0o777)
+    await run_looks(desk, 3, lambda: None)
+    told = desk.inbox.to_json()
+    assert told["problem"].endswith("cannot be used: others may put files there")
+    assert told["problem_code"] == "agent.inbox.directory"
+    assert "not everybody may write" in told["problem_hint"]
 
 
 async def test_what_is_still_being_written_is_left(desk: Desk) -> None:

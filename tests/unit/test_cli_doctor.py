@@ -109,6 +109,28 @@ def test_policies_certificates_and_the_outbox() -> None:
     assert faults(checks.check_outbox(AGENT | {"records_refused": 1, "intents_open": 1})) == [("outbox", "warn")] * 2
 
 
+def inbox(problem: str = "", code: str = "", hint: str = "") -> list[checks.Finding]:
+    stands = {"directory": "/srv/in", "waiting": 2, "problem": problem, "problem_code": code, "problem_hint": hint}
+    return list(checks.check_inbox(AGENT | {"inbox": stands}))
+
+
+def test_an_inbox_that_cannot_be_used_fails_and_one_file_of_it_warns() -> None:
+    assert list(checks.check_inbox(AGENT)) == list(checks.check_inbox(AGENT | {"inbox": None})) == []
+    assert [each.to_json() for each in inbox()] == [
+        {"check": "inbox", "target": None, "level": "ok", "message": "2 files wait in /srv/in", "hint": ""}
+    ]
+    (found,) = inbox("it cannot be used", "agent.inbox.directory", "mend it")
+    assert (found.level, found.message, found.hint) == (
+        checks.Level.FAIL,
+        "it cannot be used [agent.inbox.directory]",
+        "mend it",
+    )
+    for code in ("agent.inbox.write", "agent.state.write"):
+        assert faults(iter(inbox("no", code))) == [("inbox", "fail")]
+    for code in ("agent.inbox.unreadable", "agent.inbox.name"):
+        assert faults(iter(inbox("no", code))) == [("inbox", "warn")]
+
+
 def target(root: Path, **changes: Any) -> dict[str, Any]:
     return {
         "name": "app",
@@ -271,14 +293,17 @@ def test_the_command_asks_reads_only_and_ends_with_what_it_found(
 
     root = tmp_path / "app"
     root.mkdir()
-    client = node(**{"agent.status": AGENT | {"targets": [target(root, drifted=True, drifted_count=1)]}})
+    stands = {"directory": "/srv/in", "waiting": 0, "problem": "gone", "problem_code": "a.b", "problem_hint": "do"}
+    agent = AGENT | {"targets": [target(root, drifted=True, drifted_count=1)], "inbox": stands}
+    client = node(**{"agent.status": agent})
     answer = run("agent", "doctor", "--home", home.path)
     assert answer.code == 1
+    assert "FAIL  inbox: gone [a.b]; do" in answer.out
     assert (
         "FAIL  app tree: 1 paths differ from the record; repair them, or `patchwarden agent target adopt app`"
         in answer.out
     )
-    assert answer.out.splitlines()[-1].endswith(" 0 warnings, 1 failures")
+    assert answer.out.splitlines()[-1].endswith(" 0 warnings, 2 failures")
 
 
 def test_what_keeps_the_doctor_from_looking_is_itself_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
