@@ -22,10 +22,11 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
-from agent.files import Files, is_private, is_there, opened_private
+from agent.files import Files, is_private, is_there, opened_directory, opened_private
 from agent.hooks import HookRunner, hold_hook_lock
 from agent.host_checks import check_mounts, explain, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
@@ -40,6 +41,7 @@ from agent.standby import (
     StandbyUnfitError,
     changed_files,
     drop_standby,
+    file_system_of,
     has_standby,
     is_standby_possible,
     is_wide,
@@ -66,6 +68,9 @@ from agent.target import JOURNAL_FILE, MANIFEST_FILE, Installed, Mode, TargetCon
 from provenance.tree_digest import directory_digest
 from wire.errors import PatchwardenError
 from wire.hashing import Digest
+
+_OVERLAY: Final = 0x794C7630
+"""OVERLAYFS_SUPER_MAGIC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,6 +604,12 @@ def check_staging(files: Files, config: TargetConfig) -> None:
                     f"{config.root} is a file system of its own, so it cannot be exchanged as a whole",
                     hint="add it with --mode in-place, or guard a directory below the mount point",
                 )
+            if not _is_movable(files, config, one):
+                raise ApplyFailedError(
+                    "agent.target.no_exchange",
+                    f"{config.root} lies in a lower layer of an overlay file system, from which no directory can be moved",
+                    hint="add it with --mode in-place, or guard a directory on a volume",
+                )
         finally:
             remove_staging(files, config)
     except OSError as error:
@@ -607,6 +618,36 @@ def check_staging(files: Files, config: TargetConfig) -> None:
             f"directories beside {config.root} cannot be exchanged ({error.strerror})",
             hint="add it with --mode in-place; exchanging needs a writable directory above the target, and RENAME_EXCHANGE",
         ) from error
+
+
+def _is_movable(files: Files, config: TargetConfig, other: str) -> bool:
+    """Return whether the root can be given another name, as far as its file system is known to refuse what it allows for new directories.
+
+    An overlay moves what was made in its upper layer, and nothing of the lower ones. It is asked by a rename that cannot be: onto a
+    directory that is not empty.
+
+    Args:
+        files: The door to the file system.
+        config: The target, in exchange mode.
+        other: A directory of the agent's own beside the root, made for this.
+
+    Raises:
+        OSError: It could not be asked.
+    """
+    with opened_directory(config.root) as root_fd:
+        if file_system_of(root_fd) != _OVERLAY:
+            return True
+    files.make_directory(os.path.join(other, "full"))
+    try:
+        files.rename(config.root, other)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return True
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    files.rename(other, config.root)
+    raise OSError(errno.ENOTSUP, "the file system replaces directories that are not empty", config.root)
 
 
 def _check_in_place(files: Files, config: TargetConfig) -> None:

@@ -34,7 +34,7 @@ _CODES: Final = {
     errno.EROFS: ("read_only", "the file system is read-only"),
     errno.EACCES: ("permission", "the agent may not do this"),
     errno.EPERM: ("permission", "the host does not let the agent do this"),
-    errno.EXDEV: ("mount_point", "something is mounted inside the target"),
+    errno.EXDEV: ("mount_point", "something is mounted inside the target, or it lies in a lower layer of an overlay"),
     errno.ELOOP: ("link", "a directory of the target has become a symbolic link"),
     errno.ENOTDIR: ("link", "a directory of the target has become something else"),
     errno.EMLINK: ("links", "a file of the target has as many names as its file system can count"),

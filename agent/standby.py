@@ -67,7 +67,7 @@ def is_standby_possible(config: TargetConfig, root_fd: int, entries: Collection[
         config.mode is Mode.EXCHANGE
         and config.keeps_standby
         and is_wide(entries)
-        and _file_system(root_fd) in _FILE_SYSTEMS
+        and file_system_of(root_fd) in _FILE_SYSTEMS
         and os.stat(os.path.dirname(config.root)).st_dev == os.fstat(root_fd).st_dev
     )
 
@@ -555,7 +555,7 @@ def _check_room(root_fd: int, inventory: Inventory) -> None:
         raise StandbyUnfitError("the file system has no room for a standby tree")
 
 
-def _file_system(descriptor: int) -> int:
+def file_system_of(descriptor: int) -> int:
     """Return the number by which the kernel names a kind of file system (`f_type` of statfs)."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.fstatfs(descriptor, buffer):

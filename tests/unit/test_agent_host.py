@@ -29,7 +29,7 @@ from agent.results import Outcome, ResultCode
 from agent.target import LOCK_FILE
 from provenance.diff_model import Allowance, FileState
 from tests.testkit import patches
-from tests.testkit.agent import OPERATOR, STANDBY_NAME, TARGET, TREE, WORK_NAME, World, read_tree
+from tests.testkit.agent import OPERATOR, STANDBY_NAME, TARGET, TREE, WORK_NAME, World, read_tree, write_tree
 from wire.errors import UnavailableError
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -591,3 +591,33 @@ async def test_mount_point_is_changed_in_place_and_told_so(tmp_path: Path, mount
     assert world.leftovers() == []
     descriptor = open_root(str(root))
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["of-a-lower-layer", "of-the-upper-layer"])
+async def test_overlay_exchanges_only_what_was_made_in_it(tmp_path: Path, mounts: Mounts, is_new: bool) -> None:
+    layers = {name: tmp_path / name for name in ("lowerdir", "upperdir", "workdir")}
+    for path in layers.values():
+        path.mkdir()
+    (tmp_path / "host").mkdir()
+    if not is_new:
+        write_tree(layers["lowerdir"] / "srv" / "app", TREE)
+    options = ",".join(f"{name}={path}" for name, path in layers.items())
+    mounts.make(tmp_path / "host", "-t", "overlay", "-o", f"{options},redirect_dir=off", "overlay")
+    world = World(tmp_path / "host")
+    try:
+        if is_new:
+            await world.add_target()
+        else:
+            with pytest.raises(ApplyFailedError) as caught:
+                await world.add_target()
+            assert caught.value.code == "agent.target.no_exchange"
+            assert "overlay" in caught.value.message
+            await world.add_target(mode="in-place")
+            with pytest.raises(ApplyFailedError) as caught:
+                await world.agent.change_mode(TARGET, "exchange")
+            assert caught.value.code == "agent.target.no_exchange"
+        assert os.listdir(world.root.parent) == ["app"]
+        outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
+        assert outcome.is_success, outcome.message
+    finally:
+        world.agent.close()  # or it could not be unmounted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import applying
 from agent.applying import check_staging
 from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
 from agent.files import Files
@@ -444,6 +447,58 @@ def test_staging_place_is_probed_and_left_clean(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "srv") == ["app"]
     with pytest.raises(ApplyFailedError):
         check_staging(Files(), TargetConfig.from_json_untrusted({**document, "root": "/proc/self"}))
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOTEMPTY, None), (errno.EEXIST, None), (errno.EXDEV, "lower layer"), (errno.EPERM, "not permitted")],
+)
+def test_overlay_is_asked_whether_the_root_can_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str | None
+) -> None:
+    root = tmp_path / "srv" / "app"
+    root.mkdir(parents=True)
+    document = {"version": 1, "name": "app", "root": str(root), "components": ["*"], "windows": [], "frozen": False}
+    config = TargetConfig.from_json_untrusted(document)
+    asked: list[str] = []
+
+    class Overlay(Files):
+        def rename(self, source: str | bytes, destination: str | bytes) -> None:
+            assert os.listdir(destination)
+            asked.append(os.fsdecode(source))
+            raise OSError(number, os.strerror(number))
+
+    check_staging(Overlay(), config)
+    assert asked == [], "other file systems are not asked"
+    monkeypatch.setattr(applying, "file_system_of", lambda _: 0x794C7630)
+    if says is None:
+        check_staging(Overlay(), config)
+        check_staging(Files(), config)  # what a kernel says
+    else:
+        with pytest.raises(ApplyFailedError, match=says) as caught:
+            check_staging(Overlay(), config)
+        assert caught.value.code == "agent.target.no_exchange"
+        assert "in-place" in caught.value.hint
+    assert asked == [str(root)]
+    assert os.listdir(tmp_path / "srv") == ["app"]
+
+
+def test_overlay_that_moves_the_root_gets_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "srv" / "app"
+    root.mkdir(parents=True)
+    (root / "kept").touch()
+    document = {"version": 1, "name": "app", "root": str(root), "components": ["*"], "windows": [], "frozen": False}
+
+    class Replacing(Files):
+        def rename(self, source: str | bytes, destination: str | bytes) -> None:
+            shutil.rmtree(destination, ignore_errors=True)
+            os.rename(source, destination)
+
+    monkeypatch.setattr(applying, "file_system_of", lambda _: 0x794C7630)
+    with pytest.raises(ApplyFailedError, match="not empty"):
+        check_staging(Replacing(), TargetConfig.from_json_untrusted(document))
+    assert os.listdir(root) == ["kept"]
+    assert os.listdir(tmp_path / "srv") == ["app"]
 
 
 def test_removed_and_added_in_one_directory(root: Path, root_fd: int, tmp_path: Path) -> None:
