@@ -33,6 +33,7 @@ from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_there
 from agent.inventory import Entry, Inventory, entry_of
 from agent.limits import SYNCED_SINGLY_MAX
 from agent.new_files import make_directory, make_file
+from agent.part import open_lowest
 from agent.plan import Plan, emptied_directories
 from agent.progress import FILES, STEP_APPLY, Tracker
 from provenance.components import FileImage
@@ -361,6 +362,7 @@ class Workshop:
                 stat.S_IMODE(owner.mode),
                 os.fsencode(directory),
                 directory_fd=self._work_fd,
+                like_fd=parent_fd,
             )
             try:
                 self._files.move(_made(number), name, source_fd=self._work_fd, destination_fd=parent_fd)
@@ -482,20 +484,11 @@ class Workshop:
 
     def _nearest_directory(self, path: bytes) -> Entry:
         """Return the status of the lowest directory on the way to `path` that is there: what is made below it belongs to its owner."""
-        directory = os.path.dirname(path)
-        while directory:
-            try:
-                descriptor = self._open_directory(os.fsdecode(directory))
-            except OSError as error:
-                if not is_missing(error):
-                    raise
-                directory = os.path.dirname(directory)
-            else:
-                try:
-                    return entry_of(os.fstat(descriptor))
-                finally:
-                    os.close(descriptor)
-        return entry_of(os.fstat(self._root_fd))
+        descriptor = open_lowest(self._root_fd, os.path.dirname(path))
+        try:
+            return entry_of(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def _open_parent(self, path: str) -> tuple[int, bytes]:
         """Return the directory that `path` is in, open, and its name there; never through a link. Raises OSError."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from typing import Final
 
 from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files
 from agent.inventory import Entry, changing, entry_of
-from agent.part import open_part
+from agent.part import open_lowest, open_part
 from agent.plan import PlannedChange
 from agent.set_id import SET_ID_BITS, SET_ID_HINT
 from provenance.diff_model import MODE_EXECUTABLE, MODE_LINK, FileState
@@ -27,6 +28,9 @@ _NEW_FILE_MODE: Final = 0o644
 _NEW_EXECUTABLE_MODE: Final = 0o755
 CONTENT_ATTRIBUTES: Final = frozenset({"security.ima", "security.evm"})
 """Extended attributes that are signatures over the content."""
+_ACCESS_LIST: Final = "system.posix_acl_access"
+_DEFAULT_LIST: Final = "system.posix_acl_default"
+"""Extended attributes as which Linux shows the POSIX access list of a file or directory, and the one that what is made in it inherits."""
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -71,6 +75,8 @@ def make_file(
         if change.inherits is not None:
             assert source is not None, "what inherits has the status of what it inherits from"
             copy_attributes(files, root_fd, change.inherits, source, descriptor)
+        else:
+            _inherit_access_list(files, root_fd, change.path, descriptor)
         permissions = permissions_of(source, change.post)
         files.set_mode(descriptor, permissions, name)
         if sync:
@@ -112,10 +118,7 @@ def copy_attributes(files: Files, root_fd: int, source: bytes, entry: Entry, des
                 f"a file has {', '.join(sorted(bound))}, which vouches for its present content only",
                 actual=os.fsdecode(source),
             )
-        present = read_attributes(descriptor)
-        for name, value in wanted.items():
-            if present.get(name) != value:
-                files.set_attribute(descriptor, name, value)
+        give_attributes(files, descriptor, wanted, read_attributes(descriptor))
         if read_attributes(descriptor) != wanted:
             raise ApplyRefusedError(
                 "agent.apply.attributes",
@@ -125,6 +128,60 @@ def copy_attributes(files: Files, root_fd: int, source: bytes, entry: Entry, des
             )
     except OSError as error:
         raise _not_kept(source, error) from error
+
+
+def copy_access_lists(files: Files, source_fd: int, descriptor: int, path: bytes) -> None:
+    """Give an open new directory exactly the POSIX access lists of another open one: its own, and the one that new files in it inherit.
+
+    Without the first, what its mode says of the mask would be the group's permissions. What the directory inherited where it was made goes.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.attributes``.
+    """
+    try:
+        wanted = _access_lists(source_fd)
+        give_attributes(files, descriptor, wanted, _access_lists(descriptor))
+        if _access_lists(descriptor) != wanted:
+            raise ApplyRefusedError(
+                "agent.apply.attributes",
+                "a new directory does not have the access lists of the one above it",
+                expected=", ".join(sorted(wanted)),
+                actual=os.fsdecode(path),
+            )
+    except OSError as error:
+        raise _not_kept(path, error) from error
+
+
+def _inherit_access_list(files: Files, root_fd: int, path: bytes, descriptor: int) -> None:
+    """Give an open new file the access list that its directory has for new files, or none; its permission bits bound it afterwards.
+
+    Raises:
+        ApplyRefusedError: ``agent.apply.attributes``.
+        OSError: A directory on the way has become something else.
+    """
+    above_fd = open_lowest(root_fd, os.path.dirname(path))
+    try:
+        default = _access_lists(above_fd).get(_DEFAULT_LIST)
+        give_attributes(
+            files, descriptor, {} if default is None else {_ACCESS_LIST: default}, _access_lists(descriptor)
+        )
+    except OSError as error:
+        raise _not_kept(path, error) from error
+    finally:
+        os.close(above_fd)
+
+
+def _access_lists(descriptor: int) -> dict[str, bytes]:
+    return {name: value for name, value in read_attributes(descriptor).items() if name in (_ACCESS_LIST, _DEFAULT_LIST)}
+
+
+def give_attributes(files: Files, descriptor: int, wanted: Mapping[str, bytes], present: Mapping[str, bytes]) -> None:
+    """Make the extended attributes of an open file, which are `present`, those that are wanted. Raises OSError."""
+    for name in present.keys() - wanted.keys():
+        files.remove_attribute(descriptor, name)
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            files.set_attribute(descriptor, name, value)
 
 
 def _not_kept(source: bytes, error: OSError) -> ApplyRefusedError:
@@ -193,8 +250,10 @@ def ownership_refused(path: bytes, owner: Entry) -> ApplyRefusedError:
     )
 
 
-def make_directory(files: Files, name: bytes, like: Entry, mode: int, path: bytes, *, directory_fd: int) -> None:
-    """Make an empty directory with the owner of another one, where nobody else can put something in its place.
+def make_directory(
+    files: Files, name: bytes, like: Entry, mode: int, path: bytes, *, directory_fd: int, like_fd: int
+) -> None:
+    """Make an empty directory with owner and access lists of another one, where nobody else can put something in its place.
 
     Args:
         files: The door to the file system.
@@ -203,6 +262,7 @@ def make_directory(files: Files, name: bytes, like: Entry, mode: int, path: byte
         mode: Its permission bits.
         path: Where in the tree it will stand, for refusals.
         directory_fd: A directory that only the agent may enter. In one where others may write, a name can be something else at every look.
+        like_fd: The other one, open.
 
     Raises:
         ApplyRefusedError: ``agent.apply.ownership``, ``agent.apply.attributes``.
@@ -212,6 +272,7 @@ def make_directory(files: Files, name: bytes, like: Entry, mode: int, path: byte
     descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=directory_fd)
     try:
         own_open(files, descriptor, like, path)
+        copy_access_lists(files, like_fd, descriptor, path)
         own_mode(files, descriptor, mode, path)
     finally:
         os.close(descriptor)

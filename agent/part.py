@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from agent.files import DIRECTORY_FLAGS
+from agent.files import DIRECTORY_FLAGS, is_missing
 from agent.inventory import Entry, Inventory
 from agent.limits import PART_ENTRIES_MIN
 from agent.plan import Plan, emptied_directories
@@ -59,6 +59,21 @@ def open_part(root_fd: int, part: bytes) -> int:
             os.close(descriptor)
         descriptor = below
     return descriptor
+
+
+def open_lowest(root_fd: int, directory: bytes) -> int:
+    """Return a descriptor of the lowest directory on the way to `directory`, itself included, that is there; never through a link.
+
+    The caller closes it. Raises OSError.
+    """
+    while directory:
+        try:
+            return open_part(root_fd, directory)
+        except OSError as error:
+            if not is_missing(error):
+                raise
+        directory = os.path.dirname(directory)
+    return open_part(root_fd, b"")
 
 
 def _may_move(directory: bytes, inventory: Inventory) -> bool:

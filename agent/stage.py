@@ -20,7 +20,8 @@ from agent.file_flags import is_unchangeable
 from agent.files import DIRECTORY_FLAGS, Files, opened_private
 from agent.host_checks import explain, immutable
 from agent.inventory import Entry, Inventory, complete_inventory, entry_of, scan_tree
-from agent.new_files import copy_attributes, make_file, own_mode, own_open
+from agent.new_files import copy_access_lists, copy_attributes, make_file, own_mode, own_open
+from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.progress import PATHS, STEP_APPLY, Tracker
 from provenance.tree_digest import blob_digest
@@ -146,11 +147,24 @@ class _Stage:
                 if is_unchangeable(self._root_fd, path):
                     # Since the decision, or it would have been refused there.
                     raise immutable("a directory that would be made anew", path)
+            else:
+                self._inherit_access_lists(path, descriptor)
             own_mode(self._files, descriptor, stat.S_IMODE(entry.mode), path)
         finally:
             os.close(descriptor)
         if keep_times:
             self._files.change_times(path, entry.modified_ns, entry.modified_ns, dir_fd=self._stage_fd)
+
+    def _inherit_access_lists(self, path: bytes, descriptor: int) -> None:
+        """Give a new directory the access lists of the lowest one above it that is in the live tree, and stays."""
+        above = os.path.dirname(path)
+        while above and (above not in self._inventory.entries or above in self._emptied):
+            above = os.path.dirname(above)
+        above_fd = open_part(self._root_fd, above)
+        try:
+            copy_access_lists(self._files, above_fd, descriptor, path)
+        finally:
+            os.close(above_fd)
 
 
 def _prove(stage_fd: int, root: Entry, inventory: Inventory, plan: Plan) -> Digest:

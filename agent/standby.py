@@ -24,7 +24,7 @@ from agent.errors import ApplyRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_private, is_there, opened_directory, opened_private
 from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
 from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
-from agent.new_files import make_directory, make_file, read_attributes
+from agent.new_files import give_attributes, make_directory, make_file, read_attributes
 from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.target import Mode, TargetConfig
@@ -234,11 +234,7 @@ class Standby:
             if (status.st_uid, status.st_gid) != (entry.owner, entry.group):
                 self._files.set_owner(descriptor, entry.owner, entry.group, path)
             wanted, present = read_attributes(live_fd), read_attributes(descriptor)
-            for name in present.keys() - wanted.keys():
-                self._files.remove_attribute(descriptor, name)
-            for name, value in wanted.items():
-                if present.get(name) != value:
-                    self._files.set_attribute(descriptor, name, value)
+            give_attributes(self._files, descriptor, wanted, present)
             self._files.set_mode(descriptor, stat.S_IMODE(entry.mode), path)
             self._files.change_times(b".", entry.modified_ns, entry.modified_ns, dir_fd=descriptor)
 
@@ -314,8 +310,8 @@ class Standby:
             given = mode | stat.S_IRWXU
             self._opened[directory] = mode
         # Whole before it has its name, and made elsewhere: somebody may have kept the directory above open, and it inherits nothing.
-        make_directory(self._files, made, parent, given, directory, directory_fd=work_fd)
         with self._changeable(above) as above_fd:
+            make_directory(self._files, made, parent, given, directory, directory_fd=work_fd, like_fd=above_fd)
             self._files.move(made, name, source_fd=work_fd, destination_fd=above_fd)
         self._after[directory] = parent
         return parent
