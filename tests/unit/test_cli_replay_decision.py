@@ -552,7 +552,7 @@ async def change_two_at_once(world: World) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(apply, world, data, ResultCode.SUCCESS)
-            await trio.to_thread.run_sync(decided.wait)
+            assert await trio.to_thread.run_sync(decided.wait, 60)
             world.chain.register("dora@acme", "developer")
             world.now_ms = world.chain.view.header.time_ms + world.ledger.age_ms
             outcome = await world.agent.apply(data, "other", OPERATOR)
