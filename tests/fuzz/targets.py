@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.fuzz.target import Target
 
-PARTS: Final = ("wire", "provenance", "ledger", "node")
+PARTS: Final = ("wire", "provenance", "ledger", "node", "fetching")
 
 
 def of_part(part: str) -> list[Target]:
