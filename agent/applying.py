@@ -26,13 +26,15 @@ from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, StateWriteError
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK
+from agent.file_flags import is_unchangeable
 from agent.files import Files, is_private, is_there, opened_directory, opened_private
 from agent.hooks import HookRunner, hold_hook_lock
-from agent.host_checks import check_mounts, explain, mount_points
+from agent.host_checks import check_mounts, explain, immutable, mount_points
 from agent.in_place import ForeignWriteError, Operations, Place, Workshop, plan_operations
-from agent.inventory import Entry, Inventory, open_root, scan_tree, take_inventory
+from agent.inventory import Entry, Inventory, entry_of, open_root, scan_tree, take_inventory
 from agent.limits import MANIFEST_WHOLE_MAX
 from agent.manifest import append_manifest, write_manifest
+from agent.new_files import read_attributes
 from agent.part import cut_part, find_part, open_part
 from agent.plan import Plan, check_pre_images
 from agent.progress import PATHS, STEP_APPLY, Tracker
@@ -47,6 +49,7 @@ from agent.standby import (
     is_wide,
     made_inventory,
     opened_standby,
+    standby_tree,
 )
 from agent.switch import (
     Journal,
@@ -190,7 +193,8 @@ def apply_patch(
         part_fd = open_part(root_fd, part)
         try:
             tracker.begin(STEP_APPLY, "looking at the target again")
-            _check_unchanged(scan_tree(part_fd), part_inventory)
+            root, before = entry_of(os.fstat(part_fd)), scan_tree(part_fd)
+            _check_unchanged(before, part_inventory)
             prepare_staging(files, config)
             if application.action == ACTION_APPLY:
                 store.keep_patch(application.installed.patch_id, application.data)
@@ -200,7 +204,9 @@ def apply_patch(
             application.check_result(tree_after)
             # Right before the switch: whoever wrote to the tree meanwhile must not lose what was written.
             tracker.begin(STEP_APPLY, "looking at the target again")
-            _check_unchanged(scan_tree(part_fd), part_inventory)
+            now = scan_tree(part_fd, before)
+            _check_unchanged(now, part_inventory)
+            _check_directories(part_fd, staged.path, root, before, now)
             check_pre_images(plan, root_fd, inventory)
             journal = replace(
                 _begin_journal(config, application, part_fd, tree_after),
@@ -211,7 +217,9 @@ def apply_patch(
             write_journal(files, store.path(JOURNAL_FILE), journal)
             if config.hooks.before is not None:
                 hooks.before()
-                _check_unchanged(scan_tree(part_fd), part_inventory)
+                now = scan_tree(part_fd, before)
+                _check_unchanged(now, part_inventory)
+                _check_directories(part_fd, staged.path, root, before, now)
                 check_pre_images(plan, root_fd, inventory)
             _check_place(root_fd, part, journal)
             tracker.begin(STEP_APPLY, "switching the trees")
@@ -238,6 +246,7 @@ def apply_by_standby(
         check_mounts(config.root)
         if not is_standby_possible(config, root_fd, inventory.entries):
             return None
+        root = entry_of(os.fstat(root_fd))
         # From here on until `finish`, this directory tells that the standby tree may be another than the live one.
         prepare_staging(files, config)
         with contextlib.ExitStack() as stack:
@@ -264,6 +273,7 @@ def apply_by_standby(
             tracker.begin(STEP_APPLY, "looking at the target again")
             now = scan_tree(root_fd, inventory.entries)
             _check_unchanged(now, inventory)
+            _check_directories(root_fd, standby_tree(config), root, inventory.entries, now)
             check_pre_images(plan, root_fd, inventory)
             journal = replace(
                 _begin_journal(config, application, root_fd, application.tree_after),
@@ -275,6 +285,7 @@ def apply_by_standby(
                 hooks.before()
                 now = scan_tree(root_fd, inventory.entries)
                 _check_unchanged(now, inventory)
+                _check_directories(root_fd, standby_tree(config), root, inventory.entries, now)
                 check_pre_images(plan, root_fd, inventory)
                 proven = standby.prove(plan)
             tracker.begin(STEP_APPLY, "switching the trees")
@@ -692,6 +703,55 @@ def _check_unchanged(entries: Mapping[bytes, Entry], inventory: Inventory) -> No
             raise _tree_changed(os.fsdecode(path))
     if len(entries) != len(inventory.entries):
         raise _tree_changed(os.fsdecode(min(inventory.entries.keys() - entries.keys())))
+
+
+def _check_directories(
+    live_fd: int, made: str, root: Entry, before: Mapping[bytes, Entry], now: Mapping[bytes, Entry]
+) -> None:
+    """Return when what was done to the live directories meanwhile is not lost with them: others stand in their place from now on.
+
+    Names, owners and modes in the tree are compared already; here those of the root are, and attributes and flags where a ctime has moved.
+
+    Args:
+        live_fd: The directory that is exchanged, open.
+        made: The path of the one that takes its place.
+        root: Its status before the other one was made like it.
+        before: What was below it then.
+        now: What is below it now.
+
+    Raises:
+        ApplyFailedError: ``agent.apply.tree_changed``, ``agent.apply.immutable``.
+        OSError: Something cannot be read.
+    """
+    root_now = entry_of(os.fstat(live_fd))
+    if not root_now.is_same_state(root):
+        raise _tree_changed(".")
+    moved = [path for path, entry in now.items() if entry is not before.get(path) and entry.is_directory]
+    if root_now != root:
+        moved.append(b"")
+    if not moved:
+        return
+    with opened_directory(made) as made_fd:
+        for path in moved:
+            _check_directory(live_fd, made_fd, path)
+
+
+def _check_directory(live_fd: int, made_fd: int, path: bytes) -> None:
+    try:
+        other = open_part(made_fd, path)
+    except FileNotFoundError:
+        return  # The patch has emptied and removed it.
+    try:
+        live = open_part(live_fd, path)
+        try:
+            if read_attributes(live) != read_attributes(other):
+                raise _tree_changed(os.fsdecode(path) or ".")
+            if is_unchangeable(live, b"."):
+                raise immutable("a directory that was made anew", path or b".")
+        finally:
+            os.close(live)
+    finally:
+        os.close(other)
 
 
 def _tree_changed(path: str) -> ApplyFailedError:

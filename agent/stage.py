@@ -59,14 +59,15 @@ def stage_tree(
     """
     tracker = Tracker() if tracker is None else tracker
     try:
+        root = entry_of(os.fstat(root_fd))
         files.make_directory(path)
         # As long as nobody else may enter it, a name in it is what it was a moment ago.
         with opened_private(path) as stage_fd:
-            _Stage(files, root_fd, stage_fd, inventory, plan, tracker=tracker).build()
+            _Stage(files, root_fd, stage_fd, inventory, plan, root=root, tracker=tracker).build()
             tracker.begin(STEP_APPLY, "making the new tree durable")
             files.sync_filesystem(stage_fd, path)
             tracker.begin(STEP_APPLY, "proving the new tree")
-            tree_digest = _prove(stage_fd, _root_entry(root_fd), inventory, plan)
+            tree_digest = _prove(stage_fd, root, inventory, plan)
             return Staged(path, os.fstat(stage_fd).st_ino, tree_digest)
     except OSError as error:
         raise explain(error, "the new tree cannot be made") from error
@@ -76,9 +77,18 @@ class _Stage:
     """The making of one staged tree."""
 
     def __init__(
-        self, files: Files, root_fd: int, stage_fd: int, inventory: Inventory, plan: Plan, *, tracker: Tracker
+        self,
+        files: Files,
+        root_fd: int,
+        stage_fd: int,
+        inventory: Inventory,
+        plan: Plan,
+        *,
+        root: Entry,
+        tracker: Tracker,
     ) -> None:
         self._files = files
+        self._root = root
         self._tracker = tracker
         self._root_fd = root_fd
         self._stage_fd = stage_fd
@@ -110,7 +120,7 @@ class _Stage:
         touched = {os.path.dirname(path) for path in self._changes}
         for path, entry in reversed(directories.items()):
             self._give_status(path, entry, keep_times=path not in touched)
-        self._give_status(b".", _root_entry(self._root_fd), keep_times=b"" not in touched)
+        self._give_status(b".", self._root, keep_times=b"" not in touched)
 
     def _write(self, change: PlannedChange, directories: dict[bytes, Entry]) -> None:
         parent = self._make_parents(change.path, directories)
@@ -129,7 +139,7 @@ class _Stage:
         """Return the entry of the directory that `path` goes into, made like its own parent when it was not there."""
         directory = os.path.dirname(path)
         if not directory:
-            return _root_entry(self._root_fd)
+            return self._root
         known = directories.get(directory)
         if known is not None:
             return known
@@ -192,7 +202,7 @@ def _prove(stage_fd: int, root: Entry, inventory: Inventory, plan: Plan) -> Dige
             raise _unproven("an unchanged file is another one", path)
         if path in inventory.digests:
             known[path] = inventory.digests[path]
-    _prove_directories({b"": _root_entry(stage_fd), **entries}, {b"": root, **inventory.entries})
+    _prove_directories({b"": entry_of(os.fstat(stage_fd)), **entries}, {b"": root, **inventory.entries})
     staged = complete_inventory(stage_fd, entries, taken_ns, known)
     for path, change in changes.items():
         if change.post is None:
@@ -213,10 +223,6 @@ def _prove_directories(staged: Mapping[bytes, Entry], live: Mapping[bytes, Entry
         before = live[like]
         if (entry.mode, entry.owner, entry.group) != (before.mode, before.owner, before.group):
             raise _unproven("a directory has another owner or other permissions", path or b".")
-
-
-def _root_entry(root_fd: int) -> Entry:
-    return entry_of(os.fstat(root_fd))
 
 
 def _unproven(sentence: str, path: bytes) -> ApplyRefusedError:

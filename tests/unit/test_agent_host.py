@@ -9,7 +9,7 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,70 @@ async def test_attribute_that_cannot_be_set_refuses(tmp_path: Path, mode: str) -
     outcome = await world.agent.apply(world.release(), TARGET, OPERATOR)
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.attributes")
     assert (world.root / "src/frame.c").read_bytes() == patches.FRAME_BEFORE
+
+
+def _chmod(path: Path) -> None:
+    path.chmod(0o700)
+
+
+def _chown(path: Path) -> None:
+    os.chown(path, 1234, 1234)
+
+
+def _note(path: Path) -> None:
+    os.setxattr(path, "user.note", b"by the administrator")
+
+
+@pytest.mark.parametrize("size", ["small", "wide"])
+@pytest.mark.parametrize("what", [".", "lib/keep"])
+@pytest.mark.parametrize("change", [_chmod, _note, pytest.param(_chown, marks=AS_ROOT)])
+async def test_what_is_done_to_a_directory_meanwhile_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, what: str, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "tried").mkdir()
+    set_attribute(tmp_path / "tried", "user.note", b"")
+    monkeypatch.setattr(agent.standby, "STANDBY_ENTRIES_MIN", 1 if size == "wide" else 1000)
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+    statuses: list[os.stat_result] = []
+
+    def step(call: str, path: str | bytes) -> None:
+        if call == "syncfs" and not statuses:
+            change(world.root / what)
+            statuses.append((world.root / what).stat())
+
+    world.files = Files(step)
+    world.reopen()
+    outcome = await world.agent.apply(data, TARGET, OPERATOR)
+    assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.tree_changed")
+    now = (world.root / what).stat()
+    assert (now.st_ino, now.st_mode, now.st_uid) == (statuses[0].st_ino, statuses[0].st_mode, statuses[0].st_uid)
+    assert world.leftovers() == []
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
+    now = (world.root / what).stat()
+    assert (now.st_mode, now.st_uid) == (statuses[0].st_mode, statuses[0].st_uid)
+    assert os.listxattr(world.root / what) == (["user.note"] if change is _note else [])
+
+
+@pytest.mark.parametrize("size", ["small", "wide"])
+async def test_directory_that_a_writer_only_passes_through_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setattr(agent.standby, "STANDBY_ENTRIES_MIN", 1 if size == "wide" else 1000)
+    world = World(tmp_path)
+    await world.add_target()
+    data = world.release()
+
+    def step(call: str, path: str | bytes) -> None:
+        if call == "syncfs":
+            for directory in (world.root, world.root / "lib"):
+                (directory / "passing").touch()
+                (directory / "passing").unlink()
+
+    world.files = Files(step)
+    world.reopen()
+    assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
 
 
 @MODES
