@@ -53,7 +53,12 @@ def standby_tree(config: TargetConfig) -> str:
 
 def has_standby(config: TargetConfig) -> bool:
     """Return whether something stands where a target's standby tree would be. Raises OSError: a disk that fails has not said no."""
-    return config.mode is Mode.EXCHANGE and is_there(config.standby)
+    try:
+        return config.mode is Mode.EXCHANGE and is_there(config.standby)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False  # The root's name leaves no room for this one: such a target does without.
+        raise
 
 
 def is_wide(entries: Collection[bytes]) -> bool:
@@ -67,6 +72,7 @@ def is_standby_possible(config: TargetConfig, root_fd: int, entries: Collection[
         config.mode is Mode.EXCHANGE
         and config.keeps_standby
         and is_wide(entries)
+        and len(os.fsencode(os.path.basename(config.standby))) <= os.fstatvfs(root_fd).f_namemax
         and file_system_of(root_fd) in _FILE_SYSTEMS
         and os.stat(os.path.dirname(config.root)).st_dev == os.fstat(root_fd).st_dev
     )

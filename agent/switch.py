@@ -8,6 +8,7 @@ Source: docs/spec/agent.md 6.3.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -285,6 +286,8 @@ def remove_put_aside(files: Files, target: TargetConfig) -> None:
         try:
             files.remove_tree(path)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return  # The root's name leaves no room for these: nothing can stand there.
             problem = problem or error
     if problem is not None:
         raise problem
@@ -300,6 +303,7 @@ def _put_aside(files: Files, target: TargetConfig) -> bool:
 
 
 def _places_aside(target: TargetConfig) -> tuple[str, ...]:
+    """Return where old trees may stand: nowhere in place."""
     if target.mode is not Mode.EXCHANGE:
         return ()
     return tuple(f"{target.staging}.old-{number}" for number in range(TREES_ASIDE_MAX))

@@ -14,6 +14,7 @@ import trio
 
 import agent.standby
 import agent.tree_cache
+from agent.errors import ApplyFailedError
 from agent.files import Files
 from agent.hooks import HookKind
 from agent.results import Outcome, ResultCode
@@ -215,6 +216,35 @@ async def test_one_that_could_not_be_removed_goes_with_the_next_application(worl
     assert (await world.agent.show_target(TARGET)).to_json()["keeps_standby"] is False
     assert (await apply(world, wide(world))).is_success
     assert not standby(world).parent.exists()
+
+
+@pytest.mark.parametrize("room", [0, 5, 6, 7, 8])
+async def test_root_whose_name_leaves_no_room_for_it_has_none(tmp_path: Path, small: None, room: int) -> None:
+    """Room is what the staging directory's name leaves: `.old-N` takes six bytes, `.standby` eight."""
+    longest = os.statvfs(tmp_path).f_namemax
+    world = World(tmp_path)
+    root = world.root.with_name("n" * (longest - len(f"..patchwarden-{TARGET}") - room))
+    shutil.copytree(world.root, root)
+    await world.add_target(root=str(root))
+    before, after = {"README": TREE["README"]}, {"README": FileState(0o100644, b"second\n")}
+    for data in (world.release(), world.release(patches.make_patch(before, after, release_counter=2))):
+        assert (await apply(world, data)).is_success
+        beside = {name for name in os.listdir(root.parent) if name not in (world.root.name, root.name)}
+        assert beside <= {f".{root.name}.patchwarden-{TARGET}.standby"}
+        assert not beside or room == 8
+    assert [event for event, _ in world.notes if event == "agent.clean_up.failed"] == []
+    await world.agent.remove_target(TARGET)
+    assert sorted(os.listdir(root.parent)) == [world.root.name, root.name]
+
+
+async def test_root_whose_name_leaves_no_room_at_all_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    root = world.root.with_name("n" * (os.statvfs(tmp_path).f_namemax - len(f"..patchwarden-{TARGET}") + 1))
+    shutil.copytree(world.root, root)
+    with pytest.raises(ApplyFailedError) as caught:
+        await world.add_target(root=str(root))
+    assert caught.value.code == "agent.target.no_exchange"
+    await world.add_target(root=str(root), mode="in-place")
 
 
 async def test_file_system_that_lists_other_numbers_has_none(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from agent.errors import StateCorruptError, StateWriteError
+from agent.errors import StateCorruptError, StateWriteError, TargetRefusedError
 from agent.files import Files
 from agent.results import ResultCode
 from tests.testkit import patches
@@ -324,6 +325,13 @@ async def test_removed_target_is_gone_and_its_tree_stays(world: World) -> None:
         assert caught.value.code == "agent.target.unknown"
     world.reopen()
     assert world.agent.list_targets() == ()
+
+
+async def test_target_that_is_gone_with_the_directory_above_can_be_removed(world: World) -> None:
+    shutil.rmtree(world.root.parent)
+    await world.agent.remove_target(TARGET)
+    with pytest.raises(TargetRefusedError):
+        await world.agent.history(TARGET)
 
 
 async def test_ledger_hears_that_a_target_is_not_guarded_any_more(
