@@ -550,6 +550,7 @@ def finish(
         within: The only paths that can differ in the standby tree, with their directories; None for all.
 
     Raises:
+        TargetRefusedError: ``agent.target.own_directory``: something that is not the agent's stands there by now, and stays.
         OSError: Something could not be removed; try again.
     """
     if has_standby(config):
@@ -597,6 +598,7 @@ def check_staging(files: Files, config: TargetConfig) -> None:
     """Return when this target can be changed in its mode; nothing of the trial is left behind.
 
     Raises:
+        TargetRefusedError: ``agent.target.own_directory``.
         ApplyFailedError: ``agent.target.no_exchange``, ``agent.target.no_in_place``.
     """
     if config.mode is Mode.IN_PLACE:

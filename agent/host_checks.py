@@ -19,6 +19,7 @@ from agent.file_flags import FlagMemory, find_unchangeable
 from agent.files import DIRECTORY_FLAGS, is_there
 from agent.inventory import Entry, Inventory, entry_of, unreadable
 from agent.limits import SPACE_RESERVE_BYTES
+from agent.own_directory import check_own_directory
 from agent.plan import Plan, emptied_directories
 from agent.set_id import SET_ID_HINT, SetIdRights
 from agent.target import Mode, TargetConfig
@@ -105,7 +106,7 @@ def check_host(config: TargetConfig, root_fd: int, plan: Plan, inventory: Invent
         flags: What is known of the flags in it.
 
     Raises:
-        TargetRefusedError: ``agent.target.mount_point``.
+        TargetRefusedError: ``agent.target.mount_point``, ``agent.target.own_directory``.
         ApplyRefusedError: ``agent.apply.own_directory``, ``agent.apply.attributes``.
         ApplyFailedError: ``agent.apply.read_only``, ``agent.apply.no_space``, ``agent.apply.immutable``.
     """
@@ -117,6 +118,10 @@ def check_host(config: TargetConfig, root_fd: int, plan: Plan, inventory: Invent
                 "the patch names a path in the directory in which the agent itself works",
                 actual=os.fsdecode(change.path),
             )
+    try:
+        check_own_directory(config.staging)
+    except OSError as error:
+        raise explain(error, "the place where the agent works cannot be looked at") from error
     check_mounts(config.root)
     check_room(root_fd, plan)
     check_flags(config, root_fd, plan, inventory, flags)

@@ -32,6 +32,7 @@ from agent.errors import (
     ReplicaStaleError,
     StateCorruptError,
     StateWriteError,
+    TargetRefusedError,
 )
 from agent.facts import ACTION_APPLY, ACTION_ROLLBACK, Requester
 from agent.files import TEMPORARY_SUFFIX, Files, is_there
@@ -588,7 +589,7 @@ class Lifecycle:
         slot.tracker.begin(StepName.RECORD, "removing what is not needed any more")
         try:
             await run_blocking(slot.finish)
-        except StateWriteError as error:
+        except (StateWriteError, TargetRefusedError) as error:
             self._note("agent.clean_up.failed", {"target": slot.config.name, "message": error.message})
 
     async def _forget_patches(self, slot: Target) -> None:

@@ -20,11 +20,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.errors import ApplyRefusedError
+from agent.errors import ApplyRefusedError, TargetRefusedError
 from agent.files import DIRECTORY_FLAGS, Files, is_missing, is_private, is_there, opened_directory, opened_private
 from agent.inventory import NAMES_ENCODING, NAMES_ERRORS, Entry, Inventory, entry_of, is_git_internal, read_digest
 from agent.limits import SPACE_RESERVE_BYTES, STANDBY_ENTRIES_MIN, TREE_DEPTH_MAX
 from agent.new_files import give_attributes, make_directory, make_file, read_attributes
+from agent.own_directory import remove_own_directory
 from agent.part import open_part
 from agent.plan import Plan, PlannedChange, emptied_directories
 from agent.target import Mode, TargetConfig
@@ -79,9 +80,10 @@ def is_standby_possible(config: TargetConfig, root_fd: int, entries: Collection[
 
 
 def drop_standby(files: Files, config: TargetConfig) -> None:
-    """Remove the standby tree; nothing when there is none. Raises OSError."""
+    """Remove the standby tree; nothing when there is none, or something else stands there. Raises OSError."""
     if has_standby(config):
-        files.remove_tree(config.standby)
+        with contextlib.suppress(TargetRefusedError):
+            remove_own_directory(files, config.standby, is_closed=False)
 
 
 @contextlib.contextmanager
@@ -95,11 +97,14 @@ def opened_standby(files: Files, config: TargetConfig, root_fd: int, inventory: 
         inventory: The live tree.
 
     Raises:
-        StandbyUnfitError: There is no room for it.
+        StandbyUnfitError: There is no room for it, or something else stands there.
         OSError: It cannot be made or opened.
     """
     if not (is_there(config.standby) and is_private(os.lstat(config.standby))):
-        files.remove_tree(config.standby)
+        try:
+            remove_own_directory(files, config.standby, is_closed=False)
+        except TargetRefusedError as error:
+            raise StandbyUnfitError(error.message) from error
         _check_room(root_fd, inventory)
         files.make_directory(config.standby)
         files.sync_directory(os.path.dirname(config.standby))

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from agent.errors import StateCorruptError
+from agent.errors import StateCorruptError, TargetRefusedError
 from agent.facts import ACTION_APPLY
 from agent.files import DIRECTORY_FLAGS, TEMPORARY_SUFFIX, Files, is_there, opened_directory
 from agent.host_checks import explain
 from agent.in_place import Operations
 from agent.limits import TREES_ASIDE_MAX
+from agent.own_directory import remove_own_directory
 from agent.part import open_part
 from agent.standby import standby_tree
 from agent.state_file import damaged, read_state, write_state
@@ -258,6 +259,7 @@ def prepare_staging(files: Files, target: TargetConfig) -> None:
     What cannot be removed is put aside where that is possible: in exchange mode.
 
     Raises:
+        TargetRefusedError: ``agent.target.own_directory``.
         OSError: It cannot be made, or what is left can neither be removed nor put aside.
     """
     try:
@@ -270,9 +272,13 @@ def prepare_staging(files: Files, target: TargetConfig) -> None:
 
 
 def remove_staging(files: Files, target: TargetConfig) -> None:
-    """Remove the staging directory and what is in it; nothing when it is not there. Raises OSError."""
-    if is_there(target.staging):
-        files.remove_tree(target.staging)
+    """Remove the staging directory and what is in it; nothing when it is not there.
+
+    Raises:
+        TargetRefusedError: ``agent.target.own_directory``: it is not the agent's.
+        OSError: Not all of it can be removed.
+    """
+    remove_own_directory(files, target.staging)
 
 
 def remove_put_aside(files: Files, target: TargetConfig) -> None:
@@ -284,7 +290,9 @@ def remove_put_aside(files: Files, target: TargetConfig) -> None:
     problem: OSError | None = None
     for path in _places_aside(target):
         try:
-            files.remove_tree(path)
+            remove_own_directory(files, path)
+        except TargetRefusedError:
+            continue  # It is not the agent's.
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 return  # The root's name leaves no room for these: nothing can stand there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from agent.errors import TargetRefusedError
 from agent.files import Files
 from agent.limits import STANDBY_ENTRIES_MIN
 from agent.results import Outcome, ResultCode
@@ -206,3 +208,53 @@ def test_attributes_come_from_the_file_that_was_decided_on(tmp_path: Path, mode:
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, reason)
     assert world.digest() == before
     assert "user.planted" not in os.listxattr(place / "tool")
+
+
+@pytest.mark.parametrize("what", ["open", "other names"])
+@pytest.mark.parametrize("mode", ["exchange", "in-place"])
+def test_what_was_renamed_to_where_the_agent_works_is_told_and_never_removed(
+    tmp_path: Path, mode: str, what: str
+) -> None:
+    """Who may write to the directory above renames what they could not empty."""
+    world = World(tmp_path)
+    data = world.release()
+    places = [world.root / WORK_NAME] if mode == "in-place" else [world.root.parent / STAGING_NAME]
+    if mode == "exchange":
+        places += [world.root.parent / f"{STAGING_NAME}.old-0", world.root.parent / STANDBY_NAME]
+
+    async def story() -> None:
+        await world.add_target(mode=mode)
+        before = world.digest() if mode == "exchange" else None
+        for place in places:
+            place.mkdir(mode=0o755 if what == "open" else 0o700)
+            (place / ("new-0" if what == "open" else "ledger")).write_bytes(b"precious\n")
+        world.reopen()
+        assert await world.agent.check_drift() == ()
+        outcome = await world.agent.apply(data, TARGET, OPERATOR)
+        assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.target.own_directory")
+        assert outcome.intent_tx is None, "nothing was announced"
+        told = [dict(facts) for event, facts in world.notes if event == "agent.clean_up.failed"]
+        assert any("not the agent's" in str(each["message"]) for each in told)
+        assert before is None or world.digest() == before
+
+    trio.run(story)
+    for place in places:
+        assert [each.read_bytes() for each in place.iterdir()] == [b"precious\n"]
+        shutil.rmtree(place)
+    assert trio.run(world.agent.apply, data, TARGET, OPERATOR).is_success
+    world.agent.close()
+
+
+@pytest.mark.parametrize("mode", ["exchange", "in-place"])
+def test_target_is_not_added_where_something_stands_in_the_place_of_the_work_directory(
+    tmp_path: Path, mode: str
+) -> None:
+    world = World(tmp_path)
+    place = world.root / WORK_NAME if mode == "in-place" else world.root.parent / STAGING_NAME
+    place.mkdir()
+    (place / "precious").touch()
+    with pytest.raises(TargetRefusedError) as caught:
+        trio.run(lambda: world.add_target(mode=mode))
+    assert caught.value.code == "agent.target.own_directory"
+    assert (place / "precious").exists()
+    world.agent.close()

@@ -416,6 +416,7 @@ async def test_old_tree_that_cannot_be_removed_stops_nothing(tmp_path: Path, imm
     (old / "tree/lib").mkdir(parents=True)
     (old / "tree/lib/stays").touch()
     os.link(world.root / "README", old / "tree/a name of README")
+    old.chmod(0o700)
     immutable(old / "tree/lib/stays")
     assert (await world.agent.apply(one, TARGET, OPERATOR)).is_success
     aside = old.with_name(old.name + ".old-0")
@@ -464,14 +465,14 @@ async def test_old_trees_that_stay_are_bounded(tmp_path: Path, immutable: Any) -
     data = world.release()
     old = world.root.parent / f".app.patchwarden-{TARGET}"
     for name in (old, *(old.with_name(f"{old.name}.old-{number}") for number in range(TREES_ASIDE_MAX))):
-        name.mkdir()
-        (name / "stays").touch()
-        immutable(name / "stays")
+        name.mkdir(mode=0o700)
+        (name / "tree").touch()
+        immutable(name / "tree")
     before = read_tree(world.root)
     outcome = await world.agent.apply(data, TARGET, OPERATOR)
     assert (outcome.code, outcome.reason) == (ResultCode.APPLY_FAILED, "agent.apply.permission")
     assert read_tree(world.root) == before
-    set_flags(old / "stays", 0)
+    set_flags(old / "tree", 0)
     assert (await world.agent.apply(data, TARGET, OPERATOR)).is_success
 
 

@@ -18,7 +18,7 @@ PACKAGES = ("agent", "consensus", "ledger", "node", "provenance", "wire")
 OWNERS = {"cli": "node", **{package: package for package in PACKAGES}}
 """In which package the codes of each family are made."""
 VECTORS = ("tests/vectors/patches/hostile/index.json", "tests/vectors/patchfile/index.json")
-THREATS = 85
+THREATS = 86
 """Rows of the page; one that goes must go here too."""
 
 
