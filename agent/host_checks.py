@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from agent.errors import ApplyFailedError, ApplyRefusedError, TargetRefusedError
@@ -21,7 +21,7 @@ from agent.inventory import Entry, Inventory, entry_of, unreadable
 from agent.limits import SPACE_RESERVE_BYTES
 from agent.own_directory import check_own_directory
 from agent.plan import Plan, emptied_directories
-from agent.set_id import SET_ID_HINT, SetIdRights
+from agent.set_id import SET_ID_BITS, SET_ID_HINT, SetIdRights
 from agent.target import Mode, TargetConfig
 
 _UNKEEPABLE: Final = "the set-group-id bit of a directory cannot be kept by this agent"
@@ -181,13 +181,16 @@ def _find_unkeepable(config: TargetConfig, root_fd: int, inventory: Inventory, p
         inventory: The tree.
         plan: What changes; None for anything that may.
     """
-    rights = SetIdRights.of_this_thread()
-    entries = {b".": entry_of(os.fstat(root_fd)), **inventory.entries}
-    paths: Iterable[bytes] = entries
-    if config.mode is Mode.IN_PLACE:
+    entries, root = inventory.entries, entry_of(os.fstat(root_fd))
+    if config.mode is Mode.EXCHANGE:
+        # Most trees have none, and all of a large one is looked through for each patch.
+        paths = [b".", *(path for path, entry in entries.items() if entry[0] & SET_ID_BITS and entry.is_directory)]
+    else:
         made = [change.path for change in plan.changes if change.post is not None] if plan is not None else []
-        paths = {_lowest(entries, path) for path in made if (os.path.dirname(path) or b".") not in entries}
-    return next((path for path in paths if entries[path].is_directory and not rights.can_keep(entries[path])), None)
+        directories = {path: os.path.dirname(path) for path in made}
+        paths = [_lowest(entries, path) for path, above in directories.items() if above and above not in entries]
+    rights = SetIdRights.of_this_thread()
+    return next((path for path in paths if not rights.can_keep(root if path == b"." else entries[path])), None)
 
 
 def _lowest(entries: Mapping[bytes, Entry], path: bytes) -> bytes:
