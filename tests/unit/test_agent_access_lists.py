@@ -61,6 +61,7 @@ def world_of(directory: Path, more: patches.Tree, files: Files | None = None) ->
         for place in (world.root, world.root.parent):
             os.setxattr(place, DEFAULT, OUTSIDE)
     except OSError:
+        world.agent.close()
         pytest.skip("no access lists here")
     return world
 
@@ -68,6 +69,7 @@ def world_of(directory: Path, more: patches.Tree, files: Files | None = None) ->
 async def apply(world: World, mode: str, more: patches.Tree) -> Outcome:
     await world.add_target(mode=mode)
     if more and not (world.root.parent / STANDBY_NAME).is_dir():
+        world.agent.close()
         pytest.skip("no standby tree can be kept on this file system")
     try:
         return await world.agent.apply(world.release(patches.make_patch(BEFORE, AFTER)), TARGET, OPERATOR)

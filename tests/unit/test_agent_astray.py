@@ -33,6 +33,7 @@ def world_of(directory: Path, mode: str, more: Tree) -> World:
     world = World(directory, tree={**TREE, **more})
     trio.run(lambda: world.add_target(mode=mode))
     if more and not (world.root.parent / STANDBY_NAME).is_dir():
+        world.agent.close()
         pytest.skip("no standby tree can be kept on this file system")
     return world
 
@@ -115,6 +116,7 @@ def test_directory_put_in_the_place_of_one_that_the_standby_tree_lacks_keeps_its
     trio.run(world.add_target)
     tree = world.root.parent / STANDBY_NAME / "tree"
     if not tree.is_dir():
+        world.agent.close()
         pytest.skip("no standby tree can be kept on this file system")
     vaults = []
     for root in (world.root, tree):
@@ -176,6 +178,7 @@ def test_attributes_come_from_the_file_that_was_decided_on(tmp_path: Path, mode:
     try:
         os.setxattr(outside / "tool", "user.planted", b"yes")
     except OSError:
+        world.agent.close()
         pytest.skip("no extended attributes here")
     swapped: list[str] = []
 
