@@ -91,7 +91,7 @@ class Stop(BaseException):
     """Ends an application like a crash, in this process."""
 
 
-@pytest.mark.parametrize("call", ["symlink", "chmod", "exchange"])
+@pytest.mark.parametrize("call", ["symlink", "fchmod", "exchange"])
 async def test_a_crash_leaves_the_old_tree_or_the_new_one(tmp_path: Path, call: str) -> None:
     world = await world_with(tmp_path, EVERYTHING)
     before = world.digest()
