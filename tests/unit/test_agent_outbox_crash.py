@@ -289,9 +289,10 @@ async def test_pauses_grow_to_a_bound(
         await submit(raw)
 
     monkeypatch.setattr(world.ledger, "submit", counted)
-    run: Callable[[], Awaitable[None]] = world.agent.run
+    run: Callable[..., Awaitable[None]] = world.agent.run
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
+        # What happens at the start reads files, for which this clock would not wait.
+        await nursery.start(run)
         await trio.sleep(600)
         assert world.agent.status().delivery_problem
         gaps = [later - earlier for earlier, later in pairwise(asked)]
